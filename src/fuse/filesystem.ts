@@ -1,0 +1,235 @@
+import type { SysError } from '../base/sys-error.js'
+
+/**
+ * The seam between the protocol and a filesystem: what dispatch decodes into, and encodes from.
+ *
+ * A method is synchronous wherever it can be: JavaScript runs one handler at a time, so a synchronous handler is
+ * atomic with respect to every other request. Where something slow must come first (the data of a copy-up), the
+ * method throws {@link Again} before it has changed anything; dispatch waits and runs the request anew. Where the slow
+ * thing is the operation itself (fsync, fallocate), the method returns a promise.
+ *
+ * Names are byte names (latin1). Errors are thrown as SysError with a positive errno.
+ */
+
+/** Thrown by a method that needs `ready` to settle before it can start; the request is then run anew. */
+export class Again {
+  constructor(readonly ready: Promise<unknown>) {}
+}
+
+/** Who asks: fuse_in_header. Identifiers are those of the mount's user namespace. */
+export interface Caller {
+  readonly uid: number
+  readonly gid: number
+  readonly pid: number
+}
+
+/** fuse_attr. Times in seconds (may be negative) and nanoseconds; size in bytes; blocks of 512 bytes. */
+export interface Attr {
+  /** At most 2^53 - 1. */
+  ino: number
+  size: number
+  blocks: number
+  atime: number
+  mtime: number
+  ctime: number
+  atimeNsec: number
+  mtimeNsec: number
+  ctimeNsec: number
+  /** Type and permission bits. */
+  mode: number
+  nlink: number
+  uid: number
+  gid: number
+  /** In the kernel's `new_encode_dev` form, as FUSE carries it. */
+  rdev: number
+  blksize: number
+}
+
+/** fuse_entry_out. `nodeid` 0 is a negative entry, cached for `entryValid`. */
+export interface Entry {
+  nodeid: number
+  generation: number
+  /** Seconds; Infinity is "for ever". May be fractional. */
+  entryValid: number
+  attrValid: number
+  attr: Attr
+}
+
+export interface NegativeEntry {
+  nodeid: 0
+  entryValid: number
+}
+
+/** fuse_attr_out. */
+export interface AttrReply {
+  attrValid: number
+  attr: Attr
+}
+
+/** fuse_setattr_in, only the fields whose FATTR_ bit is set are present. */
+export interface SetAttr {
+  mode?: number
+  uid?: number
+  gid?: number
+  size?: number
+  /** `'now'` is FATTR_ATIME_NOW. */
+  atime?: { sec: number; nsec: number } | 'now'
+  mtime?: { sec: number; nsec: number } | 'now'
+  ctime?: { sec: number; nsec: number }
+  /** FATTR_KILL_SUIDGID (HANDLE_KILLPRIV_V2). */
+  killSuidgid: boolean
+  /** Present when the caller named an open file. */
+  fh?: number
+}
+
+/** fuse_statx, what a Linux user can ask beyond fuse_attr. */
+export interface StatxReply {
+  attrValid: number
+  attr: Attr
+  btime?: { sec: number; nsec: number }
+  attributes: number
+  attributesMask: number
+}
+
+export interface StatFsReply {
+  blocks: number
+  bfree: number
+  bavail: number
+  files: number
+  ffree: number
+  bsize: number
+  namelen: number
+  frsize: number
+}
+
+/** How an OPEN or CREATE is answered. */
+export interface OpenReply {
+  fh: number
+  /** FOPEN_* bits. */
+  flags: number
+  /** With FOPEN_PASSTHROUGH. */
+  backingId?: number
+}
+
+/** Where a READDIR or READDIRPLUS reply is filled. Both return false when the entry does not fit: stop, it was not added. */
+export interface DirSink {
+  /** True for READDIRPLUS. */
+  readonly plus: boolean
+  /** READDIR. `type` is a DT_ value. `cookie` is what the kernel sends to continue after this entry. */
+  add(name: string, ino: number, type: number, cookie: number): boolean
+  /** READDIRPLUS; `entry.nodeid` 0 gives name and type only. Ask {@link fits} before taking a lookup reference. */
+  addPlus(name: string, cookie: number, type: number, entry: Entry | undefined, ino: number): boolean
+  /** Whether an entry with this name would fit. */
+  fits(name: string): boolean
+}
+
+/** What INIT negotiated. */
+export interface Connection {
+  readonly major: number
+  readonly minor: number
+  /** FUSE_* INIT flags in force (both words), see init.ts. */
+  has(flag: string): boolean
+  readonly maxWrite: number
+}
+
+export type Maybe<T> = T | Promise<T>
+
+/** Every request type that the daemon may implement. A method left out is answered ENOSYS; see opcodes.ts for why. */
+export interface FileSystem {
+  init(connection: Connection): void
+  destroy(): void
+  lookup(parent: number, name: string, caller: Caller): Entry | NegativeEntry
+  /** Never answered. */
+  forget(nodeid: number, nlookup: number): void
+  getattr(nodeid: number, fh: number | undefined): AttrReply
+  statx(nodeid: number, mask: number): StatxReply
+  setattr(nodeid: number, change: SetAttr, caller: Caller): AttrReply
+  readlink(nodeid: number): string
+  symlink(parent: number, name: string, target: string, caller: Caller): Entry
+  mknod(parent: number, name: string, mode: number, rdev: number, umask: number, caller: Caller): Entry
+  mkdir(parent: number, name: string, mode: number, umask: number, caller: Caller): Entry
+  unlink(parent: number, name: string, caller: Caller): void
+  rmdir(parent: number, name: string, caller: Caller): void
+  /** `flags`: RENAME_NOREPLACE, RENAME_EXCHANGE, RENAME_WHITEOUT. */
+  rename(parent: number, name: string, newParent: number, newName: string, flags: number, caller: Caller): void
+  link(nodeid: number, newParent: number, newName: string, caller: Caller): Entry
+  /** `undefined`: answer ENOSYS once, so that later opens send nothing. */
+  open(nodeid: number, flags: number, caller: Caller): Maybe<OpenReply | undefined>
+  create(
+    parent: number,
+    name: string,
+    flags: number,
+    mode: number,
+    umask: number,
+    caller: Caller,
+  ): { entry: Entry; open: OpenReply }
+  tmpfile(
+    parent: number,
+    flags: number,
+    mode: number,
+    umask: number,
+    caller: Caller,
+  ): { entry: Entry; open: OpenReply }
+  release(nodeid: number, fh: number): void
+  /** Makes the nodeid's backing file known to the data plane, so that the READ or WRITE can be served (see transport). */
+  prepareIo(nodeid: number, write: boolean): void
+  fsync(nodeid: number, datasync: boolean): Maybe<void>
+  fsyncdir(nodeid: number, datasync: boolean): Maybe<void>
+  syncfs(): Maybe<void>
+  fallocate(nodeid: number, offset: number, length: number, mode: number): Maybe<void>
+  lseek(nodeid: number, offset: number, whence: number): Maybe<number>
+  copyFileRange(
+    nodeIn: number,
+    offIn: number,
+    nodeOut: number,
+    offOut: number,
+    length: number,
+    flags: number,
+  ): Maybe<number>
+  ioctl(
+    nodeid: number,
+    cmd: number,
+    arg: bigint,
+    input: Buffer,
+    outSize: number,
+    flags: number,
+    caller: Caller,
+  ): Maybe<{ result: number; output: Buffer }>
+  /** `undefined`: answer ENOSYS once (zero-message opendir; the kernel then caches listings). */
+  opendir(nodeid: number, flags: number): OpenReply | undefined
+  readdir(nodeid: number, fh: number, cookie: number, sink: DirSink): void
+  releasedir(nodeid: number, fh: number): void
+  statfs(nodeid: number): StatFsReply
+  setxattr(
+    nodeid: number,
+    name: string,
+    value: Buffer,
+    flags: number,
+    killSgid: boolean,
+    caller: Caller,
+  ): void
+  /** @throws SysError ENODATA; size checks (ERANGE, the size question) are dispatch's. */
+  getxattr(nodeid: number, name: string, caller: Caller): Buffer
+  listxattr(nodeid: number, caller: Caller): string[]
+  removexattr(nodeid: number, name: string, caller: Caller): void
+}
+
+/** How the filesystem tells the kernel, and the data plane, what changed behind its back. Given at construction. */
+export interface KernelSide {
+  /** Hands `fd` (ownership passes) to the data plane for READ and WRITE of `nodeid`. */
+  registerFile(nodeid: number, fd: number, writable: boolean): void
+  unregisterFile(nodeid: number): void
+  /** 0 not registered, 1 read-only, 2 writable. */
+  registered(nodeid: number): 0 | 1 | 2
+  /** A pinned registration is not closed by eviction: its file can be reached in no other way. */
+  pin(nodeid: number, on: boolean): void
+  /** FUSE_NOTIFY_INVAL_INODE: attributes, and data from `offset` (-1: attributes only). */
+  invalidateInode(nodeid: number, offset: number, length: number): void
+  /** FUSE_NOTIFY_INVAL_ENTRY. */
+  invalidateEntry(parent: number, name: string): void
+  /** FUSE_DEV_IOC_BACKING_OPEN / CLOSE; undefined where the kernel or the privileges lack it. */
+  openBacking(fd: number): number | undefined
+  closeBacking(id: number): void
+}
+
+export type { SysError }

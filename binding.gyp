@@ -1,0 +1,23 @@
+{
+  'targets': [
+    {
+      'target_name': 'lamina',
+      'sources': [
+        'native/addon.cc',
+        'native/attr.cc',
+        'native/cred.cc',
+        'native/dir.cc',
+        'native/file.cc',
+        'native/name.cc',
+        'native/xattr.cc',
+      ],
+      'defines': ['NAPI_VERSION=8', '_GNU_SOURCE', '_FILE_OFFSET_BITS=64'],
+      # node's own common.gypi sets -std=gnu++17 or gnu++20 according to its version; ours comes last and wins.
+      'cflags_cc!': ['-std=gnu++17', '-std=gnu++1y', '-fno-omit-frame-pointer'],
+      'cflags_cc': [
+        '-std=c++20', '-Wall', '-Wextra', '-Werror', '-Wno-cast-function-type', '-fvisibility=hidden',
+        '-fvisibility-inlines-hidden', '-fno-exceptions', '-fno-rtti', '-O2',
+      ],
+    },
+  ],
+}

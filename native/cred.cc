@@ -1,0 +1,167 @@
+// Who this thread acts as: fsuid, fsgid, capabilities, umask; and resource limits.
+#include <linux/capability.h>
+#include <sys/fsuid.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "args.h"
+#include "kernel.h"
+#include "register.h"
+
+namespace lamina {
+namespace {
+
+// Capabilities that leave the effective set when fsuid goes from 0 to another id, and come back when it returns
+// (CAP_FS_SET of linux/capability.h): CHOWN, DAC_OVERRIDE, DAC_READ_SEARCH, FOWNER, FSETID, LINUX_IMMUTABLE, MKNOD
+// in the first word, MAC_OVERRIDE in the second.
+constexpr uint32_t kFsCaps0 = 1u << CAP_CHOWN | 1u << CAP_DAC_OVERRIDE | 1u << CAP_DAC_READ_SEARCH |
+                              1u << CAP_FOWNER | 1u << CAP_FSETID | 1u << CAP_LINUX_IMMUTABLE | 1u << CAP_MKNOD;
+constexpr uint32_t kFsCaps1 = 1u << (CAP_MAC_OVERRIDE - 32);
+
+// The raw syscalls: glibc's wrappers for these touch only the calling thread as well, but setfsuid(2) of glibc
+// and musl differ in what they return for ids above 2^31.
+uid_t set_fsuid(uid_t uid) { return static_cast<uid_t>(syscall(SYS_setfsuid, uid)); }
+gid_t set_fsgid(gid_t gid) { return static_cast<gid_t>(syscall(SYS_setfsgid, gid)); }
+// An id that is never valid changes nothing; the call then returns the current one.
+uid_t fsuid() { return set_fsuid(static_cast<uid_t>(-1)); }
+gid_t fsgid() { return set_fsgid(static_cast<gid_t>(-1)); }
+
+struct Caps {
+  __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
+  __user_cap_data_struct data[2] = {};
+  bool get() { return syscall(SYS_capget, &header, data) == 0; }
+  bool set() { return syscall(SYS_capset, &header, data) == 0; }
+};
+
+// Sets both ids of this thread and keeps its effective capabilities. 0 or errno; on an error nothing has changed.
+int become(uid_t uid, gid_t gid) {
+  const uid_t old_uid = fsuid();
+  const gid_t old_gid = fsgid();
+  if (old_uid == uid && old_gid == gid) return 0;
+  // Setting fsuid makes the process non-dumpable, which takes /proc/PID from its own user (commit_creds).
+  const int dumpable = prctl(PR_GET_DUMPABLE);
+  Caps before;
+  if (!before.get()) return errno;
+  int error = 0;
+  // The group first: CAP_SETGID is not an fs capability, so the order does not matter for permission, but a
+  // failure of the second is undone with the first id still in place.
+  if (old_gid != gid) {
+    set_fsgid(gid);
+    if (fsgid() != gid) return EINVAL;
+  }
+  if (old_uid != uid) {
+    set_fsuid(uid);
+    if (fsuid() != uid) error = EINVAL;
+  }
+  if (error == 0 && old_uid != uid && (old_uid == 0 || uid == 0)) {
+    const bool lost = uid != 0 && ((before.data[0].effective & kFsCaps0) | (before.data[1].effective & kFsCaps1)) != 0;
+    const bool gained = uid == 0 && ((before.data[0].permitted & ~before.data[0].effective & kFsCaps0) |
+                                     (before.data[1].permitted & ~before.data[1].effective & kFsCaps1)) != 0;
+    if ((lost || gained) && !before.set()) error = errno;
+  }
+  if (error != 0) {
+    set_fsuid(old_uid);
+    set_fsgid(old_gid);
+    before.set();
+  }
+  if (dumpable == 1) prctl(PR_SET_DUMPABLE, 1);
+  return error;
+}
+
+// becomeCreator(uid, gid): 0 or -errno.
+napi_value become_creator(napi_env env, napi_callback_info info) {
+  Args args(env, info);
+  const uid_t uid = args.u32(0);
+  const gid_t gid = args.u32(1);
+  if (args.failed()) return args.reject();
+  if (uid == static_cast<uid_t>(-1) || gid == static_cast<gid_t>(-1)) return failure(env, EINVAL);
+  return integer(env, -become(uid, gid));
+}
+
+// fsIds(): [fsuid, fsgid] of this thread.
+napi_value fs_ids(napi_env env, napi_callback_info) {
+  napi_value out = nullptr;
+  napi_create_array_with_length(env, 2, &out);
+  napi_set_element(env, out, 0, integer(env, fsuid()));
+  napi_set_element(env, out, 1, integer(env, fsgid()));
+  return out;
+}
+
+napi_value umask_(napi_env env, napi_callback_info info) {
+  Args args(env, info);
+  const mode_t mask = args.u32(0);
+  if (args.failed()) return args.reject();
+  return integer(env, umask(mask & 0777));
+}
+
+napi_value geteuid_(napi_env env, napi_callback_info) { return integer(env, geteuid()); }
+
+// capabilities(): [effective, permitted] of this thread, as numbers of 41 bits.
+napi_value capabilities(napi_env env, napi_callback_info) {
+  Caps caps;
+  if (!caps.get()) return result(env, -1);
+  const auto joined = [&](uint32_t lo, uint32_t hi) {
+    return integer(env, static_cast<int64_t>(hi) << 32 | lo);
+  };
+  napi_value out = nullptr;
+  napi_create_array_with_length(env, 2, &out);
+  napi_set_element(env, out, 0, joined(caps.data[0].effective, caps.data[1].effective));
+  napi_set_element(env, out, 1, joined(caps.data[0].permitted, caps.data[1].permitted));
+  return out;
+}
+
+napi_value number(napi_env env, rlim_t value) {
+  napi_value out = nullptr;
+  napi_create_double(env, value == RLIM_INFINITY ? INFINITY : static_cast<double>(value), &out);
+  return out;
+}
+
+// getrlimit(resource): [soft, hard], Infinity for none; or -errno.
+napi_value getrlimit_(napi_env env, napi_callback_info info) {
+  Args args(env, info);
+  const int resource = args.i32(0);
+  if (args.failed()) return args.reject();
+  struct rlimit limit;
+  if (getrlimit(static_cast<__rlimit_resource_t>(resource), &limit) != 0) return result(env, -1);
+  napi_value out = nullptr;
+  napi_create_array_with_length(env, 2, &out);
+  napi_set_element(env, out, 0, number(env, limit.rlim_cur));
+  napi_set_element(env, out, 1, number(env, limit.rlim_max));
+  return out;
+}
+
+rlim_t limit_of(Args& args, size_t i) {
+  double value = 0;
+  if (napi_get_value_double(args.env(), args.raw(i), &value) == napi_ok && value == INFINITY) {
+    return RLIM_INFINITY;
+  }
+  const int64_t limit = args.i64(i);
+  if (!args.failed() && limit < 0) args.wrong(i, "a limit");
+  return static_cast<rlim_t>(limit);
+}
+
+napi_value setrlimit_(napi_env env, napi_callback_info info) {
+  Args args(env, info);
+  const int resource = args.i32(0);
+  struct rlimit limit;
+  limit.rlim_cur = limit_of(args, 1);
+  limit.rlim_max = limit_of(args, 2);
+  if (args.failed()) return args.reject();
+  return result(env, setrlimit(static_cast<__rlimit_resource_t>(resource), &limit));
+}
+
+}  // namespace
+
+bool register_cred(napi_env env, napi_value exports, State* state) {
+  return define(env, exports, state, "becomeCreator", become_creator) &&
+         define(env, exports, state, "fsIds", fs_ids) && define(env, exports, state, "umask", umask_) &&
+         define(env, exports, state, "geteuid", geteuid_) &&
+         define(env, exports, state, "capabilities", capabilities) &&
+         define(env, exports, state, "getrlimit", getrlimit_) &&
+         define(env, exports, state, "setrlimit", setrlimit_);
+}
+
+}  // namespace lamina

@@ -1,0 +1,15 @@
+// One function per source file; each adds its functions to the addon's exports.
+#pragma once
+
+#include "env.h"
+
+namespace lamina {
+
+bool register_attr(napi_env env, napi_value exports, State* state);
+bool register_cred(napi_env env, napi_value exports, State* state);
+bool register_dir(napi_env env, napi_value exports, State* state);
+bool register_file(napi_env env, napi_value exports, State* state);
+bool register_name(napi_env env, napi_value exports, State* state);
+bool register_xattr(napi_env env, napi_value exports, State* state);
+
+}  // namespace lamina

@@ -1,0 +1,101 @@
+import { createRequire } from 'node:module'
+import { fileURLToPath } from 'node:url'
+import { setCloseCall } from '../base/fd.js'
+import { SysError } from '../base/sys-error.js'
+
+/**
+ * The native addon as it is: a result is the syscall's value or -errno, a wrong argument is a TypeError. Only src/sys
+ * and the device transport see this; everybody else uses the typed wrappers. The functions are those of native/*.cc.
+ */
+export interface Addon {
+  // native/attr.cc
+  readonly statBuffer: Float64Array
+  statAt(dirfd: number, name: string, flags: number): number
+  statFd(fd: number): number
+  statMany(dirfd: number, names: readonly string[], flags: number, out: Float64Array): number
+  fchown(fd: number, uid: number, gid: number): number
+  fchownat(dirfd: number, name: string, uid: number, gid: number): number
+  fchmod(fd: number, mode: number): number
+  chmodAt(dirfd: number, name: string, mode: number): number
+  utimensAt(
+    dirfd: number,
+    name: string,
+    atime: number,
+    atimeNsec: number,
+    mtime: number,
+    mtimeNsec: number,
+  ): number
+  ftruncate(fd: number, size: number): number
+  fstatfs(fd: number): number
+
+  // native/file.cc
+  openat(dirfd: number, path: string, flags: number, mode: number): number
+  openat2(dirfd: number, path: string, flags: number, mode: number, resolve: number): number
+  close(fd: number): number
+  dup(fd: number): number
+  fsync(fd: number): number
+  lseek(fd: number, offset: number, whence: number): number
+  pread(fd: number, buffer: Uint8Array, offset: number, length: number, position: number): number
+  pwrite(fd: number, buffer: Uint8Array, offset: number, length: number, position: number): number
+  fallocate(fd: number, mode: number, offset: number, length: number): number
+  flock(fd: number, operation: number): number
+  fcntl(fd: number, command: number, value: number): number
+  ioctl(fd: number, request: number, argument: Uint8Array | number): number
+
+  // native/name.cc
+  mkdirat(dirfd: number, name: string, mode: number): number
+  mknodat(dirfd: number, name: string, mode: number, rdev: number): number
+  symlinkat(target: string, dirfd: number, name: string): number
+  linkat(fromFd: number, from: string, toFd: number, to: string, flags: number): number
+  linkFd(fd: number, dirfd: number, name: string): number
+  unlinkat(dirfd: number, name: string, flags: number): number
+  renameat2(fromFd: number, from: string, toFd: number, to: string, flags: number): number
+  readlinkat(dirfd: number, name: string): string | number
+
+  // native/dir.cc
+  getdents(fd: number): string[] | number | undefined
+  direntBuffers(): [types: Uint8Array, inos: Float64Array]
+
+  // native/xattr.cc
+  getxattrAt(dirfd: number, name: string, attr: string): Buffer | number
+  listxattrAt(dirfd: number, name: string): string | number
+  setxattrAt(dirfd: number, name: string, attr: string, value: Uint8Array, flags: number): number
+  removexattrAt(dirfd: number, name: string, attr: string): number
+
+  // native/cred.cc
+  becomeCreator(uid: number, gid: number): number
+  fsIds(): [fsuid: number, fsgid: number]
+  umask(mask: number): number
+  geteuid(): number
+  capabilities(): [effective: number, permitted: number] | number
+  getrlimit(resource: number): [soft: number, hard: number] | number
+  setrlimit(resource: number, soft: number, hard: number): number
+}
+
+/** The package's root, seen from dist/src/sys. */
+const root = fileURLToPath(new URL('../../..', import.meta.url))
+
+function load(): Addon {
+  // A prebuilt addon where the package ships one for this machine, else what was built in build/Release.
+  const nodeGypBuild = createRequire(import.meta.url)('node-gyp-build') as (directory: string) => Addon
+  try {
+    return nodeGypBuild(root)
+  } catch (cause) {
+    throw new Error(
+      `the native addon is missing or does not load; build it with "npm run build:native" in ${root}`,
+      {
+        cause,
+      },
+    )
+  }
+}
+
+export const addon = load()
+
+setCloseCall(fd => addon.close(fd))
+
+/** The one place where an errno becomes an error: gives `rc` back, or throws when it is negative. */
+export function check(rc: number, syscall: string, path?: string): number {
+  if (rc < 0) throw new SysError(-rc, syscall, path)
+  return rc
+}

@@ -151,7 +151,14 @@ export interface FileSystem {
   unlink(parent: number, name: string, caller: Caller): void
   rmdir(parent: number, name: string, caller: Caller): void
   /** `flags`: RENAME_NOREPLACE, RENAME_EXCHANGE, RENAME_WHITEOUT. */
-  rename(parent: number, name: string, newParent: number, newName: string, flags: number, caller: Caller): void
+  rename(
+    parent: number,
+    name: string,
+    newParent: number,
+    newName: string,
+    flags: number,
+    caller: Caller,
+  ): void
   link(nodeid: number, newParent: number, newName: string, caller: Caller): Entry
   /** `undefined`: answer ENOSYS once, so that later opens send nothing. */
   open(nodeid: number, flags: number, caller: Caller): Maybe<OpenReply | undefined>

@@ -1,0 +1,18 @@
+/** The room's door: what the daemon needs to serve a filesystem on a device. */
+export { Again } from './filesystem.js'
+export type * from './filesystem.js'
+export { FOPEN, FUSE_ROOT_ID, FATTR, INIT_FLAG, type InitFlag } from './flags.js'
+export { INIT_DEFAULTS, NegotiatedConnection, type ConnectionState, type InitParameters } from './init.js'
+export { Dispatcher, type DispatchCounters, type DispatchOptions } from './dispatch.js'
+export {
+  Session,
+  describeEnd,
+  type SessionCounters,
+  type SessionEnd,
+  type SessionOptions,
+} from './session.js'
+export { OPCODES, Op, opName, type OpcodeInfo } from './opcodes.js'
+export type { Transport, TransportCounters } from './transport.js'
+export { DeviceTransport } from './transport-device.js'
+export { ReplayTransport, type Reply } from './transport-replay.js'
+export { readTrace, type TraceRecord } from './trace.js'

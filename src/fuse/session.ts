@@ -1,0 +1,274 @@
+/**
+ * One mounted connection: a transport and a dispatcher, from INIT to the end, and the kernel side of it that the
+ * filesystem talks to.
+ *
+ * How it goes: the daemon opens /dev/fuse, builds a Session on it, and calls start(). mount(2) then makes the kernel
+ * send INIT, which is answered from the event loop: mount(2) itself does not wait for it. The session ends when the
+ * kernel says so (`ended` resolves), or by close(). Either way the filesystem's destroy() is called once.
+ */
+import { E, errnoName } from '../base/errno.js'
+import { SysError } from '../base/sys-error.js'
+import { withDebug } from './debug.js'
+import { type DispatchOptions, Dispatcher } from './dispatch.js'
+import type { FileSystem, KernelSide } from './filesystem.js'
+import type { NegotiatedConnection } from './init.js'
+import { OP_LIMIT, opName } from './opcodes.js'
+import { deleteEntry, invalidateEntry, invalidateInode, resend } from './notification.js'
+import { withTrace } from './trace.js'
+import type { Transport } from './transport.js'
+
+export interface SessionOptions extends Omit<DispatchOptions, 'onInit'> {
+  /** Most files that the data plane keeps open; the least recently used are closed. */
+  readonly maxOpenFiles?: number
+}
+
+/** Why a session ended. */
+export interface SessionEnd {
+  reason: 'unmounted' | 'aborted' | 'closed' | 'failed'
+  /** Of the device: ENODEV, ECONNABORTED, or what went wrong. 0 for 'closed'. */
+  errno: number
+}
+
+export interface SessionCounters {
+  /** Requests by opcode name, those served without JavaScript included; none that are zero. */
+  requests: Record<string, number>
+  errors: Record<string, number>
+  waits: Record<string, number>
+  replies: number
+  undelivered: number
+  dropped: number
+  faults: number
+  pending: number
+  notifications: number
+  dataPlane: {
+    framesToJs: number
+    readsInline: number
+    readsThreaded: number
+    writesInline: number
+    writesThreaded: number
+    bytesRead: number
+    bytesWritten: number
+    registered: number
+    wakeups: number
+  }
+}
+
+/** Registrations beyond the limit are tolerated up to this many before the oldest are closed, so that it is done rarely. */
+const EVICT_SLACK = 64
+const DEFAULT_MAX_OPEN_FILES = 512
+
+/** How long close() waits for notifications that the kernel has not taken yet, milliseconds. */
+const NOTIFY_GRACE = 2000
+const NOTIFY_POLL = 5
+
+function byName(counts: Float64Array): Record<string, number> {
+  const named: Record<string, number> = {}
+  for (let op = 0; op < OP_LIMIT; op++) {
+    const count = counts[op] as number
+    if (count > 0) named[opName(op)] = count
+  }
+  return named
+}
+
+export class Session implements KernelSide {
+  /** Resolves with what INIT agreed on; rejects when it was refused or the session ended before it. */
+  readonly initialized: Promise<NegotiatedConnection>
+  /** Resolves when the session is over; never rejects. */
+  readonly ended: Promise<SessionEnd>
+
+  private readonly transport: Transport
+  private readonly maxOpenFiles: number
+  private dispatcher: Dispatcher | undefined
+  private over = false
+  private registrations = 0
+  private notifications = 0
+  private queue: Buffer[] = []
+  private flushing = false
+  private resolveInit!: (connection: NegotiatedConnection) => void
+  private rejectInit!: (error: SysError) => void
+  private resolveEnd!: (end: SessionEnd) => void
+
+  /** `transport` belongs to the session from here on. */
+  constructor(
+    transport: Transport,
+    private readonly options: SessionOptions = {},
+  ) {
+    this.transport = withDebug(withTrace(transport))
+    this.maxOpenFiles = options.maxOpenFiles ?? DEFAULT_MAX_OPEN_FILES
+    this.initialized = new Promise((resolve, reject) => {
+      this.resolveInit = resolve
+      this.rejectInit = reject
+    })
+    // A session whose INIT nobody awaits must not end the process.
+    this.initialized.catch(() => undefined)
+    this.ended = new Promise(resolve => {
+      this.resolveEnd = resolve
+    })
+  }
+
+  /** Serves `fs` from now on. Call it once. */
+  start(fs: FileSystem): void {
+    if (this.dispatcher !== undefined) throw new Error('the session was started before')
+    const { maxOpenFiles: _, ...rest } = this.options
+    const dispatcher = new Dispatcher(fs, this.transport, {
+      ...rest,
+      onInit: outcome => {
+        if ('errno' in outcome) {
+          const refused = new SysError(outcome.errno, 'FUSE_INIT', undefined)
+          refused.message = outcome.reason
+          this.rejectInit(refused)
+        } else {
+          this.resolveInit(outcome)
+        }
+      },
+    })
+    this.dispatcher = dispatcher
+    if (this.options.adopt !== undefined) this.resolveInit(this.options.adopt)
+    this.transport.start(
+      length => {
+        dispatcher.handle(length)
+      },
+      errno => {
+        this.onEnd(errno)
+      },
+    )
+  }
+
+  get connection(): NegotiatedConnection | undefined {
+    return this.dispatcher?.connection
+  }
+
+  private onEnd(errno: number): void {
+    const reason = errno === E.ENODEV ? 'unmounted' : errno === E.ECONNABORTED ? 'aborted' : 'failed'
+    this.finish({ reason, errno })
+  }
+
+  private finish(end: SessionEnd): void {
+    if (this.over) return
+    this.over = true
+    this.queue = []
+    this.dispatcher?.destroy()
+    this.transport.close()
+    this.rejectInit(new SysError(end.errno === 0 ? E.ECANCELED : end.errno, 'FUSE_INIT', undefined))
+    this.resolveEnd(end)
+  }
+
+  /**
+   * Ends the session from this side: what the kernel still asks is never answered (callers get ENOTCONN), so unmount
+   * first. Notifications under way are waited for, because the kernel may need an answer of ours to take them.
+   */
+  async close(): Promise<void> {
+    this.queue = []
+    const limit = Date.now() + NOTIFY_GRACE
+    while (!this.over && this.transport.notifying() > 0 && Date.now() < limit) {
+      await new Promise(resolve => setTimeout(resolve, NOTIFY_POLL))
+    }
+    this.finish({ reason: 'closed', errno: 0 })
+  }
+
+  // ---- KernelSide
+
+  registerFile(nodeid: number, fd: number, writable: boolean): void {
+    this.transport.registerFile(nodeid, fd, writable)
+    if (++this.registrations > this.maxOpenFiles + EVICT_SLACK) {
+      this.transport.evict(this.maxOpenFiles)
+      this.registrations = this.transport.counters().registered
+    }
+  }
+
+  unregisterFile(nodeid: number): void {
+    if (this.transport.unregisterFile(nodeid)) this.registrations--
+  }
+
+  registered(nodeid: number): 0 | 1 | 2 {
+    return this.transport.isRegistered(nodeid)
+  }
+
+  pin(nodeid: number, on: boolean): void {
+    this.transport.pin(nodeid, on)
+  }
+
+  /** Closes least recently used files of the data plane until `max` remain: when descriptors run out. */
+  evict(max: number): number {
+    return this.transport.evict(max)
+  }
+
+  invalidateInode(nodeid: number, offset: number, length: number): void {
+    this.enqueue(invalidateInode(nodeid, offset, length))
+  }
+
+  invalidateEntry(parent: number, name: string): void {
+    this.enqueue(invalidateEntry(parent, name))
+  }
+
+  deleteEntry(parent: number, child: number, name: string): void {
+    this.enqueue(deleteEntry(parent, child, name))
+  }
+
+  /** Asks for every request that a dead predecessor left unanswered. Needs HAS_RESEND. */
+  resend(): void {
+    this.enqueue(resend())
+  }
+
+  openBacking(fd: number): number | undefined {
+    const id = this.transport.backingOpen(fd)
+    return id > 0 ? id : undefined
+  }
+
+  closeBacking(id: number): void {
+    this.transport.backingClose(id)
+  }
+
+  /**
+   * After the reply of the request being served, so that the caller sees the invalidation behind the answer it belongs
+   * to; and then from a thread, see Transport.notify.
+   */
+  private enqueue(message: Buffer): void {
+    if (this.over) return
+    this.notifications++
+    this.queue.push(message)
+    if (this.flushing) return
+    this.flushing = true
+    setImmediate(() => {
+      this.flushing = false
+      const messages = this.queue
+      this.queue = []
+      for (const each of messages) this.transport.notify(each)
+    })
+  }
+
+  // ---- figures
+
+  counters(): SessionCounters {
+    const native = this.transport.counters()
+    const js = this.dispatcher?.counters
+    const none = new Float64Array(OP_LIMIT)
+    return {
+      requests: byName(native.requests),
+      errors: byName(js?.errors ?? none),
+      waits: byName(js?.waits ?? none),
+      replies: js?.replies ?? 0,
+      undelivered: js?.undelivered ?? 0,
+      dropped: js?.dropped ?? 0,
+      faults: js?.faults ?? 0,
+      pending: this.dispatcher?.pending ?? 0,
+      notifications: this.notifications,
+      dataPlane: {
+        framesToJs: native.framesToJs,
+        readsInline: native.readsInline,
+        readsThreaded: native.readsThreaded,
+        writesInline: native.writesInline,
+        writesThreaded: native.writesThreaded,
+        bytesRead: native.bytesRead,
+        bytesWritten: native.bytesWritten,
+        registered: native.registered,
+        wakeups: native.wakeups,
+      },
+    }
+  }
+}
+
+/** "unmounted (ENODEV)", for a log. */
+export function describeEnd(end: SessionEnd): string {
+  return end.errno === 0 ? end.reason : `${end.reason} (${errnoName(end.errno)})`
+}

@@ -1,0 +1,58 @@
+import type { Transport, TransportCounters } from './transport.js'
+
+/** A transport that passes everything on: the base of those that watch (trace.ts, debug.ts). */
+export class TransportDecorator implements Transport {
+  readonly input: ArrayBuffer
+  readonly output: ArrayBuffer
+
+  constructor(protected readonly inner: Transport) {
+    this.input = inner.input
+    this.output = inner.output
+  }
+
+  start(onFrame: (length: number) => void, onEnd: (errno: number) => void): void {
+    this.inner.start(onFrame, onEnd)
+  }
+  send(length: number): number {
+    return this.inner.send(length)
+  }
+  sendBuffer(message: Buffer): number {
+    return this.inner.sendBuffer(message)
+  }
+  notify(message: Buffer): void {
+    this.inner.notify(message)
+  }
+  notifying(): number {
+    return this.inner.notifying()
+  }
+  resubmit(frame: Buffer): void {
+    this.inner.resubmit(frame)
+  }
+  registerFile(nodeid: number, fd: number, writable: boolean): void {
+    this.inner.registerFile(nodeid, fd, writable)
+  }
+  unregisterFile(nodeid: number): boolean {
+    return this.inner.unregisterFile(nodeid)
+  }
+  isRegistered(nodeid: number): 0 | 1 | 2 {
+    return this.inner.isRegistered(nodeid)
+  }
+  pin(nodeid: number, on: boolean): void {
+    this.inner.pin(nodeid, on)
+  }
+  evict(max: number): number {
+    return this.inner.evict(max)
+  }
+  backingOpen(fd: number): number {
+    return this.inner.backingOpen(fd)
+  }
+  backingClose(id: number): number {
+    return this.inner.backingClose(id)
+  }
+  counters(): TransportCounters {
+    return this.inner.counters()
+  }
+  close(): void {
+    this.inner.close()
+  }
+}

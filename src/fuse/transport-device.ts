@@ -1,0 +1,138 @@
+/**
+ * /dev/fuse, through the addon's Channel (native/channel.cc). READ and WRITE of registered files never come here: the
+ * channel serves them itself, inline or on threads of its own.
+ */
+import { addon } from '../sys/addon.js'
+import { SysError } from '../base/sys-error.js'
+import { OP_LIMIT } from './opcodes.js'
+import type { Transport, TransportCounters } from './transport.js'
+
+/** As native/channel.cc exports it. */
+export interface Channel {
+  readonly input: ArrayBuffer
+  readonly output: ArrayBuffer
+  start(): number
+  send(length: number): number
+  sendBuffer(message: Uint8Array): number
+  notify(message: Uint8Array): void
+  notifying(): number
+  close(): void
+  registerFile(nodeid: number, fd: number, writable: boolean): void
+  unregisterFile(nodeid: number): boolean
+  isRegistered(nodeid: number): 0 | 1 | 2
+  pin(nodeid: number, on: boolean): boolean
+  evict(max: number): number
+  resubmit(frame: Uint8Array): void
+  backingOpen(fd: number): number
+  backingClose(id: number): number
+  counters(): Float64Array
+}
+
+export interface FuseAddon {
+  readonly Channel: new (
+    fd: number,
+    bufferSize: number,
+    onFrame: (length: number) => void,
+    onEnd: (errno: number) => void,
+  ) => Channel
+  /** The compiler's view of the protocol: `size` and `[offset, size]` of each field. */
+  abi(): Record<string, { size: number; fields: Record<string, [offset: number, size: number]> }>
+}
+
+export const native = addon as unknown as FuseAddon
+
+/** Room for a WRITE's headers before its data; the kernel wants fuse_in_header + fuse_write_in, 80 bytes. */
+const HEADROOM = 4096
+
+export class DeviceTransport implements Transport {
+  readonly input: ArrayBuffer
+  readonly output: ArrayBuffer
+  private readonly channel: Channel
+  private onFrame: (length: number) => void = () => undefined
+  private onEnd: (errno: number) => void = () => undefined
+
+  /**
+   * `fd` is an open /dev/fuse; it belongs to the transport from here on and is made non-blocking.
+   * `maxWrite` is the largest READ or WRITE that INIT will agree on, bytes.
+   */
+  constructor(fd: number, maxWrite: number) {
+    this.channel = new native.Channel(
+      fd,
+      maxWrite + HEADROOM,
+      length => {
+        this.onFrame(length)
+      },
+      errno => {
+        this.onEnd(errno)
+      },
+    )
+    this.input = this.channel.input
+    this.output = this.channel.output
+  }
+
+  /** @throws SysError EPERM, EBADF … when the fd cannot be polled */
+  start(onFrame: (length: number) => void, onEnd: (errno: number) => void): void {
+    this.onFrame = onFrame
+    this.onEnd = onEnd
+    const rc = this.channel.start()
+    if (rc < 0) throw new SysError(-rc, 'epoll_ctl', '/dev/fuse')
+  }
+
+  send(length: number): number {
+    return this.channel.send(length)
+  }
+  sendBuffer(message: Buffer): number {
+    return this.channel.sendBuffer(message)
+  }
+  notify(message: Buffer): void {
+    this.channel.notify(message)
+  }
+  notifying(): number {
+    return this.channel.notifying()
+  }
+  resubmit(frame: Buffer): void {
+    this.channel.resubmit(frame)
+  }
+  registerFile(nodeid: number, fd: number, writable: boolean): void {
+    this.channel.registerFile(nodeid, fd, writable)
+  }
+  unregisterFile(nodeid: number): boolean {
+    return this.channel.unregisterFile(nodeid)
+  }
+  isRegistered(nodeid: number): 0 | 1 | 2 {
+    return this.channel.isRegistered(nodeid)
+  }
+  pin(nodeid: number, on: boolean): void {
+    this.channel.pin(nodeid, on)
+  }
+  evict(max: number): number {
+    return this.channel.evict(max)
+  }
+  backingOpen(fd: number): number {
+    return this.channel.backingOpen(fd)
+  }
+  backingClose(id: number): number {
+    return this.channel.backingClose(id)
+  }
+
+  counters(): TransportCounters {
+    const figures = this.channel.counters()
+    const at = (index: number) => figures[index] ?? 0
+    return {
+      requests: figures.slice(0, OP_LIMIT),
+      framesToJs: at(64),
+      readsInline: at(65),
+      readsThreaded: at(66),
+      writesInline: at(67),
+      writesThreaded: at(68),
+      bytesRead: at(69),
+      bytesWritten: at(70),
+      registered: at(71),
+      wakeups: at(72),
+    }
+  }
+
+  close(): void {
+    this.channel.close()
+  }
+}

@@ -1,0 +1,67 @@
+/**
+ * The seam below the protocol: where frames come from and where replies go.
+ * Behind it: the device (transport-device.ts), recorded frames (transport-replay.ts), and decorators of either
+ * (trace.ts, debug.ts).
+ */
+
+export interface Transport {
+  /** The frame of the present onFrame call, valid until that returns. The same memory for the transport's whole life. */
+  readonly input: ArrayBuffer
+  /** Where a reply is encoded, header included, before {@link send}. */
+  readonly output: ArrayBuffer
+
+  /**
+   * Begins to deliver. `onFrame` is called with the frame's length, never from within itself.
+   * `onEnd` is called once, with the errno that ended it: ENODEV is an unmount, ECONNABORTED an abort.
+   */
+  start(onFrame: (length: number) => void, onEnd: (errno: number) => void): void
+
+  /** Sends output[0..length). 0, or -errno: -ENOENT says that nobody waits for this reply any more. */
+  send(length: number): number
+
+  /** Sends a message of its own memory. */
+  sendBuffer(message: Buffer): number
+
+  /**
+   * Sends a notification from a thread of its own, in order. The kernel may take the lock of the directory or page
+   * concerned, which a request may hold that only this daemon can answer: a synchronous write would wait for itself.
+   */
+  notify(message: Buffer): void
+
+  /** Notifications that are not sent yet. */
+  notifying(): number
+
+  /** Serves this READ or WRITE from the registered file of its nodeid; answers EIO where there is none. */
+  resubmit(frame: Buffer): void
+
+  registerFile(nodeid: number, fd: number, writable: boolean): void
+  unregisterFile(nodeid: number): boolean
+  isRegistered(nodeid: number): 0 | 1 | 2
+  pin(nodeid: number, on: boolean): void
+  /** Closes the least recently used registrations that are not pinned until at most `max` remain; gives how many it closed. */
+  evict(max: number): number
+
+  /** FUSE_DEV_IOC_BACKING_OPEN: a backing id, or -errno. */
+  backingOpen(fd: number): number
+  /** FUSE_DEV_IOC_BACKING_CLOSE: 0 or -errno. */
+  backingClose(id: number): number
+
+  counters(): TransportCounters
+
+  /** Ends delivery and closes everything that the transport owns, the device included. onEnd is not called. */
+  close(): void
+}
+
+export interface TransportCounters {
+  /** Frames by opcode, those that never entered JavaScript included. */
+  readonly requests: Float64Array
+  readonly framesToJs: number
+  readonly readsInline: number
+  readonly readsThreaded: number
+  readonly writesInline: number
+  readonly writesThreaded: number
+  readonly bytesRead: number
+  readonly bytesWritten: number
+  readonly registered: number
+  readonly wakeups: number
+}

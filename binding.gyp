@@ -4,10 +4,12 @@
       'target_name': 'lamina',
       'sources': [
         'native/addon.cc',
+        'native/abi.cc',
         'native/attr.cc',
         'native/cred.cc',
         'native/dir.cc',
         'native/file.cc',
+        'native/jobs.cc',
         'native/name.cc',
         'native/xattr.cc',
       ],

@@ -40,10 +40,12 @@ napi_value init(napi_env env, napi_value exports) {
   }
   if (napi_add_env_cleanup_hook(env, stop, state) != napi_ok) return fail(env);
 
-  const bool ok = register_attr(env, exports, state) &&      //
+  const bool ok = register_abi(env, exports, state) &&       //
+                  register_attr(env, exports, state) &&      //
                   register_cred(env, exports, state) &&      //
                   register_dir(env, exports, state) &&       //
                   register_file(env, exports, state) &&      //
+                  register_jobs(env, exports, state) &&      //
                   register_name(env, exports, state) &&      //
                   register_xattr(env, exports, state);
   return ok ? exports : fail(env);

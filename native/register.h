@@ -5,10 +5,12 @@
 
 namespace lamina {
 
+bool register_abi(napi_env env, napi_value exports, State* state);
 bool register_attr(napi_env env, napi_value exports, State* state);
 bool register_cred(napi_env env, napi_value exports, State* state);
 bool register_dir(napi_env env, napi_value exports, State* state);
 bool register_file(napi_env env, napi_value exports, State* state);
+bool register_jobs(napi_env env, napi_value exports, State* state);
 bool register_name(napi_env env, napi_value exports, State* state);
 bool register_xattr(napi_env env, napi_value exports, State* state);
 

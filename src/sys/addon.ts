@@ -70,6 +70,29 @@ export interface Addon {
   capabilities(): [effective: number, permitted: number] | number
   getrlimit(resource: number): [soft: number, hard: number] | number
   setrlimit(resource: number, soft: number, hard: number): number
+
+  // native/jobs.cc
+  copyData(
+    src: number,
+    dst: number,
+    size: number,
+    reflink: boolean,
+  ): Promise<[bytes: number, method: number] | number>
+  fsyncJob(fd: number): Promise<number>
+  fdatasyncJob(fd: number): Promise<number>
+  syncfsJob(fd: number): Promise<number>
+  fallocateJob(fd: number, mode: number, offset: number, length: number): Promise<number>
+  copyFileRangeJob(
+    inFd: number,
+    inOffset: number,
+    outFd: number,
+    outOffset: number,
+    length: number,
+  ): Promise<number>
+
+  // native/abi.cc
+  abi(): Record<string, { size: number; fields: Record<string, [offset: number, size: number]> }>
+  constants(): Record<string, number>
 }
 
 /** The package's root, seen from dist/src/sys. */

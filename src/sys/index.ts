@@ -1,8 +1,10 @@
 /** Typed syscalls: `import * as sys from '../sys/index.js'`. Names and paths are byte strings (latin1). */
+export * from './abi.js'
 export * from './attr.js'
 export * from './constants.js'
 export * from './cred.js'
 export * from './dir.js'
 export * from './file.js'
+export * from './job.js'
 export * from './name.js'
 export * from './xattr.js'

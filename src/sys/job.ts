@@ -1,0 +1,64 @@
+import { SysError } from '../base/sys-error.js'
+import { addon, check } from './addon.js'
+
+/*
+ * Slow work on native threads. The descriptors must stay open until the promise settles; it rejects with a SysError
+ * (ECANCELED when the environment ends first).
+ */
+
+export type CopyMethod = 'reflink' | 'copy_file_range' | 'read_write'
+
+/** In the order of CopyJob::Method in native/jobs.cc. */
+const METHODS = ['reflink', 'copy_file_range', 'read_write'] as const
+
+export interface CopyResult {
+  /** Of data: holes are not counted, a reflink counts as the whole file. */
+  bytes: number
+  /** The last way that was used; copy_file_range may itself have shared extents. */
+  method: CopyMethod
+}
+
+/**
+ * Copies the first `size` bytes of one regular file into another, which must hold no data yet. Holes stay holes, and
+ * `dst` is `size` bytes long afterwards, also when the source was truncated meanwhile. Tries a reflink (unless
+ * `reflink` is false), then copy_file_range, then read and write. Moves the position of `src`.
+ * @throws SysError EIO, ENOSPC, EDQUOT, EFBIG… of the copy; what was written so far stays in `dst`
+ */
+export async function copyData(
+  src: number,
+  dst: number,
+  size: number,
+  options: { reflink?: boolean } = {},
+): Promise<CopyResult> {
+  const result = await addon.copyData(src, dst, size, options.reflink ?? true)
+  if (typeof result === 'number') throw new SysError(-result, 'copy')
+  return { bytes: result[0], method: METHODS[result[1]] ?? 'read_write' }
+}
+
+export async function fsync(fd: number): Promise<void> {
+  check(await addon.fsyncJob(fd), 'fsync')
+}
+
+export async function fdatasync(fd: number): Promise<void> {
+  check(await addon.fdatasyncJob(fd), 'fdatasync')
+}
+
+/** Writes back the whole filesystem that `fd` is on. */
+export async function syncfs(fd: number): Promise<void> {
+  check(await addon.syncfsJob(fd), 'syncfs')
+}
+
+export async function fallocate(fd: number, mode: number, offset: number, length: number): Promise<void> {
+  check(await addon.fallocateJob(fd, mode, offset, length), 'fallocate')
+}
+
+/** One copy_file_range(2): may copy less than asked, 0 at the end. @throws SysError EXDEV, EINVAL, EOPNOTSUPP… */
+export async function copyFileRange(
+  inFd: number,
+  inOffset: number,
+  outFd: number,
+  outOffset: number,
+  length: number,
+): Promise<number> {
+  return check(await addon.copyFileRangeJob(inFd, inOffset, outFd, outOffset, length), 'copy_file_range')
+}

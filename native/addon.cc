@@ -45,8 +45,11 @@ napi_value init(napi_env env, napi_value exports) {
                   register_cred(env, exports, state) &&      //
                   register_dir(env, exports, state) &&       //
                   register_file(env, exports, state) &&      //
+                  register_handle(env, exports, state) &&    //
                   register_jobs(env, exports, state) &&      //
+                  register_mount(env, exports, state) &&     //
                   register_name(env, exports, state) &&      //
+                  register_socket(env, exports, state) &&    //
                   register_xattr(env, exports, state);
   return ok ? exports : fail(env);
 }

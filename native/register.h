@@ -10,8 +10,11 @@ bool register_attr(napi_env env, napi_value exports, State* state);
 bool register_cred(napi_env env, napi_value exports, State* state);
 bool register_dir(napi_env env, napi_value exports, State* state);
 bool register_file(napi_env env, napi_value exports, State* state);
+bool register_handle(napi_env env, napi_value exports, State* state);
 bool register_jobs(napi_env env, napi_value exports, State* state);
+bool register_mount(napi_env env, napi_value exports, State* state);
 bool register_name(napi_env env, napi_value exports, State* state);
+bool register_socket(napi_env env, napi_value exports, State* state);
 bool register_xattr(napi_env env, napi_value exports, State* state);
 
 }  // namespace lamina

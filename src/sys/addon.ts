@@ -90,6 +90,54 @@ export interface Addon {
     length: number,
   ): Promise<number>
 
+  // native/mount.cc
+  mount(
+    source: string | null,
+    target: string,
+    fstype: string | null,
+    flags: number,
+    data: string | null,
+  ): number
+  umount2(target: string, flags: number): number
+  openTree(dirfd: number, path: string, flags: number): number
+  moveMount(fromFd: number, from: string, toFd: number, to: string, flags: number): number
+  mountSetattr(
+    dirfd: number,
+    path: string,
+    flags: number,
+    set: number,
+    clear: number,
+    propagation: number,
+    usernsFd: number,
+  ): number
+  fsopen(fstype: string, flags: number): number
+  fsconfig(
+    fd: number,
+    command: number,
+    key: string | null,
+    value: string | Uint8Array | null,
+    aux: number,
+  ): number
+  fsmount(fd: number, flags: number, attributes: number): number
+  unshare(flags: number): number
+  setns(fd: number, type: number): number
+  pivotRoot(newRoot: string, putOld: string): number
+  fchdir(fd: number): number
+
+  // native/handle.cc
+  nameToHandle(
+    dirfd: number,
+    name: string,
+    flags: number,
+  ): [type: number, handle: Buffer, mountId: number] | number
+  openByHandle(mountFd: number, type: number, handle: Uint8Array, flags: number): number
+  getFsUuid(fd: number): Buffer | number
+
+  // native/socket.cc
+  socketpair(type: number): [a: number, b: number] | number
+  sendFds(socket: number, fds: readonly number[], data: Uint8Array): number
+  recvFds(socket: number, buffer: Uint8Array): number[] | number
+
   // native/abi.cc
   abi(): Record<string, { size: number; fields: Record<string, [offset: number, size: number]> }>
   constants(): Record<string, number>

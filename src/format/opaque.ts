@@ -35,8 +35,7 @@ export function opaquenessFromXattrs(dirfd: number, name: string, names: readonl
 /** Whether the directory behind `dirfd` holds one of the marker files that make it opaque. */
 export function hasOpaqueMarker(dirfd: number): boolean {
   return (
-    sys.statAt(dirfd, WH_OPAQUE) !== undefined ||
-    sys.S_ISCHR(sys.statAt(dirfd, WH_OPAQUE_CHAR)?.mode ?? 0)
+    sys.statAt(dirfd, WH_OPAQUE) !== undefined || sys.S_ISCHR(sys.statAt(dirfd, WH_OPAQUE_CHAR)?.mode ?? 0)
   )
 }
 

@@ -8,7 +8,8 @@
 /** OVL_REDIRECT_MAX: the kernel writes no longer value, and we believe none. */
 export const REDIRECT_MAX = 4096
 
-export type Redirect = { readonly absolute: true; readonly parts: string[] } | { readonly absolute: false; readonly name: string }
+export type Redirect =
+  { readonly absolute: true; readonly parts: string[] } | { readonly absolute: false; readonly name: string }
 
 /** `undefined` for a value that no overlay writes (empty, '..', '.', NUL, '//', too long): the object then has no redirect. */
 export function parseRedirect(value: Buffer): Redirect | undefined {

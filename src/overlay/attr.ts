@@ -1,0 +1,109 @@
+/** getattr, statx and setattr. */
+import * as sys from '../sys/index.js'
+import { E } from '../base/errno.js'
+import { SysError } from '../base/sys-error.js'
+import type { AttrReply, SetAttr, StatxReply } from '../fuse/filesystem.js'
+import { ensureUpper } from './copy-up.js'
+import type { Inode } from './inode.js'
+import { openReal } from './io.js'
+import type { At, View } from './view.js'
+
+export function getattr(view: View, inode: Inode): AttrReply {
+  return { attrValid: view.options.timeout, attr: view.attr(inode, view.stat(inode)) }
+}
+
+/** Beyond fuse_attr a Linux user can ask for the time of birth and for file flags. */
+export function statx(view: View, inode: Inode): StatxReply {
+  const stat = view.stat(inode)
+  const reply: StatxReply = {
+    attrValid: view.options.timeout,
+    attr: view.attr(inode, stat),
+    attributes: stat.attributes,
+    attributesMask: stat.attributes,
+  }
+  if ((stat.mask & sys.STATX_BTIME) !== 0) reply.btime = { sec: stat.btime, nsec: stat.btimeNsec }
+  return reply
+}
+
+/**
+ * chmod, chown, truncate, utimens. Owner goes before mode, because chown clears setuid.
+ * @throws SysError EROFS, EPERM, ENOSPC, EFBIG, EDQUOT; Again while the file's data is copied up
+ */
+export function setattr(view: View, inode: Inode, change: SetAttr): AttrReply {
+  // A file that is cut keeps only what lies before the cut.
+  ensureUpper(view, inode, change.size)
+  const at = view.at(inode)
+  if (change.size !== undefined) truncate(view, inode, change.size)
+  if (change.uid !== undefined || change.gid !== undefined) chown(view, inode, at, change)
+  if (change.mode !== undefined) chmod(view, inode, at, change.mode)
+  else if (change.killSuidgid) killSuidgid(at, inode)
+  if (change.atime !== undefined || change.mtime !== undefined) utimens(at, change)
+  return getattr(view, inode)
+}
+
+function truncate(view: View, inode: Inode, size: number): void {
+  if (inode.isDir()) throw new SysError(E.EISDIR, 'truncate', inode.name)
+  const fd = openReal(view, inode, sys.O_WRONLY | sys.O_NONBLOCK)
+  try {
+    sys.truncateFd(fd, size)
+  } finally {
+    sys.close(fd)
+  }
+}
+
+function chown(view: View, inode: Inode, at: At, change: SetAttr): void {
+  const uid = change.uid === undefined ? undefined : view.owner.uidOnDisk(change.uid)
+  const gid = change.gid === undefined ? undefined : view.owner.gidOnDisk(change.gid)
+  if (view.owner.overrideAttr === undefined) {
+    sys.fchownat(at.dirfd, at.name, uid ?? -1, gid ?? -1)
+    return
+  }
+  keepInAttribute(view, inode, at, { uid, gid })
+}
+
+function chmod(view: View, inode: Inode, at: At, mode: number): void {
+  if (view.owner.overrideAttr === undefined) sys.chmodAt(at.dirfd, at.name, mode & 0o7777)
+  else keepInAttribute(view, inode, at, { mode: mode & 0o7777 })
+}
+
+/** Owner and mode as the attribute has them (or the object, where it has none), with what changes. */
+function keepInAttribute(
+  view: View,
+  inode: Inode,
+  at: At,
+  change: { uid?: number | undefined; gid?: number | undefined; mode?: number },
+): void {
+  const stat = view.stat(inode)
+  const kept = view.owner.read(at) ?? { uid: stat.uid, gid: stat.gid, mode: stat.mode & 0o7777 }
+  view.owner.write(at, {
+    ...kept,
+    uid: change.uid ?? kept.uid,
+    gid: change.gid ?? kept.gid,
+    mode: change.mode ?? kept.mode,
+  })
+}
+
+/** What a write or truncation by an ordinary user takes away (FUSE_HANDLE_KILLPRIV_V2). */
+function killSuidgid(at: At, inode: Inode): void {
+  if (inode.type !== sys.S_IFREG) return
+  const stat = sys.statAt(at.dirfd, at.name)
+  if (stat === undefined) return
+  const mode = withoutSuidgid(stat.mode)
+  if (mode !== stat.mode) sys.chmodAt(at.dirfd, at.name, mode & 0o7777)
+}
+
+function withoutSuidgid(mode: number): number {
+  const setgid = (mode & sys.S_IXGRP) === 0 ? 0 : sys.S_ISGID
+  return mode & ~(sys.S_ISUID | setgid)
+}
+
+function utimens(at: At, change: SetAttr): void {
+  const [atime, atimeNsec] = timeOf(change.atime)
+  const [mtime, mtimeNsec] = timeOf(change.mtime)
+  sys.utimensAt(at.dirfd, at.name, atime, atimeNsec, mtime, mtimeNsec)
+}
+
+function timeOf(time: SetAttr['atime']): [number, number] {
+  if (time === undefined) return [0, sys.UTIME_OMIT]
+  return time === 'now' ? [0, sys.UTIME_NOW] : [time.sec, time.nsec]
+}

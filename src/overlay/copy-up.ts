@@ -1,0 +1,254 @@
+/**
+ * Copy-up: an object that exists only below gets an upper one, so that it can be changed.
+ *
+ * Atomic: the copy is built in the work directory (as a file without a name where the filesystem can do that), complete
+ * with all metadata, and then appears in upper by one link or rename. A failure or a crash leaves upper as it was.
+ *
+ * Directories, symlinks and special files are copied on the spot. A regular file's data is copied by a native thread:
+ * the operation that needs it is told to come again (see Again) and meanwhile everything else goes on.
+ */
+import * as sys from '../sys/index.js'
+import type { Stat } from '../sys/index.js'
+import { E } from '../base/errno.js'
+import { SysError } from '../base/sys-error.js'
+import { Fd } from '../base/fd.js'
+import { Again } from '../fuse/filesystem.js'
+import { type DirInode, type Inode } from './inode.js'
+import { DirReal, openBeneath, Real } from './layer.js'
+import { copyMetadata, keepingTimes } from './metadata.js'
+import { originRecord } from './origin-ino.js'
+import type { At, View } from './view.js'
+
+/**
+ * Returns when `inode` has an upper object (or is one without a name). `size`: how much of a regular file's data will
+ * still matter, for a truncation that follows.
+ * @throws Again while the data is being copied
+ * @throws SysError EROFS without upperdir; ENOSPC, EDQUOT, EIO, EPERM as the upper filesystem says
+ */
+export function ensureUpper(view: View, inode: Inode, size = Infinity): void {
+  if (inode.orphan !== null || (inode.upper !== null && !inode.metacopy)) return
+  if (view.upper === null) throw new SysError(E.EROFS, 'copy-up', inode.name)
+  if (inode.copyUp !== null) throw new Again(inode.copyUp)
+  if (inode.isDir()) return copyUpDir(view, inode)
+  if (inode.type !== sys.S_IFREG) return copyUpSpecial(view, inode)
+  const copying = copyUpFile(view, inode, size).finally(() => {
+    inode.copyUp = null
+    view.table.dropIfUnused(inode)
+  })
+  inode.copyUp = copying
+  throw new Again(copying)
+}
+
+/** The facts of one copy-up: what is copied, and what becomes of the copy. */
+interface CopyUp {
+  readonly inode: Inode
+  readonly from: At
+  readonly stat: Stat
+  readonly lower: Real
+  /** The origin attribute's value; `undefined` where none is recorded. */
+  readonly origin: Buffer | undefined
+}
+
+function begin(view: View, inode: Inode): CopyUp {
+  const lower = inode.lower
+  if (lower === null) throw new SysError(E.ESTALE, 'copy-up', inode.name)
+  const from: At =
+    lower.parent === null
+      ? { dirfd: lower.layer.rootFd.n, name: '' }
+      : { dirfd: view.fds.get(lower.parent), name: lower.name }
+  const stat = sys.statAt(from.dirfd, from.name)
+  if (stat === undefined) throw new SysError(E.ESTALE, 'copy-up', inode.name)
+  // The names of a lower hard link become several files, which must not share the lower's number: fs/overlayfs/copy_up.c.
+  const recorded = view.workdir().features.xattrs && (inode.isDir() || stat.nlink === 1)
+  const origin = recorded ? originRecord(lower.layer, from.dirfd, from.name) : undefined
+  return { inode, from, stat, lower, origin }
+}
+
+/** Everything but data and name. `to` is new, and belongs to the daemon. */
+function dress(view: View, copy: CopyUp, to: At): void {
+  const made = sys.statAt(to.dirfd, to.name)
+  if (made === undefined) throw new SysError(E.EIO, 'copy-up', copy.inode.name)
+  copyMetadata(copy.from, to, copy.stat, made)
+  const kept = view.owner.overrideAttr === undefined ? undefined : view.owner.read(copy.from)
+  if (kept !== undefined) view.owner.write(to, kept)
+  if (copy.origin !== undefined) setOrigin(view, to, copy.origin)
+}
+
+/** user.* attributes exist on files and directories only; without an origin the object is merely "added" later. */
+function setOrigin(view: View, to: At, origin: Buffer): void {
+  try {
+    sys.setxattrAt(to.dirfd, to.name, view.prefix + 'origin', origin)
+  } catch (error) {
+    if (!(error instanceof SysError)) throw error
+    if (error.errno !== E.EPERM && error.errno !== E.EOPNOTSUPP) throw error
+  }
+}
+
+/** Marks the directory as holding objects with an origin. */
+export function markImpure(view: View, dir: DirInode): void {
+  const upper = view.upperOf(dir)
+  if (upper.impure) return
+  const { dirfd, name } = view.at(dir)
+  try {
+    sys.setxattrAt(dirfd, name, view.prefix + 'impure', Buffer.from('y'))
+    upper.impure = true
+  } catch (error) {
+    if (!(error instanceof SysError)) throw error
+    if (error.errno !== E.EPERM && error.errno !== E.EOPNOTSUPP) throw error
+  }
+}
+
+/** Gives the finished copy its place: `publish` links or renames it into the upper parent. */
+function commit(view: View, copy: CopyUp, publish: (dirfd: number, name: string) => void): void {
+  const { inode } = copy
+  const parent = inode.parent
+  if (parent === null) throw new SysError(E.ENOENT, 'copy-up', inode.name)
+  ensureUpper(view, parent)
+  if (copy.origin !== undefined) markImpure(view, parent)
+  const dirfd = view.upperFd(parent)
+  keepingTimes(dirfd, () => {
+    publish(dirfd, inode.name)
+  })
+  const upper = view.upperOf(parent)
+  if (inode.isDir()) {
+    const real = new DirReal(upper.layer, upper, inode.name)
+    real.markers = false
+    inode.upper = real
+  } else {
+    inode.upper = new Real(upper.layer, upper, inode.name)
+  }
+  parent.listing?.movedUp(inode.name)
+}
+
+function copyUpDir(view: View, dir: DirInode): void {
+  if (dir.parent !== null) ensureUpper(view, dir.parent)
+  const copy = begin(view, dir)
+  if (dir.nameless) throw new SysError(E.ENOENT, 'copy-up', dir.name)
+  const work = view.workdir()
+  work.staged(
+    (fd, temp) => {
+      sys.mkdirat(fd, temp, 0o700)
+      dress(view, copy, { dirfd: fd, name: temp })
+    },
+    (fd, temp) => {
+      commit(view, copy, (dirfd, name) => {
+        renameNoReplace(fd, temp, dirfd, name)
+      })
+    },
+  )
+  view.attrChanged(dir)
+}
+
+/** Not every filesystem knows RENAME_NOREPLACE; the name is known to be free, so it is a belt, not the trousers. */
+function renameNoReplace(fromFd: number, from: string, toFd: number, to: string): void {
+  try {
+    sys.renameat2(fromFd, from, toFd, to, sys.RENAME_NOREPLACE)
+  } catch (error) {
+    if (!(error instanceof SysError) || error.errno !== E.EINVAL) throw error
+    sys.renameat2(fromFd, from, toFd, to)
+  }
+}
+
+function copyUpSpecial(view: View, inode: Inode): void {
+  if (inode.parent !== null) ensureUpper(view, inode.parent)
+  const copy = begin(view, inode)
+  view.workdir().staged(
+    (fd, temp) => {
+      if (inode.type === sys.S_IFLNK) {
+        sys.symlinkat(sys.readlinkat(copy.from.dirfd, copy.from.name), fd, temp)
+      } else {
+        sys.mknodat(fd, temp, copy.stat.mode, copy.stat.rdev)
+      }
+      dress(view, copy, { dirfd: fd, name: temp })
+    },
+    (fd, temp) => {
+      if (inode.nameless) {
+        inode.orphan = sys.openat(fd, temp, sys.O_PATH | sys.O_NOFOLLOW)
+        sys.unlinkat(fd, temp, 0)
+      } else {
+        commit(view, copy, (dirfd, name) => {
+          renameNoReplace(fd, temp, dirfd, name)
+        })
+      }
+    },
+  )
+}
+
+async function copyUpFile(view: View, inode: Inode, size: number): Promise<void> {
+  if (inode.parent !== null) ensureUpper(view, inode.parent)
+  const copy = begin(view, inode)
+  using source = new Fd(openBeneath(copy.from.dirfd, copy.from.name, sys.O_RDONLY | sys.O_NOATIME))
+  using temp = TempFile.create(view, inode)
+  await sys.copyData(source.n, temp.fd.n, Math.min(size, copy.stat.size))
+  // The directory descriptors of `begin` may have been closed meanwhile: the open files stand for the objects.
+  const opened: CopyUp = { ...copy, from: { dirfd: source.n, name: '' } }
+  dress(view, opened, { dirfd: temp.fd.n, name: '' })
+  if (view.options.fsync && !view.options.volatile) await sys.fsync(temp.fd.n)
+  if (inode.nameless) {
+    inode.orphan = temp.keepNameless()
+  } else {
+    view.fds.nextRequest()
+    commit(view, opened, (dirfd, name) => {
+      temp.publish(dirfd, name)
+    })
+  }
+  // The page cache of the inode stays valid; only the file behind it is another one now.
+  view.kernel.unregisterFile(inode.nodeid)
+}
+
+/** A regular file being built: without a name where the filesystem can do that, else under a temporary one. */
+class TempFile {
+  private constructor(
+    private readonly view: View,
+    readonly fd: Fd,
+    /** '' for a file without a name. */
+    private name: string,
+  ) {}
+
+  static create(view: View, inode: Inode): TempFile {
+    const work = view.workdir()
+    if (work.features.tmpfile) {
+      return new TempFile(view, sys.openat(work.fd.n, '.', sys.O_TMPFILE | sys.O_RDWR, 0o600), '')
+    }
+    const name = work.tempName()
+    const flags = sys.O_CREAT | sys.O_EXCL | sys.O_RDWR | sys.O_NOFOLLOW
+    const file = new TempFile(view, sys.openat(work.fd.n, name, flags, 0o600), name)
+    if (inode.nameless) file.discard()
+    return file
+  }
+
+  publish(dirfd: number, name: string): void {
+    if (this.name === '') {
+      linkFd(this.fd.n, dirfd, name)
+    } else {
+      renameNoReplace(this.view.workdir().fd.n, this.name, dirfd, name)
+      this.name = ''
+    }
+  }
+
+  /** An O_PATH descriptor of the file, which never had, or no longer has, a name. */
+  keepNameless(): Fd {
+    this.discard()
+    return sys.openat(sys.AT_FDCWD, `/proc/self/fd/${this.fd.n}`, sys.O_PATH)
+  }
+
+  private discard(): void {
+    if (this.name !== '') this.view.workdir().discard(this.name)
+    this.name = ''
+  }
+
+  [Symbol.dispose](): void {
+    this.discard()
+    this.fd.close()
+  }
+}
+
+/** Links an open file. The descriptor alone needs CAP_DAC_READ_SEARCH before Linux 6.10; /proc needs none. */
+export function linkFd(fd: number, dirfd: number, name: string): void {
+  try {
+    sys.linkat(fd, '', dirfd, name, sys.AT_EMPTY_PATH)
+  } catch (error) {
+    if (!(error instanceof SysError) || error.errno !== E.ENOENT) throw error
+    sys.linkat(sys.AT_FDCWD, `/proc/self/fd/${fd}`, dirfd, name, sys.AT_SYMLINK_FOLLOW)
+  }
+}

@@ -1,0 +1,297 @@
+/**
+ * The merged view as a filesystem: every request type is one line that finds the inodes and calls the room of its concern.
+ */
+import * as sys from '../sys/index.js'
+import { E } from '../base/errno.js'
+import { SysError } from '../base/sys-error.js'
+import type {
+  AttrReply,
+  Caller,
+  Connection,
+  DirSink,
+  Entry,
+  FileSystem,
+  KernelSide,
+  Maybe,
+  NegativeEntry,
+  OpenReply,
+  SetAttr,
+  StatFsReply,
+  StatxReply,
+} from '../fuse/filesystem.js'
+import * as attr from './attr.js'
+import type { OverlayConfig } from './config.js'
+import * as create from './create.js'
+import { DirInode, type Inode, ROOT_ID } from './inode.js'
+import { InoMap } from './ino.js'
+import * as io from './io.js'
+import { DirFds } from './layer.js'
+import { link } from './link.js'
+import { ListingCache } from './listing-cache.js'
+import { lookup } from './lookup.js'
+import { endVolatile, type OpenedLayers, openLayers } from './open-layers.js'
+import { Ownership } from './ownership.js'
+import { readdir } from './readdir.js'
+import { rmdir, unlink } from './remove.js'
+import { rename } from './rename.js'
+import { View } from './view.js'
+import * as xattr from './xattr.js'
+
+/** Listings are held for at most so many entries in all (about 100 bytes each). */
+const MAX_LISTED = 400_000
+
+export interface OverlayFacts {
+  readonly inodes: number
+  readonly openDirs: number
+  readonly xattrPrefix: string
+  readonly whiteout: string
+  /** False where mounts below a layer show through. */
+  readonly cloned: boolean
+}
+
+export class Overlay implements FileSystem {
+  private constructor(
+    private readonly view: View,
+    private readonly layers: OpenedLayers,
+    private readonly config: OverlayConfig,
+  ) {}
+
+  /** Opens the layers. @throws SysError whose path names the layer; nothing is left open then */
+  static open(config: OverlayConfig): Overlay {
+    const layers = openLayers(config)
+    const { options } = config
+    const all = [layers.upper, ...layers.lowers].filter(layer => layer !== null)
+    const inos = new InoMap({
+      devices: all.map(layer => layer.dev),
+      xino: options.xino,
+      ino32: options.ino32,
+    })
+    const top = layers.lowers[0] ?? layers.upper
+    if (top === undefined || top === null) throw new SysError(E.EINVAL, 'mount', 'lowerdir')
+    const root = new DirInode(ROOT_ID, sys.S_IFDIR, inos.shown(sys.statFd(top.rootFd.n)))
+    root.upper = layers.upper?.root ?? null
+    root.lowers = layers.lowers.map(layer => layer.root)
+    root.lower = root.lowers[0] ?? null
+    const view = new View(
+      layers.upper,
+      layers.lowers,
+      layers.dataOnly,
+      layers.work,
+      new DirFds(dirFdLimit()),
+      new ListingCache(MAX_LISTED),
+      inos,
+      new Ownership(options),
+      options,
+      layers.prefix,
+      root,
+    )
+    return new Overlay(view, layers, config)
+  }
+
+  /** Tells the overlay how to reach the kernel; before the first request. */
+  attach(kernel: KernelSide): void {
+    this.view.kernel = kernel
+  }
+
+  /** In order: a volatile upper becomes an ordinary one. */
+  async close(): Promise<void> {
+    const { upper, work } = this.layers
+    if (upper !== null && work !== null && this.config.options.volatile) {
+      await sys.syncfs(upper.rootFd.n)
+      endVolatile(work)
+    }
+    this.view.close()
+  }
+
+  facts(): OverlayFacts {
+    return {
+      inodes: this.view.table.size,
+      openDirs: this.view.fds.size,
+      xattrPrefix: this.view.prefix,
+      whiteout: this.layers.work?.features.whiteout ?? 'none',
+      cloned: this.layers.cloned,
+    }
+  }
+
+  private inode(nodeid: number): Inode {
+    this.view.fds.nextRequest()
+    return this.view.inode(nodeid)
+  }
+
+  private dir(nodeid: number): DirInode {
+    this.view.fds.nextRequest()
+    return this.view.dir(nodeid)
+  }
+
+  init(_connection: Connection): void {
+    // Everything that was negotiated is the session's concern so far.
+  }
+
+  destroy(): void {
+    // The daemon closes the overlay once the session has ended, in whatever way.
+  }
+
+  lookup(parent: number, name: string): Entry | NegativeEntry {
+    return lookup(this.view, this.dir(parent), name)
+  }
+
+  forget(nodeid: number, nlookup: number): void {
+    const inode = this.view.table.get(nodeid)
+    if (inode !== undefined) this.view.table.forget(inode, nlookup)
+  }
+
+  getattr(nodeid: number): AttrReply {
+    return attr.getattr(this.view, this.inode(nodeid))
+  }
+
+  statx(nodeid: number, _mask: number): StatxReply {
+    return attr.statx(this.view, this.inode(nodeid))
+  }
+
+  setattr(nodeid: number, change: SetAttr): AttrReply {
+    return attr.setattr(this.view, this.inode(nodeid), change)
+  }
+
+  readlink(nodeid: number): string {
+    const at = this.view.at(this.inode(nodeid))
+    return sys.readlinkat(at.dirfd, at.name)
+  }
+
+  symlink(parent: number, name: string, target: string, caller: Caller): Entry {
+    const what = { mode: sys.S_IFLNK | 0o777, target, umask: 0, caller }
+    return create.create(this.view, this.dir(parent), name, what)
+  }
+
+  mknod(parent: number, name: string, mode: number, rdev: number, umask: number, caller: Caller): Entry {
+    const what = { mode, rdev: sys.decodeDev(rdev), umask, caller }
+    return create.create(this.view, this.dir(parent), name, what)
+  }
+
+  mkdir(parent: number, name: string, mode: number, umask: number, caller: Caller): Entry {
+    const what = { mode: sys.S_IFDIR | (mode & 0o7777), umask, caller }
+    return create.create(this.view, this.dir(parent), name, what)
+  }
+
+  unlink(parent: number, name: string): void {
+    unlink(this.view, this.dir(parent), name)
+  }
+
+  rmdir(parent: number, name: string): void {
+    rmdir(this.view, this.dir(parent), name)
+  }
+
+  rename(parent: number, name: string, newParent: number, newName: string, flags: number): void {
+    const from = { dir: this.dir(parent), name }
+    rename(this.view, from, { dir: this.view.dir(newParent), name: newName }, flags)
+  }
+
+  link(nodeid: number, newParent: number, newName: string): Entry {
+    return link(this.view, this.inode(nodeid), this.view.dir(newParent), newName)
+  }
+
+  /** Opens send no message: data is served by inode, whichever file is behind it at that moment. */
+  open(_nodeid: number, _flags: number): Maybe<OpenReply | undefined> {
+    return undefined
+  }
+
+  create(parent: number, name: string, _flags: number, mode: number, umask: number, caller: Caller) {
+    const what = { mode: sys.S_IFREG | (mode & 0o7777), umask, caller }
+    const { entry, fd } = create.createFile(this.view, this.dir(parent), name, what)
+    this.view.kernel.registerFile(entry.nodeid, fd.release(), true)
+    return { entry, open: KEEP_CACHE }
+  }
+
+  tmpfile(parent: number, _flags: number, mode: number, umask: number, caller: Caller) {
+    const what = { mode: sys.S_IFREG | (mode & 0o7777), umask, caller }
+    const { entry, fd } = create.createTmpfile(this.view, this.dir(parent), what)
+    this.view.kernel.registerFile(entry.nodeid, fd.release(), true)
+    return { entry, open: KEEP_CACHE }
+  }
+
+  release(): void {
+    // There is no state per open file.
+  }
+
+  prepareIo(nodeid: number, write: boolean): void {
+    io.prepareIo(this.view, this.inode(nodeid), write)
+  }
+
+  fsync(nodeid: number, datasync: boolean): Maybe<void> {
+    return io.fsync(this.view, this.inode(nodeid), datasync)
+  }
+
+  fsyncdir(nodeid: number, datasync: boolean): Maybe<void> {
+    return io.fsync(this.view, this.inode(nodeid), datasync)
+  }
+
+  syncfs(): Maybe<void> {
+    return io.syncfs(this.view)
+  }
+
+  fallocate(nodeid: number, offset: number, length: number, mode: number): Maybe<void> {
+    return io.fallocate(this.view, this.inode(nodeid), offset, length, mode)
+  }
+
+  lseek(nodeid: number, offset: number, whence: number): Maybe<number> {
+    return io.lseek(this.view, this.inode(nodeid), offset, whence)
+  }
+
+  copyFileRange(
+    nodeIn: number,
+    offIn: number,
+    nodeOut: number,
+    offOut: number,
+    length: number,
+  ): Maybe<number> {
+    const from = { inode: this.inode(nodeIn), offset: offIn }
+    return io.copyFileRange(this.view, from, { inode: this.view.inode(nodeOut), offset: offOut }, length)
+  }
+
+  ioctl(): Maybe<{ result: number; output: Buffer }> {
+    throw new SysError(E.ENOTTY, 'ioctl')
+  }
+
+  /** Zero messages here too: cookies are stable without a handle, and the kernel caches the listing. */
+  opendir(): OpenReply | undefined {
+    return undefined
+  }
+
+  readdir(nodeid: number, _fh: number, cookie: number, sink: DirSink): void {
+    readdir(this.view, this.dir(nodeid), cookie, sink)
+  }
+
+  releasedir(): void {
+    // There is no state per open directory.
+  }
+
+  statfs(): StatFsReply {
+    const layer = this.layers.upper ?? this.layers.lowers[0]
+    if (layer === undefined) throw new SysError(E.EIO, 'statfs')
+    const { blocks, bfree, bavail, files, ffree, bsize, namelen, frsize } = sys.fstatfs(layer.rootFd.n)
+    return { blocks, bfree, bavail, files, ffree, bsize, namelen, frsize }
+  }
+
+  setxattr(nodeid: number, name: string, value: Buffer, flags: number): void {
+    xattr.setxattr(this.view, this.inode(nodeid), name, value, flags)
+  }
+
+  getxattr(nodeid: number, name: string): Buffer {
+    return xattr.getxattr(this.view, this.inode(nodeid), name)
+  }
+
+  listxattr(nodeid: number, caller: Caller): string[] {
+    return xattr.listxattr(this.view, this.inode(nodeid), caller)
+  }
+
+  removexattr(nodeid: number, name: string): void {
+    xattr.removexattr(this.view, this.inode(nodeid), name)
+  }
+}
+
+/** FOPEN_KEEP_CACHE: the page cache belongs to the inode, not to one opening of it. */
+const KEEP_CACHE: OpenReply = { fh: 0, flags: 1 << 1 }
+
+/** Directory descriptors may take a quarter of what the process has; 64 are needed for the deepest single request. */
+function dirFdLimit(): number {
+  return Math.max(64, Math.min(16_384, Math.floor(sys.getrlimitNofile().soft / 4)))
+}

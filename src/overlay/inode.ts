@@ -1,0 +1,178 @@
+/**
+ * The objects of the merged view, and the table by which the kernel knows them.
+ *
+ * An inode lives as long as the kernel counts lookups on it (nlookup), or a child of it does. It keeps one nodeid and
+ * one st_ino across copy-up, rename and unlink-while-open.
+ */
+import type { Fd } from '../base/fd.js'
+import * as sys from '../sys/index.js'
+import type { DirReal, Real } from './layer.js'
+import type { Listing } from './listing.js'
+
+/** A further name of an inode with several. */
+export interface Alias {
+  readonly parent: DirInode
+  readonly name: string
+}
+
+export class Inode {
+  nlookup = 0
+  /** Where the object is on the upper layer; null while it is only below, or when it has lost its last known name. */
+  upper: Real | null = null
+  /** Where its data and attributes come from while it has no upper; kept after copy-up (origin). */
+  lower: Real | null = null
+  /** The merged directory and the name by which it is known; null for the root and for what has no name any more. */
+  parent: DirInode | null = null
+  name = ''
+  /** Names beyond the first (hard links of one upper inode). */
+  aliases: Alias[] | null = null
+  /** An O_PATH descriptor of an upper object that can be reached by no name: unlinked while in use, or O_TMPFILE. */
+  orphan: Fd | null = null
+  /** The copy-up under way, to be waited for. */
+  copyUp: Promise<void> | null = null
+  /** Key in the table of upper hard links, while it is there. */
+  linkKey: string | null = null
+  /** The upper object has metadata only; the data is that of `lower` (metacopy). */
+  metacopy = false
+
+  constructor(
+    readonly nodeid: number,
+    /** S_IF* bits: an object never changes its type. */
+    readonly type: number,
+    /** st_ino as the view shows it. */
+    public ino: number,
+  ) {}
+
+  isDir(): this is DirInode {
+    return false
+  }
+
+  /** True once its last name is gone. */
+  get nameless(): boolean {
+    return this.parent === null
+  }
+}
+
+export class DirInode extends Inode {
+  override upper: DirReal | null = null
+  /** The directories that merge below upper, top first. Empty for a pure upper directory. */
+  lowers: DirReal[] = []
+  readonly children = new Map<string, Inode>()
+  /** The merged listing while it is known; kept exact by every change. */
+  listing: Listing | null = null
+
+  override isDir(): this is DirInode {
+    return true
+  }
+
+  /** Whether anything from a lower layer can show in here. */
+  get merges(): boolean {
+    return this.lowers.length > 0
+  }
+}
+
+export const ROOT_ID = 1
+
+export class InodeTable {
+  private readonly byId = new Map<number, Inode>()
+  /** Upper objects with several links, by real inode number: their names are one inode. */
+  private readonly byLink = new Map<string, Inode>()
+  private lastId = ROOT_ID
+
+  constructor(
+    readonly root: DirInode,
+    private readonly onDrop: (inode: Inode) => void,
+  ) {
+    this.byId.set(ROOT_ID, root)
+    root.nlookup = 1
+  }
+
+  get size(): number {
+    return this.byId.size
+  }
+
+  get(nodeid: number): Inode | undefined {
+    return this.byId.get(nodeid)
+  }
+
+  /** Makes the inode of an object that the kernel does not know yet. Its nlookup is 0 until a reply carries it. */
+  create(type: number, ino: number): Inode {
+    const nodeid = ++this.lastId
+    const inode = type === sys.S_IFDIR ? new DirInode(nodeid, type, ino) : new Inode(nodeid, type, ino)
+    this.byId.set(nodeid, inode)
+    return inode
+  }
+
+  addName(inode: Inode, parent: DirInode, name: string): void {
+    parent.children.set(name, inode)
+    if (inode.parent === null) {
+      inode.parent = parent
+      inode.name = name
+    } else {
+      ;(inode.aliases ??= []).push({ parent, name })
+    }
+  }
+
+  /** Takes a name away. A further known name, if any, becomes the first one. */
+  removeName(inode: Inode, parent: DirInode, name: string): void {
+    if (parent.children.get(name) === inode) parent.children.delete(name)
+    if (inode.parent === parent && inode.name === name) {
+      const next = inode.aliases?.shift()
+      inode.parent = next?.parent ?? null
+      inode.name = next?.name ?? ''
+    } else if (inode.aliases !== null) {
+      inode.aliases = inode.aliases.filter(alias => alias.parent !== parent || alias.name !== name)
+    }
+    if (inode.aliases?.length === 0) inode.aliases = null
+    this.dropIfUnused(parent)
+  }
+
+  findLink(key: string): Inode | undefined {
+    return this.byLink.get(key)
+  }
+
+  setLink(inode: Inode, key: string): void {
+    if (inode.linkKey === key) return
+    this.clearLink(inode)
+    inode.linkKey = key
+    this.byLink.set(key, inode)
+  }
+
+  clearLink(inode: Inode): void {
+    if (inode.linkKey === null) return
+    this.byLink.delete(inode.linkKey)
+    inode.linkKey = null
+  }
+
+  /** The kernel gave back `count` references. */
+  forget(inode: Inode, count: number): void {
+    inode.nlookup = Math.max(0, inode.nlookup - count)
+    this.dropIfUnused(inode)
+  }
+
+  /**
+   * Forgets an inode that neither the kernel nor a child refers to. FORGETs arrive in any order, so a directory may be
+   * forgotten by the kernel before its children are: it then waits for them.
+   */
+  dropIfUnused(inode: Inode): void {
+    for (let at: Inode | null = inode; at !== null && at !== this.root;) {
+      if (at.nlookup > 0 || at.copyUp !== null || (at.isDir() && at.children.size > 0)) return
+      if (!this.byId.delete(at.nodeid)) return
+      this.clearLink(at)
+      const parent: DirInode | null = at.parent
+      if (parent !== null && parent.children.get(at.name) === at) parent.children.delete(at.name)
+      const others = at.aliases
+      at.aliases = null
+      this.onDrop(at)
+      for (const alias of others ?? []) {
+        if (alias.parent.children.get(alias.name) === at) alias.parent.children.delete(alias.name)
+        if (alias.parent !== parent) this.dropIfUnused(alias.parent)
+      }
+      at = parent
+    }
+  }
+
+  *all(): Iterable<Inode> {
+    yield* this.byId.values()
+  }
+}

@@ -1,0 +1,110 @@
+/**
+ * Data: which real file stands behind an inode. READ and WRITE themselves never come here; the data plane serves them from
+ * the descriptor that is registered for the inode.
+ */
+import * as sys from '../sys/index.js'
+import { E } from '../base/errno.js'
+import { SysError } from '../base/sys-error.js'
+import { Fd } from '../base/fd.js'
+import { ensureUpper } from './copy-up.js'
+import type { Inode } from './inode.js'
+import { openBeneath } from './layer.js'
+import type { View } from './view.js'
+
+/**
+ * Opens the file that holds an inode's data. The descriptor is the caller's.
+ * @throws SysError EACCES, ELOOP (no longer what it was), EMFILE, EIO
+ */
+export function openReal(view: View, inode: Inode, flags: number): number {
+  if (inode.orphan !== null)
+    return sys.openat(sys.AT_FDCWD, `/proc/self/fd/${inode.orphan.n}`, flags).release()
+  const real = inode.metacopy ? inode.lower : (inode.upper ?? inode.lower)
+  if (real?.parent == null) throw new SysError(E.ESTALE, 'open', inode.name)
+  return openBeneath(view.fds.get(real.parent), real.name, flags)
+}
+
+/** Makes the inode's file known to the data plane. A file that is only below is copied up before the first write. */
+export function prepareIo(view: View, inode: Inode, write: boolean): void {
+  if (inode.type !== sys.S_IFREG) throw new SysError(inode.isDir() ? E.EISDIR : E.EINVAL, 'io', inode.name)
+  if (write) ensureUpper(view, inode)
+  const changeable = (inode.upper !== null && !inode.metacopy) || inode.orphan !== null
+  if (!changeable) {
+    view.kernel.registerFile(inode.nodeid, openReal(view, inode, sys.O_RDONLY | sys.O_NOATIME), false)
+    return
+  }
+  try {
+    view.kernel.registerFile(inode.nodeid, openReal(view, inode, sys.O_RDWR), true)
+  } catch (error) {
+    // A file of an ordinary user's that its mode lets nobody write can still be read.
+    if (write || !(error instanceof SysError) || (error.errno !== E.EACCES && error.errno !== E.ETXTBSY))
+      throw error
+    view.kernel.registerFile(inode.nodeid, openReal(view, inode, sys.O_RDONLY), false)
+  }
+}
+
+/** fsync(2): only what was changed has anything to write back. */
+export async function fsync(view: View, inode: Inode, datasync: boolean): Promise<void> {
+  if (view.options.volatile || !view.options.fsync) return
+  if (inode.upper === null && inode.orphan === null) return
+  const flags = inode.isDir() ? sys.O_RDONLY | sys.O_DIRECTORY : sys.O_RDONLY
+  using fd = new Fd(inode.isDir() ? openDir(view, inode) : openReal(view, inode, flags))
+  await (datasync ? sys.fdatasync(fd.n) : sys.fsync(fd.n))
+}
+
+function openDir(view: View, inode: Inode): number {
+  const { dirfd, name } = view.at(inode)
+  return openBeneath(dirfd, name === '' ? '.' : name, sys.O_RDONLY | sys.O_DIRECTORY)
+}
+
+export async function syncfs(view: View): Promise<void> {
+  if (view.upper === null || view.options.volatile || !view.options.fsync) return
+  const fd = new Fd(openBeneath(view.upper.rootFd.n, '.', sys.O_RDONLY | sys.O_DIRECTORY))
+  try {
+    await sys.syncfs(fd.n)
+  } finally {
+    fd.close()
+  }
+}
+
+/** @throws SysError EOPNOTSUPP, ENOSPC, EFBIG; Again while the file's data is copied up */
+export function fallocate(
+  view: View,
+  inode: Inode,
+  offset: number,
+  length: number,
+  mode: number,
+): Promise<void> {
+  ensureUpper(view, inode)
+  const fd = new Fd(openReal(view, inode, sys.O_RDWR))
+  return sys.fallocate(fd.n, mode, offset, length).finally(() => {
+    fd.close()
+  })
+}
+
+/** SEEK_DATA and SEEK_HOLE; every other whence is the kernel's own business. */
+export function lseek(view: View, inode: Inode, offset: number, whence: number): number {
+  using fd = new Fd(openReal(view, inode, sys.O_RDONLY))
+  return sys.lseek(fd.n, offset, whence)
+}
+
+/** Bytes copied, by reflink where the upper filesystem can. @throws Again while the target's data is copied up */
+export function copyFileRange(
+  view: View,
+  from: { inode: Inode; offset: number },
+  to: { inode: Inode; offset: number },
+  length: number,
+): Promise<number> {
+  ensureUpper(view, to.inode)
+  return copyRange(view, from, to, length)
+}
+
+async function copyRange(
+  view: View,
+  from: { inode: Inode; offset: number },
+  to: { inode: Inode; offset: number },
+  length: number,
+): Promise<number> {
+  using source = new Fd(openReal(view, from.inode, sys.O_RDONLY))
+  using target = new Fd(openReal(view, to.inode, sys.O_RDWR))
+  return await sys.copyFileRange(source.n, from.offset, target.n, to.offset, length)
+}

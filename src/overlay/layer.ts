@@ -1,0 +1,152 @@
+/**
+ * Layers, and the real objects on them.
+ *
+ * Invariant: nothing below a layer is ever reached by a path from the host's root. Every directory descriptor is
+ * opened from its parent's with RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS, so a symlink in a layer leads nowhere.
+ */
+import * as sys from '../sys/index.js'
+import { E } from '../base/errno.js'
+import { SysError } from '../base/sys-error.js'
+import type { Fd } from '../base/fd.js'
+
+/** One directory tree. Index 0 is upper; lower layers follow from 1, top first. */
+export class Layer {
+  readonly root: DirReal
+  constructor(
+    readonly index: number,
+    readonly rootFd: Fd,
+    readonly path: string,
+    /** Device of the layer's root. */
+    readonly dev: number,
+    readonly readOnly: boolean,
+  ) {
+    this.root = new DirReal(this, null, '')
+  }
+}
+
+/** One object on one layer: reached by its name in its real parent. */
+export class Real {
+  constructor(
+    readonly layer: Layer,
+    public parent: DirReal | null,
+    public name: string,
+  ) {}
+
+  /** Path from the layer's root, without a leading slash. */
+  path(): string {
+    const parts: string[] = []
+    for (let at: Real | null = this; at !== null && at.parent !== null; at = at.parent) parts.push(at.name)
+    return parts.reverse().join('/')
+  }
+}
+
+/** A real directory. Its descriptor is a cache entry, never a necessity: see {@link DirFds}. */
+export class DirReal extends Real {
+  /** O_PATH descriptor or -1. Owned by DirFds. */
+  fd = -1
+  /** The request in which the descriptor was last used; it is not closed within the same one. */
+  usedIn = 0
+  /** Whether `.wh.` marker files may be in here. A complete listing makes it exact. */
+  markers = true
+  /** Whether xattr whiteouts may be in here (opaque=x). */
+  xwhiteouts = false
+  /** Whether an entry may carry an origin (the `impure` attribute); upper directories only. */
+  impure = false
+}
+
+const DIR_FLAGS = sys.O_PATH | sys.O_DIRECTORY | sys.O_NOFOLLOW | sys.O_CLOEXEC
+const BENEATH = sys.RESOLVE_BENEATH | sys.RESOLVE_NO_SYMLINKS
+
+/**
+ * The open directory descriptors of all layers: a bounded cache with second chance by request number.
+ * A descriptor obtained in a request stays open until that request ends, so that a rename can hold two of them.
+ */
+export class DirFds {
+  private readonly open: DirReal[] = []
+  private hand = 0
+  private request = 1
+
+  constructor(private readonly limit: number) {}
+
+  get size(): number {
+    return this.open.length
+  }
+
+  /** Called once before each request. */
+  nextRequest(): void {
+    this.request++
+  }
+
+  /**
+   * The O_PATH descriptor of `dir`, valid until the next request.
+   * @throws SysError as openat2(2); ENOENT and ENOTDIR mean that the layer was changed behind the mount.
+   */
+  get(dir: DirReal): number {
+    dir.usedIn = this.request
+    if (dir.fd >= 0) return dir.fd
+    if (dir.parent === null) return dir.layer.rootFd.n
+    const parentFd = this.get(dir.parent)
+    const fd = sys.tryOpenat2(parentFd, dir.name, DIR_FLAGS, 0, BENEATH)
+    if (fd < 0) throw new SysError(-fd, 'openat2', dir.path())
+    return this.adopt(dir, fd)
+  }
+
+  /** Takes over a descriptor that was opened for `dir` on the way. */
+  adopt(dir: DirReal, fd: number): number {
+    if (this.open.length >= this.limit) this.evictOne()
+    dir.fd = fd
+    dir.usedIn = this.request
+    this.open.push(dir)
+    return fd
+  }
+
+  /** Closes the descriptor of a directory that went away. */
+  drop(dir: DirReal): void {
+    if (dir.fd < 0) return
+    const at = this.open.indexOf(dir)
+    if (at >= 0) this.removeAt(at)
+  }
+
+  closeAll(): void {
+    while (this.open.length > 0) this.removeAt(this.open.length - 1)
+  }
+
+  private removeAt(at: number): void {
+    const dir = this.open[at]
+    const last = this.open.pop()
+    if (dir === undefined || last === undefined) return
+    if (at < this.open.length) this.open[at] = last
+    sys.close(dir.fd)
+    dir.fd = -1
+  }
+
+  /** Looks at up to two rounds of the ring; where every descriptor is in use, the cache grows beyond its limit. */
+  private evictOne(): void {
+    let oldest = -1
+    let oldestUse = this.request
+    // A bounded sample keeps this constant-time; the hand moves on so that all are looked at in turn.
+    const rounds = Math.min(this.open.length, 16)
+    for (let i = 0; i < rounds; i++) {
+      this.hand = this.hand + 1 < this.open.length ? this.hand + 1 : 0
+      const used = this.open[this.hand]?.usedIn ?? this.request
+      if (used < oldestUse) {
+        oldestUse = used
+        oldest = this.hand
+      }
+    }
+    if (oldest >= 0) this.removeAt(oldest)
+  }
+}
+
+/**
+ * Opens a non-directory, or anything, by name in a real directory; never follows a symlink.
+ * @throws SysError as openat2(2); ELOOP where the name became a symlink.
+ */
+export function openBeneath(dirfd: number, name: string, flags: number): number {
+  const fd = sys.tryOpenat2(dirfd, name, flags | sys.O_NOFOLLOW | sys.O_CLOEXEC, 0, BENEATH)
+  if (fd >= 0) return fd
+  // O_NOATIME is for owners and CAP_FOWNER only: reading then updates atime as it would anywhere.
+  if (fd === -E.EPERM && (flags & sys.O_NOATIME) !== 0)
+    return openBeneath(dirfd, name, flags & ~sys.O_NOATIME)
+  throw new SysError(-fd, 'openat2', name)
+}

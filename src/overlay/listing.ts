@@ -1,0 +1,64 @@
+/**
+ * The merged listing of one directory, kept exact by every change while it is held.
+ *
+ * A cookie is the position of an entry plus {@link FIRST_COOKIE}. Positions never move: a removed entry leaves a gap, a new one
+ * is appended. So a reader that goes on from its cookie sees every entry that was there all the time exactly once, without
+ * a handle (opendir sends no message), and two readers do not disturb each other.
+ */
+
+/** Cookies 1 and 2 follow `.` and `..`. */
+export const FIRST_COOKIE = 3
+
+export class Listing {
+  readonly names: (string | undefined)[] = []
+  /** DT_ value per position. */
+  readonly types: number[] = []
+  /** Index of the first of the directory's real directories (upper first) that has the name. */
+  readonly from: number[] = []
+  /** Real inode number per position, as that directory gave it. */
+  readonly inos: number[] = []
+  /** Whether a real directory further down has a visible entry of that name as well. */
+  readonly more: boolean[] = []
+  private readonly positions = new Map<string, number>()
+  private gaps = 0
+
+  get size(): number {
+    return this.positions.size
+  }
+
+  /** More gaps than entries: better made anew when somebody starts reading. */
+  get worn(): boolean {
+    return this.gaps > 64 && this.gaps > this.positions.size
+  }
+
+  position(name: string): number | undefined {
+    return this.positions.get(name)
+  }
+
+  add(name: string, type: number, ino: number, from: number, more = false): void {
+    const old = this.positions.get(name)
+    const at = old ?? this.names.length
+    this.positions.set(name, at)
+    this.names[at] = name
+    this.types[at] = type
+    this.inos[at] = ino
+    this.from[at] = from
+    this.more[at] = more
+  }
+
+  remove(name: string): void {
+    const at = this.positions.get(name)
+    if (at === undefined) return
+    this.positions.delete(name)
+    this.names[at] = undefined
+    this.gaps++
+  }
+
+  /** The entry now (also) exists in upper: copied up, or created over. */
+  movedUp(name: string): void {
+    const at = this.positions.get(name)
+    if (at === undefined) return
+    this.more[at] = this.more[at] === true || (this.from[at] ?? 0) > 0
+    this.from[at] = 0
+  }
+}

@@ -1,0 +1,329 @@
+/**
+ * Which real objects a name of the merged view stands for.
+ *
+ * The rules are those of Documentation/filesystems/overlayfs.rst and fs/overlayfs/namei.c: the topmost layer that has the name
+ * decides; a whiteout or a non-directory there hides all below; a directory merges with the directories of that name below
+ * it until one is opaque or something else comes in between.
+ */
+import * as sys from '../sys/index.js'
+import type { Stat } from '../sys/index.js'
+import { E } from '../base/errno.js'
+import { SysError } from '../base/sys-error.js'
+import {
+  hasOpaqueMarker,
+  hasWhiteoutXattr,
+  isCharWhiteout,
+  isMarkerName,
+  mayBeXattrWhiteout,
+  opaquenessFromXattrs,
+  OVERLAY_PREFIXES,
+  parseRedirect,
+  WH_PREFIX,
+} from '../format/index.js'
+import type { Entry, NegativeEntry } from '../fuse/filesystem.js'
+import type { DirInode, Inode } from './inode.js'
+import { DirReal, type Layer, Real } from './layer.js'
+import { originIno } from './origin-ino.js'
+import { followMetacopy } from './metacopy.js'
+import type { View } from './view.js'
+
+/** What a name stands for. */
+export interface Resolved {
+  /** Attributes of the topmost object. */
+  readonly stat: Stat
+  readonly upper: Real | null
+  /** A non-directory's topmost lower object, when it has no upper (or its data, with metacopy). */
+  readonly lower: Real | null
+  /** A directory's lower directories, top first. */
+  readonly lowers: DirReal[]
+  /** Attributes of the topmost lower directory: a merged directory shows its number. */
+  readonly lowerStat: Stat | null
+  /** The upper object's attribute names, where they were read. */
+  readonly upperXattrs: readonly string[]
+}
+
+/** The whole answer to LOOKUP. */
+export function lookup(view: View, parent: DirInode, name: string): Entry | NegativeEntry {
+  const found = lookupChild(view, parent, name)
+  return found === undefined
+    ? { nodeid: 0, entryValid: view.options.timeout }
+    : view.entry(found.inode, found.stat)
+}
+
+/** The inode called `name` in `parent` with its current attributes; `undefined` where the view shows none. */
+export function lookupChild(
+  view: View,
+  parent: DirInode,
+  name: string,
+): { inode: Inode; stat: Stat } | undefined {
+  if (name.length > 255) throw new SysError(E.ENAMETOOLONG, 'lookup', name)
+  const known = parent.children.get(name)
+  if (known !== undefined) return { inode: known, stat: view.stat(known) }
+  const resolved = resolve(view, parent, name)
+  return resolved === undefined
+    ? undefined
+    : { inode: instantiate(view, parent, name, resolved), stat: resolved.stat }
+}
+
+/** Makes the inode of a resolved name, or finds the one that another name of the same upper object has. */
+function instantiate(view: View, parent: DirInode, name: string, found: Resolved): Inode {
+  const type = view.owner.type(found.stat, found, view)
+  let linkKey: string | null = null
+  if (found.upper !== null && type !== sys.S_IFDIR && found.stat.nlink > 1) {
+    linkKey = upperKey(found.stat)
+    const linked = view.table.findLink(linkKey)
+    if (linked !== undefined) {
+      // Its known names may all have gone while this one was unknown.
+      if (linked.upper === null) linked.upper = found.upper
+      if (linked.orphan !== null) {
+        linked.orphan.close()
+        linked.orphan = null
+      }
+      view.table.addName(linked, parent, name)
+      return linked
+    }
+  }
+  const inode = view.table.create(type, shownIno(view, parent, name, found))
+  if (inode.isDir()) {
+    if (found.upper instanceof DirReal) inode.upper = found.upper
+    inode.lowers = found.lowers
+    inode.lower = found.lowers[0] ?? null
+  } else {
+    inode.upper = found.upper
+    inode.lower = found.lower
+    if (found.upper !== null) followMetacopy(view, parent, name, inode, found)
+  }
+  view.table.addName(inode, parent, name)
+  if (linkKey !== null) view.table.setLink(inode, linkKey)
+  return inode
+}
+
+export function upperKey(stat: Stat): string {
+  return `${stat.dev}:${stat.inoHi}:${stat.inoLo}`
+}
+
+function shownIno(view: View, parent: DirInode, name: string, found: Resolved): number {
+  if (found.upper === null) return view.inos.shown(found.stat)
+  if (found.lowerStat !== null) return view.inos.shown(found.lowerStat)
+  return originIno(view, parent, name, found) ?? view.inos.shown(found.stat)
+}
+
+/**
+ * Resolves a name that is not known as an inode.
+ * @throws SysError EIO and what the layers give; ENOENT is `undefined`
+ */
+export function resolve(view: View, parent: DirInode, name: string): Resolved | undefined {
+  if (isMarkerName(name)) return undefined
+  const listing = parent.listing
+  let from = 0
+  let more = true
+  if (listing !== null) {
+    const at = listing.position(name)
+    if (at === undefined) return undefined
+    from = listing.from[at] ?? 0
+    more = listing.more[at] ?? true
+  }
+  return new Search(view, parent, name).run(from, more)
+}
+
+/** Whether something called `name` would show from the lower layers if upper had nothing of that name. */
+export function lowerPositive(view: View, parent: DirInode, name: string): boolean {
+  for (let i = 0; i < parent.lowers.length; i++) {
+    const dir = parent.lowers[i]
+    if (dir === undefined) continue
+    const probed = probe(view, dir, name, i + 1 < parent.lowers.length)
+    if (probed === 'hidden') return false
+    if (probed !== 'absent') return true
+  }
+  return false
+}
+
+/** What one real directory has under a name. `below`: whether a marker could hide anything. */
+export function probe(view: View, dir: DirReal, name: string, below: boolean): Stat | 'hidden' | 'absent' {
+  const dirfd = view.fds.get(dir)
+  const stat = sys.statAt(dirfd, name)
+  if (stat === undefined) return below && hasMarker(view, dir, dirfd, name) ? 'hidden' : 'absent'
+  if (isCharWhiteout(stat)) return 'hidden'
+  if (dir.xwhiteouts && mayBeXattrWhiteout(stat) && hasWhiteoutXattr(dirfd, name)) return 'hidden'
+  return stat
+}
+
+/** Whether `.wh.NAME` stands in the directory. */
+function hasMarker(_view: View, dir: DirReal, dirfd: number, name: string): boolean {
+  if (!dir.markers || name.length + WH_PREFIX.length > 255) return false
+  return sys.statAt(dirfd, WH_PREFIX + name) !== undefined
+}
+
+/** Where the search goes on in the layers below: beside the object, or along a path from each layer's root. */
+type Trail =
+  | { readonly kind: 'name'; readonly name: string }
+  | { readonly kind: 'path'; readonly parts: readonly string[] }
+
+/** One walk down the layers for one name: the facts it gathers, and where it goes on. */
+class Search {
+  private stat: Stat | undefined
+  private upper: Real | null = null
+  private upperXattrs: readonly string[] = []
+  private readonly lowers: DirReal[] = []
+  private lowerStat: Stat | null = null
+  /** The last directory found, whose opaqueness by marker is looked at only when something is found below it. */
+  private last: DirReal | undefined
+  private trail: Trail
+
+  constructor(
+    private readonly view: View,
+    private readonly parent: DirInode,
+    private readonly name: string,
+  ) {
+    this.trail = { kind: 'name', name }
+  }
+
+  /** `from`: first real directory worth asking (0 is upper, i + 1 is lowers[i]). `more`: something may be below that. */
+  run(from: number, more: boolean): Resolved | undefined {
+    const { parent, view, name } = this
+    if (from === 0 && parent.upper !== null) {
+      const below = more && parent.merges
+      const probed = probe(view, parent.upper, name, below)
+      if (probed === 'hidden') return undefined
+      if (probed !== 'absent') {
+        const dirfd = view.fds.get(parent.upper)
+        this.stat = probed
+        const isDir = sys.S_ISDIR(probed.mode)
+        this.upperXattrs = isDir || parent.upper.impure ? sys.listxattrAt(dirfd, name) : []
+        if (!isDir) {
+          this.upper = new Real(parent.upper.layer, parent.upper, name)
+          return this.result()
+        }
+        const real = new DirReal(parent.upper.layer, parent.upper, name)
+        real.impure = OVERLAY_PREFIXES.some(prefix => this.upperXattrs.includes(prefix + 'impure'))
+        this.upper = real
+        if (!this.goOnBelow(real, dirfd, this.upperXattrs, below)) return this.result()
+      }
+    }
+    this.searchLowers(Math.max(0, from - 1), more)
+    return this.stat === undefined ? undefined : this.result()
+  }
+
+  private searchLowers(first: number, more: boolean): void {
+    const { parent, view } = this
+    const last = more ? parent.lowers.length : Math.min(first + 1, parent.lowers.length)
+    for (let i = first; i < last && this.trail.kind === 'name'; i++) {
+      const dir = parent.lowers[i]
+      if (dir === undefined) continue
+      const below = i + 1 < last
+      const probed = probe(view, dir, this.trail.name, below)
+      if (probed === 'hidden') return
+      if (probed === 'absent') continue
+      if (!this.accept(dir, this.trail.name, probed, below)) return
+    }
+    this.searchByPath()
+  }
+
+  /** Takes what was found in a lower directory. Returns whether to look further down. */
+  private accept(dir: DirReal, name: string, stat: Stat, below: boolean): boolean {
+    const { view } = this
+    if (!sys.S_ISDIR(stat.mode)) {
+      if (this.stat !== undefined) return false
+      this.stat = stat
+      this.lowers.length = 0
+      this.lowerFile = new Real(dir.layer, dir, name)
+      return false
+    }
+    // Only now does it matter whether the directory above is opaque by a marker file in it.
+    if (this.last?.markers === true && hasOpaqueMarker(view.fds.get(this.last))) return false
+    const real = new DirReal(dir.layer, dir, name)
+    this.stat ??= stat
+    this.lowerStat ??= stat
+    this.lowers.push(real)
+    const dirfd = view.fds.get(dir)
+    const deeper = below || dir.layer.index < view.lowers.length
+    const names = deeper || dir.xwhiteouts || dir.layer.root.xwhiteouts ? sys.listxattrAt(dirfd, name) : []
+    return this.goOnBelow(real, dirfd, names, deeper)
+  }
+
+  private lowerFile: Real | null = null
+
+  /** Reads what a found directory says about the layers below it. Returns whether they are to be searched. */
+  private goOnBelow(real: DirReal, parentFd: number, names: readonly string[], below: boolean): boolean {
+    this.last = real
+    if (names.length > 0) {
+      const opaqueness = opaquenessFromXattrs(parentFd, real.name, names)
+      real.xwhiteouts = opaqueness.xwhiteouts
+      if (opaqueness.opaque) return false
+      this.readRedirect(parentFd, real.name, names)
+    }
+    if (this.trail.kind === 'path') return true
+    if (!below) return false
+    // A `.wh.NAME` beside a directory NAME hides what is below it.
+    return real.parent === null || !hasMarker(this.view, real.parent, parentFd, real.name)
+  }
+
+  private readRedirect(parentFd: number, name: string, names: readonly string[]): void {
+    const attr = OVERLAY_PREFIXES.map(prefix => prefix + 'redirect').find(attr => names.includes(attr))
+    if (attr === undefined) return
+    const value = sys.getxattrAt(parentFd, name, attr)
+    const redirect = value === undefined ? undefined : parseRedirect(value)
+    // Garbage leads nowhere: the kernel answers EINVAL for a malformed one.
+    if (redirect === undefined) throw new SysError(E.EINVAL, 'redirect', this.name)
+    if (this.view.options.redirectDir === 'nofollow') throw new SysError(E.EPERM, 'redirect', this.name)
+    this.trail = redirect.absolute
+      ? { kind: 'path', parts: redirect.parts }
+      : this.trail.kind === 'name'
+        ? { kind: 'name', name: redirect.name }
+        : { kind: 'path', parts: [...this.trail.parts.slice(0, -1), redirect.name] }
+  }
+
+  /** Follows an absolute redirect in every lower layer below the one that says so. */
+  private searchByPath(): void {
+    const after = this.last?.layer.index ?? 0
+    for (const layer of this.view.lowers) {
+      if (this.trail.kind !== 'path') return
+      if (layer.index > after && !this.walk(layer, this.trail.parts)) return
+    }
+  }
+
+  /**
+   * Follows a path from the root of one layer. A directory on the way that is opaque ends the search with this layer; one
+   * that is itself redirected changes the path for the layers below. Returns whether to go on in the next layer.
+   */
+  private walk(layer: Layer, parts: readonly string[]): boolean {
+    const below = layer.index < this.view.lowers.length
+    let dir = layer.root
+    let goOn = true
+    for (const [i, part] of parts.entries()) {
+      const probed = probe(this.view, dir, part, below)
+      if (probed === 'hidden') return false
+      if (probed === 'absent') return goOn
+      if (i === parts.length - 1) return this.accept(dir, part, probed, below) && goOn
+      if (!sys.S_ISDIR(probed.mode)) return false
+      const dirfd = this.view.fds.get(dir)
+      const next = new DirReal(layer, dir, part)
+      const names = below || layer.root.xwhiteouts ? sys.listxattrAt(dirfd, part) : []
+      if (names.length > 0) {
+        const { opaque, xwhiteouts } = opaquenessFromXattrs(dirfd, part, names)
+        next.xwhiteouts = xwhiteouts
+        if (opaque) goOn = false
+        this.trail = { kind: 'path', parts: parts.slice(0, i + 1) }
+        this.readRedirect(dirfd, part, names)
+        this.trail = { kind: 'path', parts: [...this.trail.parts, ...parts.slice(i + 1)] }
+      }
+      if (hasMarker(this.view, dir, dirfd, part)) goOn = false
+      dir = next
+      if (goOn && below && hasOpaqueMarker(this.view.fds.get(dir))) goOn = false
+    }
+    return goOn
+  }
+
+  private result(): Resolved {
+    const stat = this.stat
+    if (stat === undefined) throw new SysError(E.EIO, 'lookup', this.name)
+    return {
+      stat,
+      upper: this.upper,
+      lower: this.lowerFile,
+      lowers: this.lowers,
+      lowerStat: this.lowerStat,
+      upperXattrs: this.upperXattrs,
+    }
+  }
+}

@@ -1,0 +1,249 @@
+/**
+ * Opening the layers of a mount, and finding out what the upper filesystem can do.
+ *
+ * Where the daemon may, it clones the mounts that the layers lie on: a detached mount has no other mounts below it, so a layer
+ * never leads into another filesystem, and least of all into the overlay's own mountpoint, where the daemon would wait for itself. The
+ * kernel's overlayfs does the same (fs/overlayfs/super.c, clone_private_mount).
+ */
+import * as sys from '../sys/index.js'
+import { E } from '../base/errno.js'
+import { SysError } from '../base/sys-error.js'
+import type { Fd } from '../base/fd.js'
+import type { OverlayPrefix, WhiteoutDialect } from '../format/index.js'
+import type { OverlayConfig } from './config.js'
+import { Layer } from './layer.js'
+import { emptyDir, removeTree, type UpperFeatures, WorkDir } from './workdir.js'
+
+const DIR = sys.O_RDONLY | sys.O_DIRECTORY
+/** The kernel's marker of an upper whose writes were never synced. */
+const VOLATILE = 'incompat/volatile'
+
+export interface OpenedLayers {
+  readonly upper: Layer | null
+  readonly lowers: Layer[]
+  readonly dataOnly: Layer[]
+  readonly work: WorkDir | null
+  readonly prefix: OverlayPrefix
+  /** False where the layers' mounts could not be cloned: mounts below a layer then show through. */
+  readonly cloned: boolean
+}
+
+/** @throws SysError with the path that is to blame */
+export function openLayers(config: OverlayConfig): OpenedLayers {
+  const opened: Fd[] = []
+  const keep = (fd: Fd): Fd => {
+    opened.push(fd)
+    return fd
+  }
+  try {
+    let cloned = true
+    const openLower = (path: string, index: number): Layer => {
+      const fd = cloneMount(path)
+      cloned &&= fd !== undefined
+      return layer(index, keep(fd ?? sys.openat(sys.AT_FDCWD, path, DIR)), path, true)
+    }
+    const lowers = config.lower.map((path, i) => openLower(path, i + 1))
+    const dataOnly = (config.dataOnly ?? []).map((path, i) => openLower(path, lowers.length + i + 1))
+    for (const lower of lowers) readLayerRoot(lower)
+    if (config.upper === undefined || config.work === undefined) {
+      return { upper: null, lowers, dataOnly, work: null, prefix: defaultPrefix(), cloned }
+    }
+    const pair = openUpperAndWork(config.upper, config.work)
+    keep(pair.upper)
+    keep(pair.work)
+    cloned &&= pair.cloned
+    lockUpper(pair.upper, config.upper)
+    lockUpper(pair.work, config.work)
+    const upper = layer(0, pair.upper, config.upper, false)
+    const work = prepareWork(pair.work, config)
+    opened.push(work.fd)
+    readLayerRoot(upper)
+    return { upper, lowers, dataOnly, work, prefix: work.prefix, cloned }
+  } catch (error) {
+    for (const fd of opened) fd.close()
+    throw error
+  }
+}
+
+function layer(index: number, fd: Fd, path: string, readOnly: boolean): Layer {
+  return new Layer(index, fd, path, sys.statFd(fd.n).dev, readOnly)
+}
+
+/** What the root's own attributes say: the kernel writes opaque=x on a layer's root that has xattr whiteouts anywhere. */
+function readLayerRoot(one: Layer): void {
+  const names = sys.listxattrAt(one.rootFd.n, '')
+  for (const prefix of ['trusted.overlay.', 'user.overlay.']) {
+    if (names.includes(prefix + 'impure')) one.root.impure = true
+    if (!names.includes(prefix + 'opaque')) continue
+    if (sys.getxattrAt(one.rootFd.n, '', prefix + 'opaque')?.toString('latin1') === 'x')
+      one.root.xwhiteouts = true
+  }
+}
+
+/** A detached copy of the mount at `path`, without the mounts below it; `undefined` where that is not allowed. */
+function cloneMount(path: string): Fd | undefined {
+  try {
+    using tree = sys.openTree(sys.AT_FDCWD, path, sys.OPEN_TREE_CLONE | sys.OPEN_TREE_CLOEXEC)
+    return sys.openat(tree.n, '.', DIR)
+  } catch (error) {
+    if (error instanceof SysError && error.errno !== E.ENOENT && error.errno !== E.ENOTDIR) return undefined
+    throw error
+  }
+}
+
+/**
+ * Renames between work and upper need one mount for both: their common parent directory is cloned, and both are opened
+ * below it.
+ */
+function openUpperAndWork(upper: string, work: string): { upper: Fd; work: Fd; cloned: boolean } {
+  const plainUpper = sys.openat(sys.AT_FDCWD, upper, DIR)
+  let plainWork: Fd | undefined
+  try {
+    plainWork = sys.openat(sys.AT_FDCWD, work, DIR)
+    const pair = clonePair(upper, work)
+    if (pair !== undefined && sameObject(pair.upper, plainUpper) && sameObject(pair.work, plainWork)) {
+      plainUpper.close()
+      plainWork.close()
+      return { ...pair, cloned: true }
+    }
+    pair?.upper.close()
+    pair?.work.close()
+    return { upper: plainUpper, work: plainWork, cloned: false }
+  } catch (error) {
+    plainUpper.close()
+    plainWork?.close()
+    throw error
+  }
+}
+
+function sameObject(a: Fd, b: Fd): boolean {
+  const [one, two] = [sys.statFd(a.n), sys.statFd(b.n)]
+  return one.dev === two.dev && one.inoLo === two.inoLo && one.inoHi === two.inoHi
+}
+
+function clonePair(upper: string, work: string): { upper: Fd; work: Fd } | undefined {
+  const [a, b] = [upper.split('/'), work.split('/')]
+  let shared = 0
+  while (shared < a.length && shared < b.length && a[shared] === b[shared]) shared++
+  const base = cloneMount(a.slice(0, shared).join('/') || '/')
+  if (base === undefined) return undefined
+  try {
+    using root = base
+    const upperFd = sys.openat(root.n, a.slice(shared).join('/') || '.', DIR)
+    try {
+      return { upper: upperFd, work: sys.openat(root.n, b.slice(shared).join('/') || '.', DIR) }
+    } catch (error) {
+      upperFd.close()
+      throw error
+    }
+  } catch (error) {
+    // A mount between the common parent and one of the two: they are opened as they are.
+    if (error instanceof SysError) return undefined
+    throw error
+  }
+}
+
+/** @throws SysError EBUSY when a live mount of ours has it */
+function lockUpper(fd: Fd, path: string): void {
+  if (!sys.flock(fd.n, sys.LOCK_EX | sys.LOCK_NB)) throw new SysError(E.EBUSY, 'flock', path)
+}
+
+/** `WORKDIR/work`, made or emptied. @throws SysError EINVAL for an upper that a volatile mount left behind */
+function prepareWork(workdir: Fd, config: OverlayConfig): WorkDir {
+  const volatile = sys.statAt(workdir.n, `work/${VOLATILE}`) !== undefined
+  if (volatile) throw new SysError(E.EINVAL, 'volatile', `${config.work ?? ''}/work/${VOLATILE}`)
+  makeDir(workdir.n, 'work')
+  emptyDir(workdir.n, 'work')
+  const fd = sys.openat(workdir.n, 'work', DIR | sys.O_NOFOLLOW)
+  try {
+    if (config.options.volatile) {
+      makeDir(fd.n, 'incompat')
+      makeDir(fd.n, VOLATILE)
+    }
+    const prefix = config.options.noxattrs ? defaultPrefix() : workingPrefix(fd)
+    return new WorkDir(fd, prefix ?? defaultPrefix(), probeFeatures(fd, prefix, config))
+  } catch (error) {
+    fd.close()
+    throw error
+  }
+}
+
+/** A volatile upper that was unmounted in order, and synced, is like any other. */
+export function endVolatile(work: WorkDir): void {
+  removeTree(work.fd.n, 'incompat')
+}
+
+function makeDir(dirfd: number, name: string): void {
+  try {
+    sys.mkdirat(dirfd, name, 0o700)
+  } catch (error) {
+    if (!(error instanceof SysError) || error.errno !== E.EEXIST) throw error
+  }
+}
+
+function defaultPrefix(): OverlayPrefix {
+  return sys.geteuid() === 0 ? 'trusted.overlay.' : 'user.overlay.'
+}
+
+/** The namespace in which attributes can be written here, if any. */
+function workingPrefix(work: Fd): OverlayPrefix | undefined {
+  for (const prefix of ['trusted.overlay.', 'user.overlay.'] as const) {
+    if (
+      succeeds(() => {
+        sys.setxattrAt(work.n, '', prefix + 'opaque', Buffer.from('0'))
+        sys.removexattrAt(work.n, '', prefix + 'opaque')
+      })
+    ) {
+      return prefix
+    }
+  }
+  return undefined
+}
+
+/** Tries each feature in the work directory, as fs/overlayfs/super.c does at mount. */
+function probeFeatures(work: Fd, prefix: OverlayPrefix | undefined, config: OverlayConfig): UpperFeatures {
+  const dir = work.n
+  const tmpfile = succeeds(() => {
+    sys.openat(dir, '.', sys.O_TMPFILE | sys.O_RDWR, 0o600).close()
+  })
+  const touch = (name: string): void => {
+    sys.openat(dir, name, sys.O_CREAT | sys.O_WRONLY, 0o600).close()
+  }
+  const renameExchange = succeeds(() => {
+    touch('a')
+    touch('b')
+    sys.renameat2(dir, 'a', dir, 'b', sys.RENAME_EXCHANGE)
+  })
+  const renameWhiteout = succeeds(() => {
+    touch('a')
+    sys.renameat2(dir, 'a', dir, 'c', sys.RENAME_WHITEOUT)
+  })
+  emptyDir(dir, '.')
+  if (config.options.volatile) {
+    makeDir(dir, 'incompat')
+    makeDir(dir, VOLATILE)
+  }
+  const mknod = succeeds(() => {
+    sys.mknodat(dir, 'd', sys.S_IFCHR, 0)
+    sys.unlinkat(dir, 'd', 0)
+  })
+  const asked = config.options.whiteout
+  const best: WhiteoutDialect = mknod ? 'char' : prefix !== undefined ? 'xattr' : 'file'
+  return {
+    tmpfile,
+    renameExchange,
+    renameWhiteout,
+    xattrs: prefix !== undefined,
+    whiteout: asked === 'auto' ? best : asked,
+  }
+}
+
+function succeeds(attempt: () => void): boolean {
+  try {
+    attempt()
+    return true
+  } catch (error) {
+    if (error instanceof SysError) return false
+    throw error
+  }
+}

@@ -1,0 +1,175 @@
+/**
+ * The merged listing of a directory, and how the kernel reads it.
+ *
+ * A directory that exists in one layer only is not merged: its entries are taken as they come. In a merged one the upper
+ * layers' names are kept in a map, whiteouts among them.
+ */
+import * as sys from '../sys/index.js'
+import {
+  hasWhiteoutXattr,
+  hiddenByMarker,
+  isMarkerName,
+  isCharWhiteout,
+  mayBeXattrWhiteout,
+} from '../format/index.js'
+import type { DirSink } from '../fuse/filesystem.js'
+import type { DirInode } from './inode.js'
+import { type DirReal, openBeneath } from './layer.js'
+import { FIRST_COOKIE, Listing } from './listing.js'
+import { lookupChild } from './lookup.js'
+import type { View } from './view.js'
+
+/** READDIR and READDIRPLUS. */
+export function readdir(view: View, dir: DirInode, cookie: number, sink: DirSink): void {
+  if (cookie < 1 && !addDot(view, sink, '.', dir.ino, 1)) return
+  if (cookie < 2 && !addDot(view, sink, '..', dir.parent?.ino ?? dir.ino, 2)) return
+  if (cookie < FIRST_COOKIE - 1 && dir.listing?.worn === true) view.listings.drop(dir)
+  const listing = listingOf(view, dir)
+  for (let at = Math.max(0, cookie - FIRST_COOKIE + 1); at < listing.names.length; at++) {
+    const name = listing.names[at]
+    if (name === undefined) continue
+    if (!sink.fits(name)) return
+    const next = at + FIRST_COOKIE
+    const type = listing.types[at] ?? sys.DT_UNKNOWN
+    const added = sink.plus
+      ? addPlus(view, dir, sink, name, type, next)
+      : sink.add(name, entryIno(view, dir, listing, at, name), type, next)
+    if (!added) return
+  }
+}
+
+function addDot(_view: View, sink: DirSink, name: string, ino: number, cookie: number): boolean {
+  return sink.plus
+    ? sink.addPlus(name, cookie, sys.DT_DIR, undefined, ino)
+    : sink.add(name, ino, sys.DT_DIR, cookie)
+}
+
+/** An entry that vanished from its layer behind the mount is left out; one that cannot be looked up is shown by name. */
+function addPlus(
+  view: View,
+  dir: DirInode,
+  sink: DirSink,
+  name: string,
+  type: number,
+  cookie: number,
+): boolean {
+  let found: ReturnType<typeof lookupChild>
+  try {
+    found = lookupChild(view, dir, name)
+  } catch {
+    return sink.addPlus(name, cookie, type, undefined, 0)
+  }
+  if (found === undefined) return true
+  const entry = view.entry(found.inode, found.stat)
+  return sink.addPlus(name, cookie, found.inode.type >>> 12, entry, found.inode.ino)
+}
+
+/** d_ino as stat(2) would say it. */
+function entryIno(view: View, dir: DirInode, listing: Listing, at: number, name: string): number {
+  const known = dir.children.get(name)
+  if (known !== undefined) return known.ino
+  const from = listing.from[at] ?? 0
+  const real = from === 0 ? dir.upper : dir.lowers[from - 1]
+  const isDir = listing.types[at] === sys.DT_DIR
+  // A merged directory shows its lower number, an upper file with an origin that one's: ask properly.
+  const plain = from === 0 ? dir.upper?.impure === false && !(isDir && listing.more[at] === true) : true
+  if (real === undefined || real === null || !plain) {
+    const inode = lookupChild(view, dir, name)?.inode
+    if (inode !== undefined) view.table.dropIfUnused(inode)
+    return inode?.ino ?? 1
+  }
+  return view.inos.shownEntry(real.layer.dev, listing.inos[at] ?? 1)
+}
+
+/** The directory's listing, made if it is not held. */
+export function listingOf(view: View, dir: DirInode): Listing {
+  const held = dir.listing
+  if (held !== null) {
+    view.listings.hold(dir, held)
+    return held
+  }
+  // A removed directory is empty, whatever the layers have under its old name.
+  const listing = dir.nameless && dir !== view.table.root ? new Listing() : merge(view, dir)
+  view.listings.hold(dir, listing)
+  return listing
+}
+
+function merge(view: View, dir: DirInode): Listing {
+  const listing = new Listing()
+  const hidden = new Set<string>()
+  const stack: { real: DirReal; from: number }[] = dir.lowers.map((real, i) => ({ real, from: i + 1 }))
+  if (dir.upper !== null) stack.unshift({ real: dir.upper, from: 0 })
+  for (const [i, { real, from }] of stack.entries()) {
+    mergeOne(view, listing, hidden, real, from, i + 1 < stack.length)
+  }
+  return listing
+}
+
+/** Adds the entries of one real directory to what those above it gave. */
+function mergeOne(
+  view: View,
+  listing: Listing,
+  hidden: Set<string>,
+  real: DirReal,
+  from: number,
+  below: boolean,
+): void {
+  const first = listing.size === 0 && hidden.size === 0
+  const dirfd = view.fds.get(real)
+  const hides: string[] = []
+  let markers = false
+  const fd = openBeneath(dirfd, '.', sys.O_RDONLY | sys.O_DIRECTORY)
+  try {
+    for (;;) {
+      const batch = sys.getdents(fd)
+      if (batch === undefined) break
+      for (let i = 0; i < batch.names.length; i++) {
+        const name = batch.names[i] ?? ''
+        if (isMarkerName(name)) {
+          markers = true
+          const hiddenName = hiddenByMarker(name)
+          if (hiddenName !== undefined) hides.push(hiddenName)
+          continue
+        }
+        const at = first ? undefined : listing.position(name)
+        if (at !== undefined) {
+          listing.more[at] = true
+          continue
+        }
+        if (!first && hidden.has(name)) continue
+        const type = classify(real, dirfd, name, batch.types[i] ?? sys.DT_UNKNOWN)
+        if (type === undefined) {
+          if (below) hides.push(name)
+        } else {
+          listing.add(name, type, batch.inos[i] ?? 0, from)
+        }
+      }
+    }
+  } finally {
+    sys.close(fd)
+  }
+  real.markers = markers
+  if (below) for (const name of hides) if (!hasOwnEntry(listing, name, from)) hidden.add(name)
+}
+
+/** `.wh.NAME` beside NAME of the same layer hides only what is below; NAME itself shows, and nothing merges with it. */
+function hasOwnEntry(listing: Listing, name: string, from: number): boolean {
+  const at = listing.position(name)
+  return at !== undefined && listing.from[at] === from
+}
+
+/** The entry's DT_ type, or `undefined` for a whiteout. */
+function classify(real: DirReal, dirfd: number, name: string, type: number): number | undefined {
+  const suspicious =
+    type === sys.DT_CHR || type === sys.DT_UNKNOWN || (type === sys.DT_REG && real.xwhiteouts)
+  if (!suspicious) return type
+  const stat = sys.statAt(dirfd, name)
+  if (stat === undefined || isCharWhiteout(stat)) return undefined
+  if (real.xwhiteouts && mayBeXattrWhiteout(stat) && hasWhiteoutXattr(dirfd, name)) return undefined
+  return (stat.mode & sys.S_IFMT) >>> 12
+}
+
+/** Whether the merged view of the directory shows nothing. */
+export function isEmpty(view: View, dir: DirInode): boolean {
+  return listingOf(view, dir).size === 0
+}

@@ -1,0 +1,84 @@
+/** unlink and rmdir. */
+import * as sys from '../sys/index.js'
+import { E } from '../base/errno.js'
+import { SysError } from '../base/sys-error.js'
+import { ensureUpper } from './copy-up.js'
+import type { DirInode, Inode } from './inode.js'
+import { Real } from './layer.js'
+import { lookupChild, lowerPositive } from './lookup.js'
+import { isEmpty } from './readdir.js'
+import type { View } from './view.js'
+import { replaceByWhiteout, takeAway, whiteOut } from './whiteout.js'
+
+/** @throws SysError ENOENT, EISDIR, EROFS, ENOSPC (a whiteout needs room), … */
+export function unlink(view: View, parent: DirInode, name: string): void {
+  const inode = existing(view, parent, name)
+  if (inode.isDir()) throw new SysError(E.EISDIR, 'unlink', name)
+  removeObject(view, parent, name, inode)
+}
+
+/** @throws SysError ENOTEMPTY when anything shows in the merged directory; ENOTDIR */
+export function rmdir(view: View, parent: DirInode, name: string): void {
+  const inode = existing(view, parent, name)
+  if (!inode.isDir()) throw new SysError(E.ENOTDIR, 'rmdir', name)
+  if (!isEmpty(view, inode)) throw new SysError(E.ENOTEMPTY, 'rmdir', name)
+  removeObject(view, parent, name, inode)
+}
+
+export function existing(view: View, parent: DirInode, name: string): Inode {
+  if (view.upper === null) throw new SysError(E.EROFS, 'change', name)
+  const found = lookupChild(view, parent, name)
+  if (found === undefined) throw new SysError(E.ENOENT, 'change', name)
+  return found.inode
+}
+
+function removeObject(view: View, parent: DirInode, name: string, inode: Inode): void {
+  ensureUpper(view, parent)
+  const below = parent.merges && lowerPositive(view, parent, name)
+  keepReachable(view, inode, parent, name)
+  try {
+    if (inode.upper === null) whiteOut(view, parent, name)
+    else if (below) replaceByWhiteout(view, parent, name, inode.isDir())
+    else takeAway(view, view.upperFd(parent), name, inode.isDir())
+  } catch (error) {
+    letGo(inode)
+    throw error
+  }
+  nameGone(view, inode, parent, name)
+}
+
+/**
+ * Before the name by which an upper object is reached goes: holds the object itself, in case the kernel still uses it (an
+ * open file, a working directory). Opens send no message, so the daemon cannot know; FORGET lets go.
+ */
+export function keepReachable(view: View, inode: Inode, parent: DirInode, name: string): void {
+  if (inode.upper === null || inode.orphan !== null || inode.nlookup === 0) return
+  if (inode.aliases !== null || inode.parent !== parent || inode.name !== name) return
+  inode.orphan = sys.openat(view.upperFd(parent), name, sys.O_PATH | sys.O_NOFOLLOW)
+}
+
+/** Undoes {@link keepReachable} when the name stayed after all. */
+export function letGo(inode: Inode): void {
+  if (inode.nameless) return
+  inode.orphan?.close()
+  inode.orphan = null
+}
+
+/** The name is gone on disk: now in memory. */
+export function nameGone(view: View, inode: Inode, parent: DirInode, name: string): void {
+  parent.listing?.remove(name)
+  const wasUpper = inode.upper !== null
+  view.table.removeName(inode, parent, name)
+  if (wasUpper) {
+    const next = inode.parent
+    if (inode.isDir()) {
+      if (inode.upper !== null) view.fds.drop(inode.upper)
+      inode.upper = null
+    } else {
+      // Another name of the same object becomes the way to it; without one it is reached by `orphan`.
+      inode.upper = next?.upper == null ? null : new Real(next.upper.layer, next.upper, inode.name)
+    }
+    if (inode.orphan === null && inode.upper === null) inode.lower = null
+  }
+  view.table.dropIfUnused(inode)
+}

@@ -1,0 +1,158 @@
+/**
+ * What every operation works on: the layers, the objects known to the kernel, and how a real object is reached.
+ */
+import * as sys from '../sys/index.js'
+import type { Stat } from '../sys/index.js'
+import { E } from '../base/errno.js'
+import { SysError } from '../base/sys-error.js'
+import type { Attr, Entry, KernelSide } from '../fuse/filesystem.js'
+import type { OverlayPrefix } from '../format/index.js'
+import type { MountOptions } from './config.js'
+import { type DirInode, type Inode, InodeTable } from './inode.js'
+import type { InoMap } from './ino.js'
+import type { DirFds, Layer, DirReal } from './layer.js'
+import type { ListingCache } from './listing-cache.js'
+import type { Ownership } from './ownership.js'
+import type { WorkDir } from './workdir.js'
+
+/** A real object as the *at calls take it: name '' is the object behind the descriptor itself. */
+export interface At {
+  readonly dirfd: number
+  readonly name: string
+}
+
+export class View {
+  kernel!: KernelSide
+  readonly table: InodeTable
+
+  constructor(
+    readonly upper: Layer | null,
+    /** Lower layers, top first; `lowers[i].index` is i + 1. */
+    readonly lowers: readonly Layer[],
+    /** Data-only layers (below `::`), top first. */
+    readonly dataOnly: readonly Layer[],
+    readonly work: WorkDir | null,
+    readonly fds: DirFds,
+    readonly listings: ListingCache,
+    readonly inos: InoMap,
+    readonly owner: Ownership,
+    readonly options: MountOptions,
+    readonly prefix: OverlayPrefix,
+    root: DirInode,
+  ) {
+    this.table = new InodeTable(root, inode => this.dropped(inode))
+  }
+
+  /** @throws SysError ESTALE for a nodeid that was never given out: the kernel then walks the path anew. */
+  inode(nodeid: number): Inode {
+    const inode = this.table.get(nodeid)
+    if (inode === undefined) throw new SysError(E.ESTALE, 'nodeid', String(nodeid))
+    return inode
+  }
+
+  dir(nodeid: number): DirInode {
+    const inode = this.inode(nodeid)
+    if (!inode.isDir()) throw new SysError(E.ENOTDIR, 'nodeid', inode.name)
+    return inode
+  }
+
+  /** Where the object that holds an inode's attributes is: orphan, upper, or else the topmost lower. */
+  at(inode: Inode): At {
+    if (inode.orphan !== null) return { dirfd: inode.orphan.n, name: '' }
+    const real = inode.upper ?? inode.lower
+    if (real === null) throw new SysError(E.ESTALE, 'inode', inode.name)
+    if (real.parent === null) return { dirfd: real.layer.rootFd.n, name: '' }
+    return { dirfd: this.fds.get(real.parent), name: real.name }
+  }
+
+  stat(inode: Inode): Stat {
+    const { dirfd, name } = this.at(inode)
+    const stat = sys.statAt(dirfd, name)
+    if (stat === undefined) throw new SysError(E.ESTALE, 'statx', inode.name)
+    return stat
+  }
+
+  /** fuse_attr of an inode whose real object's attributes are `stat`. */
+  attr(inode: Inode, stat: Stat): Attr {
+    const shown = this.owner.shown(stat, inode, this)
+    return {
+      ino: inode.ino,
+      size: stat.size,
+      blocks: stat.blocks,
+      atime: stat.atime,
+      mtime: stat.mtime,
+      ctime: stat.ctime,
+      atimeNsec: stat.atimeNsec,
+      mtimeNsec: stat.mtimeNsec,
+      ctimeNsec: stat.ctimeNsec,
+      mode: inode.type | (shown.mode & 0o7777),
+      nlink: this.nlink(inode, stat),
+      uid: shown.uid,
+      gid: shown.gid,
+      rdev: sys.encodeDev(shown.rdev),
+      blksize: stat.blksize,
+    }
+  }
+
+  /** The links of a merged directory cannot be counted without reading it: 1, which find(1) understands (as overlayfs). */
+  private nlink(inode: Inode, stat: Stat): number {
+    if (inode.isDir()) {
+      const merged = inode.lowers.length + (inode.upper === null ? 0 : 1) > 1
+      return merged || this.options.staticNlink ? 1 : stat.nlink
+    }
+    if (inode.nameless && inode.orphan === null) return 0
+    return stat.nlink
+  }
+
+  /** The answer that makes the kernel hold one more reference. */
+  entry(inode: Inode, stat: Stat): Entry {
+    inode.nlookup++
+    const valid = this.options.timeout
+    return {
+      nodeid: inode.nodeid,
+      generation: 0,
+      entryValid: valid,
+      attrValid: valid,
+      attr: this.attr(inode, stat),
+    }
+  }
+
+  /** The directory's upper real, where the caller made sure that there is one. */
+  upperOf(dir: DirInode): DirReal {
+    if (dir.upper === null) throw new SysError(E.EROFS, 'upper', dir.name)
+    return dir.upper
+  }
+
+  upperFd(dir: DirInode): number {
+    return this.fds.get(this.upperOf(dir))
+  }
+
+  /** @throws SysError EROFS on a mount without upperdir */
+  workdir(): WorkDir {
+    if (this.work === null) throw new SysError(E.EROFS, 'mount')
+    return this.work
+  }
+
+  /** Attributes that the kernel holds for `inode` are no longer true, and no reply will say so. */
+  attrChanged(inode: Inode): void {
+    if (inode.nlookup > 0) this.kernel.invalidateInode(inode.nodeid, -1, 0)
+  }
+
+  private dropped(inode: Inode): void {
+    this.kernel.unregisterFile(inode.nodeid)
+    inode.orphan?.close()
+    inode.orphan = null
+    if (inode.isDir()) {
+      this.listings.drop(inode)
+      if (inode.upper !== null) this.fds.drop(inode.upper)
+      for (const lower of inode.lowers) this.fds.drop(lower)
+    }
+  }
+
+  close(): void {
+    for (const inode of this.table.all()) inode.orphan?.close()
+    this.fds.closeAll()
+    for (const layer of [this.upper, ...this.lowers, ...this.dataOnly]) layer?.rootFd.close()
+    this.work?.close()
+  }
+}

@@ -1,0 +1,62 @@
+/** Extended attributes: the overlay's own are hidden, and those of an overlay on top of this one are escaped. */
+import * as sys from '../sys/index.js'
+import { E } from '../base/errno.js'
+import { SysError } from '../base/sys-error.js'
+import {
+  escapeXattr,
+  FUSE_OVERLAYFS_PREFIX,
+  OVERRIDE_STAT_CONTAINERS,
+  OVERRIDE_STAT_SECURITY,
+  unescapeXattr,
+} from '../format/index.js'
+import type { Caller } from '../fuse/filesystem.js'
+import { ensureUpper } from './copy-up.js'
+import type { Inode } from './inode.js'
+import type { View } from './view.js'
+
+/** @throws SysError ENODATA; EOPNOTSUPP with noxattrs */
+export function getxattr(view: View, inode: Inode, name: string): Buffer {
+  const at = view.at(inode)
+  const value = isOwn(view, name) ? undefined : sys.getxattrAt(at.dirfd, at.name, escapeXattr(name))
+  if (value === undefined) throw new SysError(E.ENODATA, 'getxattr', name)
+  return value
+}
+
+/** trusted.* is listed for root only, as fs/overlayfs/xattrs.c does. */
+export function listxattr(view: View, inode: Inode, caller: Caller): string[] {
+  const at = view.at(inode)
+  const shown: string[] = []
+  for (const stored of sys.listxattrAt(at.dirfd, at.name)) {
+    const name = unescapeXattr(stored)
+    if (name === undefined || isOwn(view, name)) continue
+    if (name.startsWith('trusted.') && caller.uid !== 0) continue
+    shown.push(name)
+  }
+  return shown
+}
+
+/** @throws SysError EEXIST (XATTR_CREATE), ENODATA (XATTR_REPLACE), ENOSPC, EDQUOT, EROFS, EPERM */
+export function setxattr(view: View, inode: Inode, name: string, value: Buffer, flags: number): void {
+  if (isOwn(view, name)) throw new SysError(E.EPERM, 'setxattr', name)
+  ensureUpper(view, inode)
+  const at = view.at(inode)
+  sys.setxattrAt(at.dirfd, at.name, escapeXattr(name), value, flags)
+}
+
+export function removexattr(view: View, inode: Inode, name: string): void {
+  if (isOwn(view, name)) throw new SysError(E.EPERM, 'removexattr', name)
+  // Asked before the copy-up: removing nothing must not copy anything.
+  if (inode.upper === null) getxattr(view, inode, name)
+  ensureUpper(view, inode)
+  const at = view.at(inode)
+  sys.removexattrAt(at.dirfd, at.name, escapeXattr(name))
+}
+
+/** Names that are this overlay's own and have no escaped form. */
+function isOwn(view: View, name: string): boolean {
+  return (
+    name.startsWith(FUSE_OVERLAYFS_PREFIX) ||
+    name === OVERRIDE_STAT_SECURITY ||
+    (name === OVERRIDE_STAT_CONTAINERS && view.owner.overrideAttr !== undefined)
+  )
+}

@@ -31,7 +31,7 @@ export function statx(view: View, inode: Inode): StatxReply {
  */
 export function setattr(view: View, inode: Inode, change: SetAttr): AttrReply {
   // A file that is cut keeps only what lies before the cut.
-  ensureUpper(view, inode, change.size)
+  ensureUpper(view, inode, change.size ?? 'metadata')
   const at = view.at(inode)
   if (change.size !== undefined) truncate(view, inode, change.size)
   if (change.uid !== undefined || change.gid !== undefined) chown(view, inode, at, change)

@@ -15,26 +15,34 @@ import { Fd } from '../base/fd.js'
 import { Again } from '../fuse/filesystem.js'
 import { type DirInode, type Inode } from './inode.js'
 import { DirReal, openBeneath, Real } from './layer.js'
-import { copyMetadata, keepingTimes } from './metadata.js'
+import { METACOPY_WITHOUT_DIGEST, OVERLAY_PREFIXES } from '../format/index.js'
+import { copyMetadata, copyTimes, keepingTimes } from './metadata.js'
 import { originRecord } from './origin-ino.js'
 import type { At, View } from './view.js'
 
+/** How much of a regular file's data the change that follows needs: so many bytes, or none where metacopy allows it. */
+export type Extent = number | 'metadata'
+
 /**
- * Returns when `inode` has an upper object (or is one without a name). `size`: how much of a regular file's data will
- * still matter, for a truncation that follows.
+ * Returns when `inode` has an upper object (or is one without a name), with as much of its data as `extent` says.
  * @throws Again while the data is being copied
  * @throws SysError EROFS without upperdir; ENOSPC, EDQUOT, EIO, EPERM as the upper filesystem says
  */
-export function ensureUpper(view: View, inode: Inode, size = Infinity): void {
-  if (inode.orphan !== null || (inode.upper !== null && !inode.metacopy)) return
+export function ensureUpper(view: View, inode: Inode, extent: Extent = Infinity): void {
+  const above = inode.upper !== null || inode.orphan !== null
+  if (above && (inode.data === null || extent === 'metadata')) return
   if (view.upper === null) throw new SysError(E.EROFS, 'copy-up', inode.name)
   if (inode.copyUp !== null) throw new Again(inode.copyUp)
   if (inode.isDir()) return copyUpDir(view, inode)
   if (inode.type !== sys.S_IFREG) return copyUpSpecial(view, inode)
-  const copying = copyUpFile(view, inode, size).finally(() => {
-    inode.copyUp = null
-    view.table.dropIfUnused(inode)
-  })
+  if (extent === 'metadata' && view.options.metacopy && !inode.nameless) return copyUpMetadata(view, inode)
+  const size = extent === 'metadata' ? Infinity : extent
+  const copying = (above ? completeMetacopy(view, inode, size) : copyUpFile(view, inode, size)).finally(
+    () => {
+      inode.copyUp = null
+      view.table.dropIfUnused(inode)
+    },
+  )
   inode.copyUp = copying
   throw new Again(copying)
 }
@@ -174,14 +182,60 @@ function copyUpSpecial(view: View, inode: Inode): void {
   )
 }
 
+/** metacopy=on: the upper file gets everything but the data, which is found below by name (or redirect, once renamed). */
+function copyUpMetadata(view: View, inode: Inode): void {
+  if (inode.parent !== null) ensureUpper(view, inode.parent)
+  const copy = begin(view, inode)
+  using temp = TempFile.create(view, inode)
+  sys.truncateFd(temp.fd.n, copy.stat.size)
+  const to: At = { dirfd: temp.fd.n, name: '' }
+  sys.setxattrAt(to.dirfd, '', view.prefix + 'metacopy', METACOPY_WITHOUT_DIGEST)
+  dress(view, copy, to)
+  commit(view, copy, (dirfd, name) => {
+    temp.publish(dirfd, name)
+  })
+  inode.data ??= copy.lower
+  // Its readers must look for the attribute, which is where an origin would be.
+  if (inode.parent !== null) markImpure(view, inode.parent)
+}
+
+/**
+ * Gives a metacopy file its data. The attribute goes last: until then a reader, after a crash too, takes the data from below.
+ */
+async function completeMetacopy(view: View, inode: Inode, size: number): Promise<void> {
+  const data = inode.data
+  if (data?.parent == null) throw new SysError(E.ESTALE, 'copy-up', inode.name)
+  using source = new Fd(openBeneath(view.fds.get(data.parent), data.name, sys.O_RDONLY | sys.O_NOATIME))
+  const { dirfd, name } = view.at(inode)
+  using target = new Fd(
+    name === ''
+      ? sys.openat(sys.AT_FDCWD, `/proc/self/fd/${dirfd}`, sys.O_RDWR).release()
+      : openBeneath(dirfd, name, sys.O_RDWR),
+  )
+  const before = sys.statFd(target.n)
+  await sys.copyData(source.n, target.n, Math.min(size, before.size))
+  copyTimes({ dirfd: target.n, name: '' }, before)
+  if (view.options.fsync && !view.options.volatile) await sys.fsync(target.n)
+  for (const prefix of OVERLAY_PREFIXES) {
+    if (sys.fgetxattr(target.n, prefix + 'metacopy') !== undefined)
+      sys.fremovexattr(target.n, prefix + 'metacopy')
+  }
+  inode.data = null
+  view.kernel.unregisterFile(inode.nodeid)
+}
+
 async function copyUpFile(view: View, inode: Inode, size: number): Promise<void> {
   if (inode.parent !== null) ensureUpper(view, inode.parent)
   const copy = begin(view, inode)
-  using source = new Fd(openBeneath(copy.from.dirfd, copy.from.name, sys.O_RDONLY | sys.O_NOATIME))
+  const data = inode.data ?? copy.lower
+  const dataDir = data.parent === null ? data.layer.rootFd.n : view.fds.get(data.parent)
+  using source = new Fd(openBeneath(dataDir, data.name, sys.O_RDONLY | sys.O_NOATIME))
+  using original =
+    data === copy.lower ? null : new Fd(openBeneath(copy.from.dirfd, copy.from.name, sys.O_PATH))
   using temp = TempFile.create(view, inode)
   await sys.copyData(source.n, temp.fd.n, Math.min(size, copy.stat.size))
   // The directory descriptors of `begin` may have been closed meanwhile: the open files stand for the objects.
-  const opened: CopyUp = { ...copy, from: { dirfd: source.n, name: '' } }
+  const opened: CopyUp = { ...copy, from: { dirfd: (original ?? source).n, name: '' } }
   dress(view, opened, { dirfd: temp.fd.n, name: '' })
   if (view.options.fsync && !view.options.volatile) await sys.fsync(temp.fd.n)
   if (inode.nameless) {
@@ -192,6 +246,7 @@ async function copyUpFile(view: View, inode: Inode, size: number): Promise<void>
       temp.publish(dirfd, name)
     })
   }
+  inode.data = null
   // The page cache of the inode stays valid; only the file behind it is another one now.
   view.kernel.unregisterFile(inode.nodeid)
 }

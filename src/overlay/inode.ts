@@ -32,8 +32,8 @@ export class Inode {
   copyUp: Promise<void> | null = null
   /** Key in the table of upper hard links, while it is there. */
   linkKey: string | null = null
-  /** The upper object has metadata only; the data is that of `lower` (metacopy). */
-  metacopy = false
+  /** Where the data is while the topmost object has metadata only (metacopy); null where it has its own. */
+  data: Real | null = null
 
   constructor(
     readonly nodeid: number,

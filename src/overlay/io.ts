@@ -16,9 +16,9 @@ import type { View } from './view.js'
  * @throws SysError EACCES, ELOOP (no longer what it was), EMFILE, EIO
  */
 export function openReal(view: View, inode: Inode, flags: number): number {
-  if (inode.orphan !== null)
+  if (inode.orphan !== null && inode.data === null)
     return sys.openat(sys.AT_FDCWD, `/proc/self/fd/${inode.orphan.n}`, flags).release()
-  const real = inode.metacopy ? inode.lower : (inode.upper ?? inode.lower)
+  const real = inode.data ?? inode.upper ?? inode.lower
   if (real?.parent == null) throw new SysError(E.ESTALE, 'open', inode.name)
   return openBeneath(view.fds.get(real.parent), real.name, flags)
 }
@@ -27,7 +27,7 @@ export function openReal(view: View, inode: Inode, flags: number): number {
 export function prepareIo(view: View, inode: Inode, write: boolean): void {
   if (inode.type !== sys.S_IFREG) throw new SysError(inode.isDir() ? E.EISDIR : E.EINVAL, 'io', inode.name)
   if (write) ensureUpper(view, inode)
-  const changeable = (inode.upper !== null && !inode.metacopy) || inode.orphan !== null
+  const changeable = inode.data === null && (inode.upper !== null || inode.orphan !== null)
   if (!changeable) {
     view.kernel.registerFile(inode.nodeid, openReal(view, inode, sys.O_RDONLY | sys.O_NOATIME), false)
     return

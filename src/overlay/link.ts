@@ -8,13 +8,15 @@ import { prepareParent, replaceWhiteout } from './create.js'
 import type { DirInode, Inode } from './inode.js'
 import { Real } from './layer.js'
 import { probe, upperKey } from './lookup.js'
+import { setRedirect } from './redirect.js'
 import type { At, View } from './view.js'
 
 /** @throws SysError EPERM for a directory, EEXIST, EMLINK, ENOENT for a removed file, EROFS */
 export function link(view: View, inode: Inode, parent: DirInode, name: string): Entry {
   if (inode.isDir()) throw new SysError(E.EPERM, 'link', name)
   prepareParent(view, parent, name)
-  ensureUpper(view, inode)
+  ensureUpper(view, inode, 'metadata')
+  if (inode.data !== null) setRedirect(view, inode, false)
   const from = view.at(inode)
   const dirfd = view.upperFd(parent)
   try {
@@ -55,5 +57,5 @@ function adoptName(view: View, inode: Inode, parent: DirInode, name: string): vo
   inode.orphan?.close()
   inode.orphan = null
   // The object may carry an origin, so that readers of the directory must look for one.
-  if (inode.lower !== null) markImpure(view, parent)
+  if (inode.lower !== null || inode.data !== null) markImpure(view, parent)
 }

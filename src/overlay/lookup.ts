@@ -91,7 +91,12 @@ function instantiate(view: View, parent: DirInode, name: string, found: Resolved
   } else {
     inode.upper = found.upper
     inode.lower = found.lower
-    if (found.upper !== null) followMetacopy(view, parent, name, inode, found)
+    try {
+      followMetacopy(view, parent, inode, found)
+    } catch (error) {
+      view.table.dropIfUnused(inode)
+      throw error
+    }
   }
   view.table.addName(inode, parent, name)
   if (linkKey !== null) view.table.setLink(inode, linkKey)

@@ -40,9 +40,9 @@ export function rename(view: View, from: Place, to: Place, flags: number): void 
 
   ensureUpper(view, from.dir)
   ensureUpper(view, to.dir)
-  ensureUpper(view, source)
+  ensureUpper(view, source, 'metadata')
   if (exchange && target !== undefined) {
-    ensureUpper(view, target)
+    ensureUpper(view, target, 'metadata')
     exchangePlaces(view, from, source, to, target)
   } else {
     move(view, from, source, to, target)
@@ -71,8 +71,9 @@ function checkMovable(view: View, dir: DirInode): void {
   if (dir.merges && view.options.redirectDir !== 'on') throw new SysError(E.EXDEV, 'rename', dir.name)
 }
 
-/** Before a directory moves: what it merges with must be found from its new place, and nothing else there. */
-function prepareDir(view: View, inode: Inode, from: Place, to: Place): void {
+/** Before an object moves: what it merges with, or has its data from, must be found from its new place, and nothing else there. */
+function prepareMove(view: View, inode: Inode, from: Place, to: Place): void {
+  if (inode.data !== null) setRedirect(view, inode, from.dir === to.dir)
   if (!inode.isDir()) return
   if (inode.merges) setRedirect(view, inode, from.dir === to.dir)
   else if (to.dir.merges && lowerPositive(view, to.dir, to.name)) {
@@ -85,7 +86,7 @@ function move(view: View, from: Place, source: Inode, to: Place, target: Inode |
   const fromFd = view.upperFd(from.dir)
   const toFd = view.upperFd(to.dir)
   const leaveWhiteout = from.dir.merges && lowerPositive(view, from.dir, from.name)
-  prepareDir(view, source, from, to)
+  prepareMove(view, source, from, to)
   if (source.lower !== null) markImpure(view, to.dir)
   if (target?.isDir() === true) clearWhiteouts(view, target)
   if (target !== undefined) keepReachable(view, target, to.dir, to.name)
@@ -137,8 +138,8 @@ function clearWhiteouts(view: View, dir: DirInode): void {
 }
 
 function exchangePlaces(view: View, from: Place, source: Inode, to: Place, target: Inode): void {
-  prepareDir(view, source, from, to)
-  prepareDir(view, target, to, from)
+  prepareMove(view, source, from, to)
+  prepareMove(view, target, to, from)
   if (source.lower !== null) markImpure(view, to.dir)
   if (target.lower !== null) markImpure(view, from.dir)
   const fromFd = view.upperFd(from.dir)

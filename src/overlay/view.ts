@@ -10,7 +10,7 @@ import type { OverlayPrefix } from '../format/index.js'
 import type { MountOptions } from './config.js'
 import { type DirInode, type Inode, InodeTable } from './inode.js'
 import type { InoMap } from './ino.js'
-import type { DirFds, Layer, DirReal } from './layer.js'
+import type { DirFds, DirReal, Layer, Real } from './layer.js'
 import type { ListingCache } from './listing-cache.js'
 import type { Ownership } from './ownership.js'
 import type { WorkDir } from './workdir.js'
@@ -78,7 +78,7 @@ export class View {
     return {
       ino: inode.ino,
       size: stat.size,
-      blocks: stat.blocks,
+      blocks: inode.data === null ? stat.blocks : this.dataBlocks(inode.data, stat),
       atime: stat.atime,
       mtime: stat.mtime,
       ctime: stat.ctime,
@@ -92,6 +92,12 @@ export class View {
       rdev: sys.encodeDev(shown.rdev),
       blksize: stat.blksize,
     }
+  }
+
+  /** A file without data of its own shows the room that its data takes below, as the kernel does. */
+  private dataBlocks(data: Real, stat: Stat): number {
+    if (data.parent === null) return stat.blocks
+    return sys.statAt(this.fds.get(data.parent), data.name)?.blocks ?? stat.blocks
   }
 
   /** The links of a merged directory cannot be counted without reading it: 1, which find(1) understands (as overlayfs). */

@@ -38,7 +38,7 @@ export function listxattr(view: View, inode: Inode, caller: Caller): string[] {
 /** @throws SysError EEXIST (XATTR_CREATE), ENODATA (XATTR_REPLACE), ENOSPC, EDQUOT, EROFS, EPERM */
 export function setxattr(view: View, inode: Inode, name: string, value: Buffer, flags: number): void {
   if (isOwn(view, name)) throw new SysError(E.EPERM, 'setxattr', name)
-  ensureUpper(view, inode)
+  ensureUpper(view, inode, 'metadata')
   const at = view.at(inode)
   sys.setxattrAt(at.dirfd, at.name, escapeXattr(name), value, flags)
 }
@@ -47,7 +47,7 @@ export function removexattr(view: View, inode: Inode, name: string): void {
   if (isOwn(view, name)) throw new SysError(E.EPERM, 'removexattr', name)
   // Asked before the copy-up: removing nothing must not copy anything.
   if (inode.upper === null) getxattr(view, inode, name)
-  ensureUpper(view, inode)
+  ensureUpper(view, inode, 'metadata')
   const at = view.at(inode)
   sys.removexattrAt(at.dirfd, at.name, escapeXattr(name))
 }

@@ -1,0 +1,4 @@
+import { renames } from './cases/rename.js'
+import { runCases } from './run.js'
+
+await runCases('rename', renames)

@@ -1,0 +1,4 @@
+import { whiteouts } from './cases/whiteout.js'
+import { runCases } from './run.js'
+
+await runCases('whiteout', whiteouts)

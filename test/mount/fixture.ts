@@ -1,0 +1,415 @@
+import { execFileSync } from 'node:child_process'
+import fs from 'node:fs'
+import os from 'node:os'
+import path from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { limit } from './watchdog.js'
+
+/**
+ * Mounts for tests: a directory of one's own, a time limit, and nothing left afterwards, also when the test fails.
+ *
+ * A test may use a mount synchronously because the daemon is always another process.
+ */
+
+/**
+ * `plain` is no overlay (a directory, which proves the test itself), `kernel` is the kernel's overlayfs (the oracle),
+ * `fuse-overlayfs` is Debian's, `lamina` is ours.
+ */
+export type Subject = 'plain' | 'kernel' | 'fuse-overlayfs' | 'lamina'
+
+export interface MountRequest {
+  subject: Exclude<Subject, 'plain'>
+  /** Top first. */
+  lowers: readonly string[]
+  upper?: string
+  work?: string
+  mountpoint: string
+  /** Beyond lowerdir, upperdir, workdir. */
+  options?: readonly string[]
+}
+
+/** What `lamina stats --format json` prints, as far as tests read it. */
+export interface Stats {
+  pid: number
+  /** Requests by name, since the mount. */
+  requests: Record<string, number>
+  /** Inodes that the kernel holds a reference to, the root included. */
+  inodes: number
+  /** Open descriptors of the daemon. */
+  fds: number
+  [key: string]: unknown
+}
+
+/** The project's directory, from dist/test/mount. */
+export const PROJECT = path.resolve(path.dirname(fileURLToPath(import.meta.url)), '../../..')
+const LAMINA = path.join(PROJECT, 'bin/lamina.js')
+
+const live = new Set<Scratch>()
+process.on('exit', () => {
+  for (const scratch of live) scratch.clear()
+})
+
+/** Why `subject` cannot be mounted on this machine; undefined when it can. */
+export function unavailable(subject: Subject): string | undefined {
+  if (subject === 'plain') return undefined
+  if (process.geteuid!() !== 0) return 'needs root'
+  if (subject === 'kernel') {
+    const known = fs.readFileSync('/proc/filesystems', 'utf8').includes('\toverlay\n')
+    return known ? undefined : 'the kernel has no overlayfs'
+  }
+  if (!fs.existsSync('/dev/fuse')) return 'no /dev/fuse'
+  if (subject === 'fuse-overlayfs') {
+    const found = (process.env['PATH'] ?? '')
+      .split(':')
+      .some(dir => fs.existsSync(path.join(dir, 'fuse-overlayfs')))
+    return found ? undefined : 'fuse-overlayfs is not installed'
+  }
+  if (!fs.existsSync(LAMINA)) return 'there is no bin/lamina.js yet'
+  return undefined
+}
+
+/** A directory of the test's own, and every mount made in it. Dispose it, with `using`. */
+export class Scratch implements Disposable {
+  readonly root: string
+  readonly mounts: Mount[] = []
+
+  /** @param seconds how long the test may take; renew with {@link renew} */
+  constructor(
+    name: string,
+    private readonly seconds = 60,
+  ) {
+    this.root = fs.mkdtempSync(path.join(os.tmpdir(), `lamina-${name.replace(/[^a-z0-9]+/gi, '-')}-`))
+    fs.chmodSync(this.root, 0o755)
+    live.add(this)
+    this.renew()
+  }
+
+  renew(): void {
+    limit(this.root, this.seconds)
+  }
+
+  path(...names: string[]): string {
+    return path.join(this.root, ...names)
+  }
+
+  mkdir(...names: string[]): string {
+    const dir = this.path(...names)
+    fs.mkdirSync(dir, { recursive: true })
+    return dir
+  }
+
+  /** @throws Error with what the mount program printed */
+  mount(request: MountRequest): Mount {
+    const mount = new Mount(request, this.root)
+    this.mounts.push(mount)
+    return mount
+  }
+
+  /** Fewest layers and most usual names: `lower0`… (top first), `upper`, `work`, `mnt`, made where missing. */
+  overlay(subject: Exclude<Subject, 'plain'>, lowers = 1, options: readonly string[] = []): Mount {
+    return this.mount({
+      subject,
+      lowers: Array.from({ length: lowers }, (_, i) => this.mkdir(`lower${i}`)),
+      upper: this.mkdir('upper'),
+      work: this.mkdir('work'),
+      mountpoint: this.mkdir('mnt'),
+      options,
+    })
+  }
+
+  /** @throws Error when something was left behind */
+  [Symbol.dispose](): void {
+    const faults: string[] = []
+    for (const mount of this.mounts.slice().reverse()) {
+      try {
+        mount.unmount()
+      } catch (error) {
+        faults.push(String(error))
+      }
+    }
+    faults.push(...this.clear())
+    if (faults.length > 0) throw new Error(`left behind: ${faults.join('; ')}`)
+  }
+
+  /** Ends by force what is still there and removes the directory; says what that was. */
+  clear(): string[] {
+    limit(this.root, 0)
+    const faults: string[] = []
+    for (const mountpoint of mountsBelow(this.root).reverse()) {
+      faults.push(`mount ${mountpoint}`)
+      abort(mountpoint)
+      umount(mountpoint, '-l')
+    }
+    for (const pid of processesBelow(this.root)) {
+      faults.push(`process ${pid} (${commandOf(pid).join(' ')})`)
+      process.kill(pid, 'SIGKILL')
+      waitForEnd(pid)
+    }
+    // rm and not fs.rmSync: paths may be longer than PATH_MAX and names may not be UTF-8.
+    execFileSync('rm', ['-rf', '--', this.root])
+    live.delete(this)
+    return faults
+  }
+}
+
+/** One mounted overlay. */
+export class Mount implements Disposable {
+  readonly mountpoint: string
+  /** Of the daemon; undefined for the kernel's. */
+  readonly pid: number | undefined
+  private mounted = true
+  private atMount: Stats | undefined
+
+  constructor(
+    readonly request: MountRequest,
+    private readonly root: string,
+  ) {
+    this.mountpoint = request.mountpoint
+    const before = new Set(processesBelow(root))
+    start(request)
+    const daemon = processesBelow(root).find(
+      pid => !before.has(pid) && commandOf(pid).includes(request.mountpoint),
+    )
+    if (request.subject !== 'kernel' && daemon === undefined)
+      throw new Error('mounted, but there is no daemon')
+    this.pid = daemon
+    if (request.subject === 'lamina') this.atMount = this.stats()
+  }
+
+  get subject(): Subject {
+    return this.request.subject
+  }
+
+  /** Of ours only. */
+  stats(): Stats {
+    return JSON.parse(lamina('stats', '--format', 'json', this.mountpoint)) as Stats
+  }
+
+  /**
+   * Unmounts and waits for the daemon's end.
+   * @throws Error when the daemon kept inodes or descriptors, a temp file stayed in workdir, or the daemon stays
+   */
+  unmount(): void {
+    if (!this.mounted) return
+    this.mounted = false
+    const faults: string[] = []
+    if (this.atMount !== undefined) faults.push(...this.kept(this.atMount))
+    try {
+      if (this.subject === 'lamina') lamina('umount', this.mountpoint)
+      else umount(this.mountpoint)
+    } catch (error) {
+      faults.push(`cannot unmount: ${String(error)}`)
+      abort(this.mountpoint)
+      if (isMounted(this.mountpoint)) umount(this.mountpoint, '-l')
+    }
+    if (this.pid !== undefined && !waitForEnd(this.pid)) {
+      faults.push(`daemon ${this.pid} did not end`)
+      process.kill(this.pid, 'SIGKILL')
+      waitForEnd(this.pid)
+    }
+    // The kernel keeps one whiteout in workdir on purpose, to link further ones from.
+    if (this.subject === 'lamina' && this.request.work !== undefined)
+      faults.push(...temporaries(this.request.work))
+    if (faults.length > 0) throw new Error(`${this.subject}: ${faults.join('; ')}`)
+  }
+
+  [Symbol.dispose](): void {
+    this.unmount()
+  }
+
+  /** Again over the same directories, with `options` in place of the earlier ones when given. */
+  remount(options?: readonly string[]): Mount {
+    this.unmount()
+    return new Mount({ ...this.request, ...(options && { options }) }, this.root)
+  }
+
+  /** Whether the file system still answers. */
+  alive(): boolean {
+    return (
+      this.mounted &&
+      (this.pid === undefined || fs.existsSync(`/proc/${this.pid}`)) &&
+      isMounted(this.mountpoint)
+    )
+  }
+
+  /** kill -9, and the dead mount taken away. */
+  kill(): void {
+    this.mounted = false
+    if (this.pid === undefined) return
+    process.kill(this.pid, 'SIGKILL')
+    waitForEnd(this.pid)
+    if (isMounted(this.mountpoint)) umount(this.mountpoint, '-l')
+  }
+
+  /** Makes the kernel drop the mount's names and inodes (and so send FORGET), without touching other file systems. */
+  dropCaches(): void {
+    run('mount', ['-i', '-o', 'remount', this.mountpoint])
+  }
+
+  /** What the daemon still holds, against just after the mount, once the kernel has let everything go. */
+  private kept(before: Stats): string[] {
+    try {
+      this.dropCaches()
+      let now = this.stats()
+      // FORGET is not answered, so there is nothing to wait on but the count itself.
+      for (let tries = 0; tries < 20 && (now.inodes > before.inodes || now.fds > before.fds); tries++) {
+        pause(50)
+        now = this.stats()
+      }
+      const faults: string[] = []
+      if (now.inodes > before.inodes) faults.push(`${now.inodes - before.inodes} inodes kept`)
+      if (now.fds > before.fds) faults.push(`${now.fds - before.fds} descriptors kept`)
+      return faults
+    } catch (error) {
+      return [`no stats: ${String(error)}`]
+    }
+  }
+}
+
+/** Runs `lamina`; its standard output. @throws Error with its standard error */
+export function lamina(...args: string[]): string {
+  return run(process.execPath, [LAMINA, ...args])
+}
+
+/** Past any umount helper: the daemon's end is waited for here. */
+export function umount(mountpoint: string, ...flags: string[]): void {
+  run('umount', ['-i', ...flags, mountpoint])
+}
+
+export function mountTmpfs(mountpoint: string, options: string): void {
+  run('mount', ['-t', 'tmpfs', '-o', options, 'none', mountpoint])
+}
+
+function start(request: MountRequest): void {
+  const base = path.dirname(request.mountpoint)
+  const named = (dir: string): string =>
+    escaped(request.subject === 'kernel' && dir.startsWith(`${base}/`) ? path.relative(base, dir) : dir)
+  const options = [`lowerdir=${request.lowers.map(named).join(':')}`]
+  if (request.upper !== undefined) options.push(`upperdir=${named(request.upper)}`)
+  if (request.work !== undefined) options.push(`workdir=${named(request.work)}`)
+  options.push(...(request.options ?? []))
+  switch (request.subject) {
+    case 'kernel':
+      // mount(2) takes one page of options, and libmount's new way 256 bytes of each: hence names from the directory that
+      // all share, and the old way.
+      run('mount', ['-t', 'overlay', 'overlay', '-o', options.join(','), request.mountpoint], base)
+      return
+    case 'fuse-overlayfs':
+      run('fuse-overlayfs', ['-o', options.join(','), request.mountpoint])
+      return
+    case 'lamina':
+      lamina('mount', '-o', options.join(','), request.mountpoint)
+      return
+  }
+}
+
+function escaped(dir: string): string {
+  return dir.replace(/[\\:,]/g, '\\$&')
+}
+
+function run(program: string, args: string[], cwd?: string): string {
+  try {
+    return execFileSync(program, args, {
+      ...(cwd !== undefined && { cwd }),
+      env: { ...process.env, LIBMOUNT_FORCE_MOUNT2: 'always' },
+      encoding: 'utf8',
+      timeout: 30_000,
+      killSignal: 'SIGKILL',
+      stdio: ['ignore', 'pipe', 'pipe'],
+      maxBuffer: 16 << 20,
+    })
+  } catch (error) {
+    const said = error instanceof Error && 'stderr' in error ? String(error.stderr).trim() : ''
+    throw new Error(
+      `${path.basename(args[0] === LAMINA ? 'lamina' : program)} ${args.slice(0, 2).join(' ')}: ${said || String(error)}`,
+    )
+  }
+}
+
+/** Mountpoints below `root`, in the order they were mounted. */
+function mountsBelow(root: string): string[] {
+  return mountinfo()
+    .map(fields => unescaped(fields[4] ?? ''))
+    .filter(mountpoint => mountpoint === root || mountpoint.startsWith(`${root}/`))
+}
+
+function isMounted(mountpoint: string): boolean {
+  return mountinfo().some(fields => unescaped(fields[4] ?? '') === mountpoint)
+}
+
+function mountinfo(): string[][] {
+  return fs
+    .readFileSync('/proc/self/mountinfo', 'utf8')
+    .split('\n')
+    .map(line => line.split(' '))
+}
+
+function unescaped(field: string): string {
+  return field.replace(/\\([0-7]{3})/g, (_, octal: string) => String.fromCharCode(parseInt(octal, 8)))
+}
+
+/** Ends a FUSE connection, so that nothing waits for its daemon. No effect on another kind of mount. */
+function abort(mountpoint: string): void {
+  const device = mountinfo().find(fields => unescaped(fields[4] ?? '') === mountpoint)?.[2]
+  const control = `/sys/fs/fuse/connections/${device?.split(':')[1] ?? ''}/abort`
+  if (fs.existsSync(control)) fs.writeFileSync(control, '1')
+}
+
+/** Processes, other than this one, with a path below `root` in their arguments. */
+function processesBelow(root: string): number[] {
+  return fs
+    .readdirSync('/proc')
+    .filter(name => /^[0-9]+$/.test(name) && Number(name) !== process.pid)
+    .map(Number)
+    .filter(pid => commandOf(pid).some(arg => arg.includes(`${root}/`)))
+}
+
+function commandOf(pid: number): string[] {
+  try {
+    return fs.readFileSync(`/proc/${pid}/cmdline`, 'utf8').split('\0')
+  } catch {
+    return []
+  }
+}
+
+/** Waits at most 10 s for a process that need not be a child. */
+function waitForEnd(pid: number): boolean {
+  for (let waited = 0; waited < 10_000; waited += 5) {
+    const state = stateOf(pid)
+    if (state === undefined || state === 'Z') return true
+    pause(5)
+  }
+  return false
+}
+
+function stateOf(pid: number): string | undefined {
+  try {
+    return /^State:\s+(\S)/m.exec(fs.readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1]
+  } catch {
+    return undefined
+  }
+}
+
+function pause(milliseconds: number): void {
+  Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, milliseconds)
+}
+
+/**
+ * What an overlay left in its workdir beyond its own directories: `work` empty, `index` as it is.
+ * The kernel leaves `work/incompat/volatile` of a volatile mount on purpose.
+ */
+function temporaries(work: string): string[] {
+  const left: string[] = []
+  for (const name of fs.readdirSync(work)) {
+    const dir = path.join(work, name)
+    if (!fs.lstatSync(dir).isDirectory()) left.push(`${name} in workdir`)
+    else if (name !== 'index')
+      left.push(
+        ...fs
+          .readdirSync(dir)
+          .filter(inner => inner !== 'incompat')
+          .map(inner => `${name}/${inner} in workdir`),
+      )
+  }
+  return left
+}

@@ -1,0 +1,64 @@
+import { Command, CommanderError, Option } from 'commander'
+import { commandLine } from './argv.js'
+import { CliError, FORMATS } from './output.js'
+import { version } from './version.js'
+
+/**
+ * The `lamina` program. A command group is one file in commands/ that exports `register(program)`, and one line here.
+ *
+ * Only the group of the command that was asked for is loaded: starting fast is part of mounting fast. A group's file
+ * imports at its top what its definitions need, and the rest inside its actions (`await import(…)`).
+ */
+const GROUPS: readonly { commands: readonly string[]; load: () => Promise<Group> }[] = [
+  { commands: ['mount', 'umount', 'mounts', 'stats'], load: () => import('./commands/mount.js') },
+  { commands: ['diff'], load: () => import('./commands/diff.js') },
+  { commands: ['completion', '__complete'], load: () => import('./commands/completion.js') },
+]
+
+interface Group {
+  register: (program: Command) => void
+}
+
+/** 0: done; 1: it failed, stderr says why in one line; 2: it was asked wrongly; 130: ended by Ctrl-C. */
+export async function main(args: readonly string[] = commandLine()): Promise<number> {
+  const program = await createProgram(args)
+  try {
+    await program.parseAsync([...args], { from: 'user' })
+    return typeof process.exitCode === 'number' ? process.exitCode : 0
+  } catch (error) {
+    return report(error, args.includes('--debug'))
+  }
+}
+
+/** The program with the groups that `args` need, or with all of them. */
+export async function createProgram(args: readonly string[] | 'all'): Promise<Command> {
+  const program = new Command('lamina')
+    .description('An overlay filesystem in user space, and the storage manager that goes with it')
+    .version(version(), '-V, --version', 'print the version')
+    .helpOption('-h, --help', 'print this help')
+    .helpCommand('help [command]', 'print the help of a command')
+    .configureHelp({ showGlobalOptions: true })
+    .showSuggestionAfterError(true)
+    .exitOverride()
+    .enablePositionalOptions()
+  const wanted = args === 'all' ? undefined : GROUPS.find(group => group.commands.includes(args[0] ?? ''))
+  for (const group of wanted === undefined ? GROUPS : [wanted]) (await group.load()).register(program)
+  return program
+}
+
+/** `--format table|json`, as every command that prints a list has it. */
+export function formatOption(): Option {
+  return new Option('--format <format>', 'how to print').choices(FORMATS).default('table')
+}
+
+/** Prints an error as its kind deserves and gives the exit code. */
+function report(error: unknown, withStack: boolean): number {
+  if (error instanceof CommanderError) {
+    // commander has printed the message already; --help and --version arrive here too.
+    return error.exitCode === 0 ? 0 : 2
+  }
+  const message = error instanceof Error ? error.message : String(error)
+  process.stderr.write(`lamina: ${message}\n`)
+  if (withStack && error instanceof Error) process.stderr.write(`${error.stack ?? ''}\n`)
+  return error instanceof CliError ? error.exitCode : 1
+}

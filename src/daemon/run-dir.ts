@@ -1,0 +1,150 @@
+import {
+  chmodSync,
+  lstatSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs'
+import { join } from 'node:path'
+import type { ByteName } from '../base/bytes.js'
+import type { IoMode } from '../overlay/config.js'
+
+/**
+ * Where running daemons are found: for each mount `ID.json`, this record, and `ID.sock`, its control socket.
+ *
+ * Root: /run/lamina. Others: $XDG_RUNTIME_DIR/lamina, or /tmp/lamina-UID. LAMINA_RUN overrides. The directory is its
+ * owner's alone (0700): whoever can open a control socket can unmount.
+ */
+export interface MountRecord {
+  id: string
+  pid: number
+  /** Field 22 of /proc/PID/stat, so that a reused pid is not taken for the daemon. */
+  startTime: number
+  mountpoint: ByteName
+  /** `major:minor` of the mounted filesystem, as in mountinfo. */
+  device: string
+  source: ByteName
+  subtype: string
+  lower: ByteName[]
+  dataOnly: ByteName[]
+  upper?: ByteName
+  work?: ByteName
+  readOnly: boolean
+  /** The mode in force, never `auto`. */
+  io: IoMode
+  /** ISO 8601. */
+  since: string
+}
+
+/** Candidates, best first. */
+function candidates(): string[] {
+  const own = process.env['LAMINA_RUN']
+  if (own !== undefined && own !== '') return [own]
+  const uid = process.geteuid?.() ?? 0
+  const found: string[] = []
+  if (uid === 0) found.push('/run/lamina')
+  const runtime = process.env['XDG_RUNTIME_DIR']
+  if (runtime?.startsWith('/') === true) found.push(join(runtime, 'lamina'))
+  found.push(`/tmp/lamina-${uid}`)
+  return found
+}
+
+/** Ours alone, and not somebody else's trap in /tmp. */
+function isOurs(directory: string): boolean {
+  const stat = lstatSync(directory, { throwIfNoEntry: false })
+  return (
+    stat !== undefined && stat.isDirectory() && stat.uid === process.geteuid?.() && (stat.mode & 0o022) === 0
+  )
+}
+
+/** The directory to write to, made when it is not there. @throws when there is none that is ours */
+export function runDirectory(): string {
+  let last: unknown
+  for (const directory of candidates()) {
+    if (Buffer.byteLength(directory) > DIRECTORY_LIMIT) {
+      last = new Error(`${directory} is too long for a socket's path (${DIRECTORY_LIMIT} bytes)`)
+      continue
+    }
+    try {
+      mkdirSync(directory, { recursive: true, mode: 0o700 })
+      if (isOurs(directory)) {
+        chmodSync(directory, 0o700)
+        return directory
+      }
+    } catch (error) {
+      last = error
+    }
+  }
+  const because = last instanceof Error ? `: ${last.message}` : ' that belongs to this user alone'
+  throw new Error(`no directory for control sockets${because}; name one in LAMINA_RUN`)
+}
+
+/** sun_path holds 108 bytes with its NUL; ID.sock takes up to 24 of them. */
+const DIRECTORY_LIMIT = 107 - 24
+
+export function socketPath(directory: string, id: string): string {
+  return join(directory, `${id}.sock`)
+}
+
+export function writeRecord(directory: string, record: MountRecord): void {
+  const path = join(directory, `${record.id}.json`)
+  writeFileSync(`${path}.new`, JSON.stringify(record), { mode: 0o600 })
+  renameSync(`${path}.new`, path)
+}
+
+export function removeRecord(directory: string, id: string): void {
+  for (const ending of ['json', 'json.new', 'sock'])
+    rmSync(join(directory, `${id}.${ending}`), { force: true })
+}
+
+export interface FoundRecord {
+  directory: string
+  record: MountRecord
+}
+
+/** The records of daemons that are alive, oldest first. Those of dead ones are removed. */
+export function readRecords(): FoundRecord[] {
+  const found: FoundRecord[] = []
+  for (const directory of candidates()) {
+    if (!isOurs(directory)) continue
+    for (const name of readdirSync(directory)) {
+      if (!name.endsWith('.json')) continue
+      const record = readRecord(join(directory, name))
+      if (record === undefined) continue
+      if (isAlive(record)) found.push({ directory, record })
+      else removeRecord(directory, record.id)
+    }
+  }
+  return found.sort((a, b) => a.record.since.localeCompare(b.record.since))
+}
+
+function readRecord(path: string): MountRecord | undefined {
+  try {
+    const record = JSON.parse(readFileSync(path, 'utf8')) as MountRecord
+    return typeof record.pid === 'number' && path.endsWith(`/${record.id}.json`) ? record : undefined
+  } catch {
+    return undefined // removed meanwhile, or not ours to understand
+  }
+}
+
+export function isAlive(process_: { pid: number; startTime: number }): boolean {
+  const now = startTimeOf(process_.pid)
+  return now !== undefined && now === process_.startTime
+}
+
+/** When a process started (clock ticks since boot); undefined when it has ended, a zombie included. */
+export function startTimeOf(pid: number): number | undefined {
+  let stat: string
+  try {
+    stat = readFileSync(`/proc/${pid}/stat`, 'latin1')
+  } catch {
+    return undefined
+  }
+  // The name in parentheses may hold anything, so count from its end: state is field 3, starttime field 22.
+  const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ')
+  if (fields[0] === 'Z' || fields[0] === 'X') return undefined
+  return Number(fields[19])
+}

@@ -1,0 +1,107 @@
+import type { OverlayConfig } from '../overlay/config.js'
+import { OptionError, type MountFlag, type ParsedOptions, type Propagation } from './options.js'
+
+/** Everything the daemon is told about one mount. Strings are byte names, paths are absolute. */
+export interface MountSpec {
+  overlay: OverlayConfig
+  /** What /proc/mounts shows as source. */
+  source: string
+  /** The type in /proc/mounts is `fuse.` and this. */
+  subtype: string
+  flags: MountFlag[]
+  propagation?: Propagation
+  /** Undefined: yes as root, no otherwise. */
+  allowOther?: boolean
+  /** Refuse a mountpoint that shows a Lamina mount already. */
+  exclusive: boolean
+  debug: boolean
+}
+
+/** How the two programs differ where an option says nothing. */
+export interface Defaults {
+  source: string
+  subtype: string
+  flags: readonly MountFlag[]
+  exclusive: boolean
+}
+
+/** `lamina mount`: what the kernel's overlayfs does, except that reading does not write access times. */
+export const LAMINA_DEFAULTS: Defaults = {
+  source: 'lamina',
+  subtype: 'lamina',
+  flags: ['noatime'],
+  exclusive: true,
+}
+
+/** `fuse-lamina`: what fuse-overlayfs 1.10 was seen to do (`nodev` even as root). */
+export const DROP_IN_DEFAULTS: Defaults = {
+  source: 'fuse-lamina',
+  subtype: 'fuse-lamina',
+  flags: ['noatime', 'nodev'],
+  exclusive: false,
+}
+
+/** A path made absolute without touching it: `..` is left to the kernel, which knows the symlinks. */
+export function absolute(cwd: string, path: string): string {
+  return path.startsWith('/') ? path : `${cwd === '/' ? '' : cwd}/${path}`
+}
+
+/** @throws OptionError when what was parsed is no mount: no layer, an upperdir without workdir. */
+export function mountSpec(
+  parsed: ParsedOptions,
+  mountpoint: string,
+  cwd: string,
+  defaults: Defaults,
+): MountSpec {
+  if (parsed.lower.length === 0) throw new OptionError('no lowerdir given: -o lowerdir=DIR[:DIR…]')
+  if (parsed.upper !== undefined && parsed.work === undefined) {
+    throw new OptionError('upperdir needs a workdir on the same filesystem: -o workdir=DIR')
+  }
+  for (const path of [
+    ...parsed.lower,
+    ...parsed.dataOnly,
+    parsed.upper ?? '/',
+    parsed.work ?? '/',
+    mountpoint,
+  ]) {
+    if (path === '') throw new OptionError('an empty path is no directory')
+    if (path.includes('\0')) throw new OptionError('a path cannot contain a NUL byte')
+  }
+  const flags = new Set(parsed.flags)
+  for (const flag of defaults.flags) if (!parsed.namedFlags.has(flag)) flags.add(flag)
+  // As for the kernel's overlayfs: what cannot be written is mounted read-only.
+  if (parsed.upper === undefined) flags.add('ro')
+  const overlay: OverlayConfig = {
+    lower: parsed.lower.map(path => absolute(cwd, path)),
+    mountpoint: absolute(cwd, mountpoint),
+    options: parsed.options,
+  }
+  if (parsed.dataOnly.length > 0) overlay.dataOnly = parsed.dataOnly.map(path => absolute(cwd, path))
+  if (parsed.upper !== undefined && parsed.work !== undefined) {
+    overlay.upper = absolute(cwd, parsed.upper)
+    overlay.work = absolute(cwd, parsed.work)
+  }
+  const spec: MountSpec = {
+    overlay,
+    source: parsed.fsname ?? defaults.source,
+    subtype: parsed.subtype ?? defaults.subtype,
+    flags: [...flags],
+    exclusive: defaults.exclusive,
+    debug: parsed.debug,
+  }
+  if (parsed.propagation !== undefined) spec.propagation = parsed.propagation
+  if (parsed.allowOther !== undefined) spec.allowOther = parsed.allowOther
+  return spec
+}
+
+/** As one line of JSON. JSON has no Infinity, which is the usual timeout: it travels as null. */
+export function encodeSpec(spec: MountSpec): string {
+  return JSON.stringify(spec)
+}
+
+export function decodeSpec(line: string): MountSpec {
+  const spec = JSON.parse(line) as MountSpec
+  const options = spec.overlay.options as { timeout: number | null }
+  options.timeout ??= Infinity
+  return spec
+}

@@ -480,7 +480,11 @@ function applyPax(entry: TarEntry, key: string, value: Buffer): void {
   }
   if (key.startsWith('SCHILY.xattr.')) {
     entry.xattrs ??= new Map()
-    entry.xattrs.set(key.slice('SCHILY.xattr.'.length), Buffer.from(value))
+    // GNU tar escapes these two in names
+    const name = key
+      .slice('SCHILY.xattr.'.length)
+      .replace(/%(3D|25)/g, (_, hex) => (hex === '25' ? '%' : '='))
+    entry.xattrs.set(name, Buffer.from(value))
   } else if (key.startsWith('LIBARCHIVE.xattr.')) {
     // bsdtar writes both; this one is base64 with a percent-encoded name
     const name = key

@@ -1,0 +1,61 @@
+/**
+ * Images and layers as they travel: digests, OCI and docker formats, tar, registries. Streams and directory
+ * descriptors in, streams out; no database, no global state. What a person may see in a message is an OciError (the
+ * input's or the other side's fault, `code` says which) or a SysError (the machine's).
+ *
+ * A stream is a `ByteSource` (AsyncIterable<Uint8Array>): createReadStream, process.stdin, fetch bodies and the
+ * generators of this room are all of that kind. Leaving a `for await` early closes what is behind it.
+ *
+ * Unpacking a layer:
+ *
+ *     using root = sys.openat(AT_FDCWD, dir, O_RDONLY | O_DIRECTORY)        // empty, on error the caller removes it
+ *     using side = sys.openat(AT_FDCWD, splitFile, O_RDWR | O_CREAT | O_EXCL, 0o600)
+ *     const { diffId, size } = await applyLayer(root.n, createReadStream(blob), {
+ *       whiteouts: 'overlay', diffId: expected, blob: { digest, size }, record: recordTarSplit(side.n) })
+ *
+ * The same layer going out, byte for byte: `replayTarSplit(side.n, root.n)`; a new one from an upperdir:
+ * `tarTree(upper.n, { contents: 'layer', clampMtime })`.
+ */
+export * from './error.js'
+export * from './digest.js'
+export * from './media-types.js'
+export * from './descriptor.js'
+export * from './manifest.js'
+export * from './config.js'
+export * from './chain-id.js'
+export * from './platform.js'
+export * from './reference.js'
+export {
+  compress,
+  decompress,
+  defaultExpansionLimit,
+  detectCompression,
+  peek,
+  type AnyCompression,
+  type CompressOptions,
+  type DecompressOptions,
+  type ExpansionLimit,
+} from './compression.js'
+export * from './id-map.js'
+export { applyLayer, applyTar, defaultTarLimits } from './tar-in.js'
+export type {
+  ApplyLayerOptions,
+  ApplyLayerResult,
+  ApplyTarOptions,
+  ApplyTarResult,
+  TarLimits,
+} from './tar-in.js'
+export type { ExtractOptions } from './tar-extract.js'
+export { memoryFileEntry, readTreeFile, streamedFile, tarTree } from './tar-out.js'
+export type { MemoryFile, TarOutOptions, TarOutResult } from './tar-out.js'
+export { endOfArchive } from './tar-writer.js'
+export {
+  readTarSplitInfo,
+  recordTarSplit,
+  replayTarSplit,
+  TarSplitRecorder,
+  type TarSplitInfo,
+} from './tar-split.js'
+export { LayerTree, layerPath } from './layer-tree.js'
+export { TarReader, type TarHandler } from './tar-reader.js'
+export type { Extent, TarEntry, TarType } from './tar-format.js'

@@ -42,6 +42,7 @@ napi_value init(napi_env env, napi_value exports) {
 
   const bool ok = register_abi(env, exports, state) &&       //
                   register_attr(env, exports, state) &&      //
+                  register_channel(env, exports, state) &&   //
                   register_cred(env, exports, state) &&      //
                   register_dir(env, exports, state) &&       //
                   register_file(env, exports, state) &&      //

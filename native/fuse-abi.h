@@ -3,6 +3,9 @@
 // layouts of src/fuse with them.
 #pragma once
 
+#include <sys/ioctl.h>
+
+#include <cstddef>
 #include <cstdint>
 
 namespace lamina::abi {
@@ -599,5 +602,25 @@ struct fuse_uring_cmd_req {
   uint8_t padding[6];
 };
 static_assert(sizeof(fuse_uring_cmd_req) == 24);
+
+// What native code itself reads of a frame: only the data plane (data-plane.cc) looks further than its length.
+static_assert(offsetof(fuse_in_header, unique) == 8 && offsetof(fuse_in_header, nodeid) == 16);
+static_assert(offsetof(fuse_read_in, offset) == 8 && offsetof(fuse_read_in, size) == 16);
+static_assert(offsetof(fuse_write_in, offset) == 8 && offsetof(fuse_write_in, size) == 16);
+static_assert(offsetof(fuse_write_in, write_flags) == 20 && sizeof(fuse_write_in) == sizeof(fuse_read_in));
+static_assert(offsetof(fuse_open_out, backing_id) == 12);
+
+// The opcodes that native code serves. Every other one is src/fuse/opcodes.ts's business.
+inline constexpr uint32_t FUSE_READ = 15;
+inline constexpr uint32_t FUSE_WRITE = 16;
+
+// fuse_write_in.write_flags
+inline constexpr uint32_t FUSE_WRITE_KILL_SUIDGID = 1u << 2;
+
+// The device refuses to be read with less.
+inline constexpr size_t FUSE_MIN_READ_BUFFER = 8192;
+
+inline constexpr unsigned long FUSE_DEV_IOC_BACKING_OPEN = _IOW(229, 1, fuse_backing_map);
+inline constexpr unsigned long FUSE_DEV_IOC_BACKING_CLOSE = _IOW(229, 2, uint32_t);
 
 }  // namespace lamina::abi

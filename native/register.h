@@ -7,6 +7,7 @@ namespace lamina {
 
 bool register_abi(napi_env env, napi_value exports, State* state);
 bool register_attr(napi_env env, napi_value exports, State* state);
+bool register_channel(napi_env env, napi_value exports, State* state);
 bool register_cred(napi_env env, napi_value exports, State* state);
 bool register_dir(napi_env env, napi_value exports, State* state);
 bool register_file(napi_env env, napi_value exports, State* state);

@@ -1,0 +1,731 @@
+// class Channel: one mounted FUSE connection, driven by the event loop.
+//
+// uv_poll says that the device can be read; drain() reads requests until there are none or its budget is used, hands
+// READ and WRITE of registered files to the data plane, and every other frame to JavaScript. JavaScript is only entered
+// (scopes, microtasks) on wakeups that have a frame for it.
+//
+// Threads: everything is on the loop's thread, but wake(), which any thread calls to make the loop run on_wake().
+//
+// Life: made open by JavaScript's constructor; start() makes it hold itself and keep the loop alive; close(), or the end
+// of the environment, closes the handles. The object is deleted when its handles are closed, its threads joined and its
+// JavaScript object collected, whichever is last.
+#include <fcntl.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+#include <uv.h>
+
+#include <algorithm>
+#include <cstring>
+#include <memory>
+#include <new>
+#include <vector>
+
+#include "args.h"
+#include "data-plane.h"
+#include "fuse-abi.h"
+#include "memory.h"
+#include "register.h"
+#include "work-queue.h"
+
+namespace lamina {
+namespace {
+
+// One wakeup serves at most so much before timers and other descriptors have their turn.
+constexpr int kBudgetRequests = 64;
+constexpr uint64_t kBudgetNs = 2'000'000;
+
+constexpr size_t kMaxBuffer = 64 * 1024 * 1024;
+constexpr size_t kMaxMessage = 256 * 1024;
+constexpr double kMaxSafe = 9007199254740991.0;
+
+// Slots of counters(); src/fuse/transport-device.ts reads the same order. Below 64: requests by opcode.
+enum CounterSlot : size_t {
+  kFramesToJs = 64, kReadsInline, kReadsThreaded, kWritesInline, kWritesThreaded, kBytesRead, kBytesWritten,
+  kRegistered, kWakeups, kCounterSlots,
+};
+
+// A notification: written by a thread of its own, because the kernel may first want a lock that a request holds which
+// only the loop's thread can answer. What the kernel says to it is of no interest: ENOENT is "I do not have that".
+class NotifyTask final : public Task {
+ public:
+  NotifyTask(std::shared_ptr<Device> device, std::unique_ptr<uint8_t[]> message, size_t size)
+      : device_(std::move(device)), message_(std::move(message)), size_(size) {}
+  void run() override { device_->write(message_.get(), size_); }
+
+ private:
+  const std::shared_ptr<Device> device_;
+  const std::unique_ptr<uint8_t[]> message_;
+  const size_t size_;
+};
+
+class Channel;
+
+// What the class keeps per environment: its channels, so that a method called on anything else is refused.
+struct Channels {
+  std::vector<Channel*> live;
+};
+
+class Channel {
+ public:
+  static napi_value construct(napi_env env, napi_callback_info info);
+  static bool define_class(napi_env env, napi_value exports, std::shared_ptr<Channels>* channels);
+
+ private:
+  Channel(napi_env env, std::shared_ptr<Channels> channels, int fd, size_t buffer_size)
+      : env_(env),
+        channels_(std::move(channels)),
+        device_(std::make_shared<Device>(fd)),
+        plane_(std::make_unique<DataPlane>(device_, buffer_size, wake, this)),
+        notifier_(std::make_unique<WorkQueue>(1, wake, this)) {
+    channels_->live.push_back(this);
+  }
+  ~Channel();
+
+  // ---- methods of the JavaScript class
+  static napi_value start(napi_env env, napi_callback_info info);
+  static napi_value send(napi_env env, napi_callback_info info);
+  static napi_value send_buffer(napi_env env, napi_callback_info info);
+  static napi_value notify(napi_env env, napi_callback_info info);
+  static napi_value notifying(napi_env env, napi_callback_info info);
+  static napi_value close(napi_env env, napi_callback_info info);
+  static napi_value register_file(napi_env env, napi_callback_info info);
+  static napi_value unregister_file(napi_env env, napi_callback_info info);
+  static napi_value is_registered(napi_env env, napi_callback_info info);
+  static napi_value pin(napi_env env, napi_callback_info info);
+  static napi_value evict(napi_env env, napi_callback_info info);
+  static napi_value resubmit(napi_env env, napi_callback_info info);
+  static napi_value backing_open(napi_env env, napi_callback_info info);
+  static napi_value backing_close(napi_env env, napi_callback_info info);
+  static napi_value counters(napi_env env, napi_callback_info info);
+
+  // The channel of `this`, or nullptr with a TypeError pending.
+  static Channel* self(napi_env env, napi_callback_info info);
+
+  // ---- the loop
+  static void on_readable(uv_poll_t* poll, int status, int events);
+  static void on_wake(uv_async_t* async);
+  static void on_handle_closed(uv_handle_t* handle);
+  static void on_environment_end(napi_async_cleanup_hook_handle hook, void* self);
+  static void on_collected(napi_env env, void* self, void* hint);
+  static void wake(void* self);
+
+  int begin();
+  void drain();
+  void resume();
+  void pause();
+  void end(int errnum);
+  void shut();
+  void close_async_when_drained();
+  void release_when_done();
+
+  // JavaScript is entered at the first call of a wakeup and left by leave().
+  struct Entered {
+    napi_handle_scope handles = nullptr;
+    napi_callback_scope callbacks = nullptr;
+    napi_value receiver = nullptr;
+    napi_value on_frame = nullptr;
+  };
+  bool enter(Entered* entered);
+  void leave(Entered* entered);
+  void call(napi_value function, napi_value receiver, double argument);
+
+  bool expose(napi_value object, const char* name, std::shared_ptr<Memory> memory);
+
+  const napi_env env_;
+  const std::shared_ptr<Channels> channels_;
+  std::shared_ptr<Device> device_;  // null when closed
+  std::unique_ptr<DataPlane> plane_;
+  std::unique_ptr<WorkQueue> notifier_;
+
+  std::unique_ptr<Memory> block_;  // what the device is read into
+  std::shared_ptr<Memory> input_;  // what JavaScript sees of it
+  std::shared_ptr<Memory> output_;
+
+  uv_poll_t poll_{};
+  uv_async_t async_{};
+  int open_handles_ = 0;
+  bool started_ = false;
+  bool polling_ = false;
+  bool paused_ = false;
+  bool ended_ = false;
+  bool closed_ = false;
+  bool async_closing_ = false;
+  bool collected_ = false;
+
+  napi_ref this_ref_ = nullptr;  // weak until start()
+  napi_ref on_frame_ = nullptr;
+  napi_ref on_end_ = nullptr;
+  napi_async_context context_ = nullptr;
+  napi_async_cleanup_hook_handle hook_ = nullptr;
+
+  uint64_t requests_[64] = {};
+  uint64_t frames_to_js_ = 0;
+  uint64_t wakeups_ = 0;
+};
+
+Channel::~Channel() {
+  auto& live = channels_->live;
+  live.erase(std::remove(live.begin(), live.end(), this), live.end());
+}
+
+// ---- life
+
+napi_value type_error(napi_env env, const char* text) {
+  napi_throw_type_error(env, "ERR_INVALID_ARG_TYPE", text);
+  return nullptr;
+}
+
+bool is_function(napi_env env, napi_value value) {
+  napi_valuetype type = napi_undefined;
+  return napi_typeof(env, value, &type) == napi_ok && type == napi_function;
+}
+
+// new Channel(fd, bufferSize, onFrame, onEnd). The descriptor is the channel's when nothing is thrown.
+napi_value Channel::construct(napi_env env, napi_callback_info info) {
+  napi_value target = nullptr;
+  if (napi_get_new_target(env, info, &target) != napi_ok || target == nullptr) {
+    return type_error(env, "Channel is a class: use new");
+  }
+  napi_value self = nullptr;
+  napi_value arguments[4];
+  size_t count = 4;
+  void* data = nullptr;
+  if (napi_get_cb_info(env, info, &count, arguments, &self, &data) != napi_ok) return nullptr;
+  Args args(env, info);
+  const int64_t fd = args.i64(0);
+  const int64_t size = args.i64(1);
+  if (args.failed()) return args.reject();
+  if (fd < 0 || fd > INT_MAX || fcntl(static_cast<int>(fd), F_GETFD) < 0) {
+    return type_error(env, "argument 1 must be an open file descriptor");
+  }
+  if (size < static_cast<int64_t>(abi::FUSE_MIN_READ_BUFFER) || size > static_cast<int64_t>(kMaxBuffer)) {
+    return type_error(env, "argument 2 must be a buffer size between 8 KiB and 64 MiB");
+  }
+  if (!is_function(env, arguments[2]) || !is_function(env, arguments[3])) {
+    return type_error(env, "arguments 3 and 4 must be functions");
+  }
+
+  const size_t pages = (static_cast<size_t>(size) + 4095) & ~size_t{4095};
+  std::unique_ptr<Memory> block = Memory::map(pages);
+  std::shared_ptr<Memory> input = Memory::map(pages);
+  std::shared_ptr<Memory> output = Memory::map(pages);
+  if (block == nullptr || input == nullptr || output == nullptr) {
+    napi_throw_error(env, "ENOMEM", "no memory for the channel's buffers");
+    return nullptr;
+  }
+  const auto& channels = *static_cast<std::shared_ptr<Channels>*>(data);
+  auto* channel = new (std::nothrow) Channel(env, channels, static_cast<int>(fd), pages);
+  if (channel == nullptr) {
+    napi_throw_error(env, "ENOMEM", "no memory for the channel");
+    return nullptr;
+  }
+  channel->block_ = std::move(block);
+  channel->input_ = std::move(input);
+  channel->output_ = std::move(output);
+  // On failure from here on the wrap's finalizer, or nobody, owns the channel; an exception is pending.
+  if (napi_wrap(env, self, channel, on_collected, nullptr, &channel->this_ref_) != napi_ok) {
+    channel->device_->disown();
+    delete channel;
+    return nullptr;
+  }
+  if (!channel->expose(self, "input", channel->input_) || !channel->expose(self, "output", channel->output_) ||
+      napi_create_reference(env, arguments[2], 1, &channel->on_frame_) != napi_ok ||
+      napi_create_reference(env, arguments[3], 1, &channel->on_end_) != napi_ok) {
+    channel->device_->disown();
+    channel->shut();
+    napi_throw_error(env, nullptr, "the channel could not be made");
+    return nullptr;
+  }
+  return self;
+}
+
+// An ArrayBuffer over memory that stays mapped as long as either side has it: JavaScript may detach its one.
+bool Channel::expose(napi_value object, const char* name, std::shared_ptr<Memory> memory) {
+  auto* held = new (std::nothrow) std::shared_ptr<Memory>(memory);
+  if (held == nullptr) return false;
+  const auto drop = [](napi_env, void*, void* hint) { delete static_cast<std::shared_ptr<Memory>*>(hint); };
+  napi_value buffer = nullptr;
+  if (napi_create_external_arraybuffer(env_, memory->data(), memory->size(), drop, held, &buffer) != napi_ok) {
+    delete held;
+    return false;
+  }
+  const napi_property_descriptor property = {name,    nullptr, nullptr,         nullptr,
+                                             nullptr, buffer,  napi_enumerable, nullptr};
+  return napi_define_properties(env_, object, 1, &property) == napi_ok;
+}
+
+// 0, or -errno: nothing was started then.
+int Channel::begin() {
+  uv_loop_t* loop = nullptr;
+  napi_value name = nullptr;
+  napi_value object = nullptr;
+  if (napi_get_uv_event_loop(env_, &loop) != napi_ok ||
+      napi_get_reference_value(env_, this_ref_, &object) != napi_ok ||
+      napi_create_string_utf8(env_, "lamina:fuse", NAPI_AUTO_LENGTH, &name) != napi_ok) {
+    return -EINVAL;
+  }
+  const int flags = fcntl(device_->fd(), F_GETFL);
+  if (flags < 0 || fcntl(device_->fd(), F_SETFL, flags | O_NONBLOCK) < 0) return -errno;
+  int rc = uv_async_init(loop, &async_, on_wake);
+  if (rc != 0) return rc;
+  open_handles_++;
+  async_.data = this;
+  uv_unref(reinterpret_cast<uv_handle_t*>(&async_));
+  started_ = true;
+  rc = uv_poll_init(loop, &poll_, device_->fd());
+  if (rc == 0) {
+    open_handles_++;
+    polling_ = true;
+    poll_.data = this;
+    rc = uv_poll_start(&poll_, UV_READABLE, on_readable);
+  }
+  uint32_t references = 0;
+  if (rc == 0 && (napi_async_init(env_, object, name, &context_) != napi_ok ||
+                  napi_add_async_cleanup_hook(env_, on_environment_end, this, &hook_) != napi_ok ||
+                  napi_reference_ref(env_, this_ref_, &references) != napi_ok)) {
+    rc = -ENOMEM;
+  }
+  if (rc != 0) shut();
+  return rc;
+}
+
+// Closes everything, once. Threads that still work on something are not waited for: on_wake() joins them.
+void Channel::shut() {
+  if (closed_) return;
+  closed_ = true;
+  plane_->stop();
+  notifier_->stop();
+  device_.reset();
+  block_.reset();
+  if (polling_) uv_close(reinterpret_cast<uv_handle_t*>(&poll_), on_handle_closed);
+  if (on_frame_ != nullptr) napi_delete_reference(env_, on_frame_);
+  if (on_end_ != nullptr) napi_delete_reference(env_, on_end_);
+  on_frame_ = on_end_ = nullptr;
+  uint32_t references = 0;
+  // The finalizer deletes the channel, so from here on the object may be collected.
+  if (started_ && !collected_) napi_reference_unref(env_, this_ref_, &references);
+  close_async_when_drained();
+}
+
+void Channel::close_async_when_drained() {
+  if (!closed_ || async_closing_ || !plane_->drained() || !notifier_->drained()) return;
+  plane_->join();
+  notifier_->join();
+  if (!started_) return;
+  async_closing_ = true;
+  uv_close(reinterpret_cast<uv_handle_t*>(&async_), on_handle_closed);
+}
+
+void Channel::on_handle_closed(uv_handle_t* handle) {
+  auto* channel = static_cast<Channel*>(handle->data);
+  channel->open_handles_--;
+  channel->release_when_done();
+}
+
+void Channel::release_when_done() {
+  if (open_handles_ > 0) return;
+  // Not in shut(): JavaScript may call close() from within a callback scope of this context.
+  if (context_ != nullptr) napi_async_destroy(env_, context_);
+  context_ = nullptr;
+  if (hook_ != nullptr) {
+    napi_remove_async_cleanup_hook(hook_);
+    hook_ = nullptr;
+  }
+  if (collected_) delete this;
+}
+
+void Channel::on_collected(napi_env env, void* self, void*) {
+  auto* channel = static_cast<Channel*>(self);
+  channel->collected_ = true;
+  if (channel->this_ref_ != nullptr) napi_delete_reference(env, channel->this_ref_);
+  channel->this_ref_ = nullptr;
+  channel->shut();
+  channel->release_when_done();
+}
+
+// The environment goes away, perhaps with requests open. Threads are waited for: their code may be unloaded next.
+void Channel::on_environment_end(napi_async_cleanup_hook_handle, void* self) {
+  auto* channel = static_cast<Channel*>(self);
+  channel->shut();
+  channel->plane_->join();
+  channel->notifier_->join();
+  channel->close_async_when_drained();
+}
+
+// ---- the loop
+
+void Channel::wake(void* self) { uv_async_send(&static_cast<Channel*>(self)->async_); }
+
+void Channel::on_wake(uv_async_t* async) {
+  auto* channel = static_cast<Channel*>(async->data);
+  if (channel->closed_) {
+    channel->close_async_when_drained();
+  } else if (channel->paused_ && !channel->ended_) {
+    channel->resume();
+  }
+}
+
+void Channel::pause() {
+  paused_ = true;
+  uv_poll_stop(&poll_);
+}
+
+void Channel::resume() {
+  paused_ = false;
+  uv_poll_start(&poll_, UV_READABLE, on_readable);
+}
+
+void Channel::on_readable(uv_poll_t* poll, int status, int) {
+  auto* channel = static_cast<Channel*>(poll->data);
+  channel->wakeups_++;
+  // status is EBADF where the device went away under epoll; reading says what happened.
+  (void)status;
+  channel->drain();
+}
+
+bool Channel::enter(Entered* entered) {
+  if (entered->handles != nullptr) return entered->on_frame != nullptr;
+  if (napi_open_handle_scope(env_, &entered->handles) != napi_ok) return false;
+  return napi_get_reference_value(env_, this_ref_, &entered->receiver) == napi_ok &&
+         entered->receiver != nullptr &&
+         napi_open_callback_scope(env_, entered->receiver, context_, &entered->callbacks) == napi_ok &&
+         napi_get_reference_value(env_, on_frame_, &entered->on_frame) == napi_ok;
+}
+
+// Runs the microtasks and ticks that the calls have queued.
+void Channel::leave(Entered* entered) {
+  if (entered->callbacks != nullptr) napi_close_callback_scope(env_, entered->callbacks);
+  if (entered->handles != nullptr) napi_close_handle_scope(env_, entered->handles);
+  *entered = Entered{};
+}
+
+void Channel::call(napi_value function, napi_value receiver, double argument) {
+  napi_value value = nullptr;
+  if (napi_create_double(env_, argument, &value) != napi_ok) return;
+  if (napi_call_function(env_, receiver, function, 1, &value, nullptr) != napi_pending_exception) return;
+  // onFrame and onEnd do not throw; if one does, it is an uncaught exception like any other.
+  napi_value error = nullptr;
+  if (napi_get_and_clear_last_exception(env_, &error) == napi_ok) napi_fatal_exception(env_, error);
+}
+
+void Channel::drain() {
+  Entered entered;
+  const uint64_t begin = uv_hrtime();
+  for (int served = 0; served < kBudgetRequests && !closed_; served++) {
+    if (!plane_->room()) {
+      pause();
+      break;
+    }
+    if (block_ == nullptr && (block_ = plane_->blocks().take()) == nullptr) break;  // no memory: again at the next turn
+    const ssize_t n = read(device_->fd(), block_->data(), block_->size());
+    if (n < 0) {
+      // ENOENT: the request was interrupted before it could be read.
+      if (errno == EINTR || errno == ENOENT) continue;
+      if (errno != EAGAIN) {
+        const int errnum = errno;
+        leave(&entered);
+        end(errnum);
+        return;
+      }
+      break;
+    }
+    const auto size = static_cast<size_t>(n);
+    uint32_t opcode = 0;
+    if (size >= sizeof(abi::fuse_in_header)) {
+      memcpy(&opcode, block_->data() + offsetof(abi::fuse_in_header, opcode), sizeof opcode);
+    }
+    if (opcode < 64) requests_[opcode]++;
+    const bool io = (opcode == abi::FUSE_READ || opcode == abi::FUSE_WRITE) && DataPlane::valid(block_->data(), size);
+    if (io && plane_->serve(block_->data(), &block_)) continue;
+    if (!enter(&entered)) break;
+    frames_to_js_++;
+    memcpy(input_->data(), block_->data(), size);
+    call(entered.on_frame, entered.receiver, static_cast<double>(size));
+    if (uv_hrtime() - begin > kBudgetNs) break;
+  }
+  leave(&entered);
+}
+
+// The device said that it is over. JavaScript hears of it once.
+void Channel::end(int errnum) {
+  if (ended_ || closed_) return;
+  ended_ = true;
+  uv_poll_stop(&poll_);
+  napi_handle_scope handles = nullptr;
+  napi_callback_scope callbacks = nullptr;
+  napi_value receiver = nullptr;
+  napi_value on_end = nullptr;
+  if (napi_open_handle_scope(env_, &handles) != napi_ok) return;
+  if (napi_get_reference_value(env_, this_ref_, &receiver) == napi_ok && receiver != nullptr &&
+      napi_get_reference_value(env_, on_end_, &on_end) == napi_ok &&
+      napi_open_callback_scope(env_, receiver, context_, &callbacks) == napi_ok) {
+    call(on_end, receiver, errnum);
+    napi_close_callback_scope(env_, callbacks);
+  }
+  napi_close_handle_scope(env_, handles);
+}
+
+// ---- methods
+
+Channel* Channel::self(napi_env env, napi_callback_info info) {
+  napi_value object = nullptr;
+  void* data = nullptr;
+  void* wrapped = nullptr;
+  if (napi_get_cb_info(env, info, nullptr, nullptr, &object, &data) == napi_ok &&
+      napi_unwrap(env, object, &wrapped) == napi_ok) {
+    const auto& live = (*static_cast<std::shared_ptr<Channels>*>(data))->live;
+    if (std::find(live.begin(), live.end(), wrapped) != live.end()) return static_cast<Channel*>(wrapped);
+  }
+  type_error(env, "not a Channel");
+  return nullptr;
+}
+
+napi_value undefined(napi_env env) {
+  napi_value value = nullptr;
+  napi_get_undefined(env, &value);
+  return value;
+}
+
+napi_value boolean(napi_env env, bool value) {
+  napi_value out = nullptr;
+  napi_get_boolean(env, value, &out);
+  return out;
+}
+
+// A nodeid: what a double holds exactly.
+uint64_t nodeid_of(Args& args, size_t i) {
+  const int64_t value = args.i64(i);
+  if (!args.failed() && value < 0) args.wrong(i, "a nodeid");
+  return static_cast<uint64_t>(value);
+}
+
+napi_value Channel::start(napi_env env, napi_callback_info info) {
+  Channel* channel = self(env, info);
+  if (channel == nullptr) return nullptr;
+  if (channel->closed_) return failure(env, EBADF);
+  if (channel->started_) return failure(env, EALREADY);
+  return integer(env, channel->begin());
+}
+
+// send(length): output[0..length) to the device; 0 or -errno.
+napi_value Channel::send(napi_env env, napi_callback_info info) {
+  Channel* channel = self(env, info);
+  if (channel == nullptr) return nullptr;
+  Args args(env, info);
+  const int64_t length = args.i64(0);
+  if (args.failed()) return args.reject();
+  if (length < static_cast<int64_t>(sizeof(abi::fuse_out_header)) ||
+      length > static_cast<int64_t>(channel->output_->size())) {
+    args.wrong(0, "a length within the output");
+    return args.reject();
+  }
+  if (channel->closed_) return failure(env, EBADF);
+  return integer(env, channel->device_->write(channel->output_->data(), static_cast<size_t>(length)));
+}
+
+napi_value Channel::send_buffer(napi_env env, napi_callback_info info) {
+  Channel* channel = self(env, info);
+  if (channel == nullptr) return nullptr;
+  Args args(env, info);
+  const Bytes message = args.bytes(0);
+  if (args.failed()) return args.reject();
+  if (message.size < sizeof(abi::fuse_out_header)) return failure(env, EINVAL);
+  if (channel->closed_) return failure(env, EBADF);
+  return integer(env, channel->device_->write(message.data, message.size));
+}
+
+napi_value Channel::notify(napi_env env, napi_callback_info info) {
+  Channel* channel = self(env, info);
+  if (channel == nullptr) return nullptr;
+  Args args(env, info);
+  const Bytes message = args.bytes(0);
+  if (args.failed()) return args.reject();
+  if (message.size < sizeof(abi::fuse_out_header) || message.size > kMaxMessage) {
+    args.wrong(0, "a notification");
+    return args.reject();
+  }
+  // Before start() there is no loop to join the thread from.
+  if (channel->closed_ || !channel->started_) return undefined(env);
+  std::unique_ptr<uint8_t[]> copy(new (std::nothrow) uint8_t[message.size]);
+  if (copy == nullptr) return undefined(env);
+  memcpy(copy.get(), message.data, message.size);
+  channel->notifier_->submit(
+      std::unique_ptr<Task>(new NotifyTask(channel->device_, std::move(copy), message.size)));
+  return undefined(env);
+}
+
+napi_value Channel::notifying(napi_env env, napi_callback_info info) {
+  Channel* channel = self(env, info);
+  if (channel == nullptr) return nullptr;
+  return integer(env, static_cast<int64_t>(channel->notifier_->pending()));
+}
+
+napi_value Channel::close(napi_env env, napi_callback_info info) {
+  Channel* channel = self(env, info);
+  if (channel == nullptr) return nullptr;
+  channel->shut();
+  return undefined(env);
+}
+
+// registerFile(nodeid, fd, writable): the descriptor is the channel's, whatever happens.
+napi_value Channel::register_file(napi_env env, napi_callback_info info) {
+  Channel* channel = self(env, info);
+  if (channel == nullptr) return nullptr;
+  Args args(env, info);
+  const uint64_t nodeid = nodeid_of(args, 0);
+  const int64_t fd = args.i64(1);
+  const bool writable = args.boolean(2);
+  if (!args.failed() && (fd < 0 || fd > INT_MAX)) args.wrong(1, "an open file descriptor");
+  if (args.failed()) return args.reject();
+  auto file = std::make_shared<File>(static_cast<int>(fd), writable);
+  if (!channel->closed_) channel->plane_->files().put(nodeid, std::move(file));
+  return undefined(env);
+}
+
+napi_value Channel::unregister_file(napi_env env, napi_callback_info info) {
+  Channel* channel = self(env, info);
+  if (channel == nullptr) return nullptr;
+  Args args(env, info);
+  const uint64_t nodeid = nodeid_of(args, 0);
+  if (args.failed()) return args.reject();
+  return boolean(env, channel->plane_->files().remove(nodeid));
+}
+
+napi_value Channel::is_registered(napi_env env, napi_callback_info info) {
+  Channel* channel = self(env, info);
+  if (channel == nullptr) return nullptr;
+  Args args(env, info);
+  const uint64_t nodeid = nodeid_of(args, 0);
+  if (args.failed()) return args.reject();
+  const File* file = channel->plane_->files().peek(nodeid);
+  return integer(env, file == nullptr ? 0 : file->writable() ? 2 : 1);
+}
+
+napi_value Channel::pin(napi_env env, napi_callback_info info) {
+  Channel* channel = self(env, info);
+  if (channel == nullptr) return nullptr;
+  Args args(env, info);
+  const uint64_t nodeid = nodeid_of(args, 0);
+  const bool on = args.boolean(1);
+  if (args.failed()) return args.reject();
+  return boolean(env, channel->plane_->files().pin(nodeid, on));
+}
+
+napi_value Channel::evict(napi_env env, napi_callback_info info) {
+  Channel* channel = self(env, info);
+  if (channel == nullptr) return nullptr;
+  Args args(env, info);
+  const int64_t max = args.i64(0);
+  if (!args.failed() && max < 0) args.wrong(0, "a count");
+  if (args.failed()) return args.reject();
+  return integer(env, static_cast<int64_t>(channel->plane_->files().evict(static_cast<size_t>(max))));
+}
+
+// resubmit(frame): serves a READ or WRITE whose file JavaScript has registered meanwhile. Whatever is wrong with it, it
+// is answered here: giving it back would go round for ever.
+napi_value Channel::resubmit(napi_env env, napi_callback_info info) {
+  Channel* channel = self(env, info);
+  if (channel == nullptr) return nullptr;
+  Args args(env, info);
+  const Bytes frame = args.bytes(0);
+  if (args.failed()) return args.reject();
+  if (!DataPlane::valid(frame.data, frame.size)) {
+    args.wrong(0, "a READ or WRITE frame");
+    return args.reject();
+  }
+  // Before start() there is no loop to join a thread from.
+  if (channel->closed_ || !channel->started_) return undefined(env);
+  if (channel->plane_->serve(frame.data, nullptr)) return undefined(env);
+  abi::fuse_in_header header;
+  memcpy(&header, frame.data, sizeof header);
+  channel->device_->reply(header.unique, -EIO, nullptr, 0);
+  return undefined(env);
+}
+
+napi_value Channel::backing_open(napi_env env, napi_callback_info info) {
+  Channel* channel = self(env, info);
+  if (channel == nullptr) return nullptr;
+  Args args(env, info);
+  const int fd = args.fd(0);
+  if (args.failed()) return args.reject();
+  if (channel->closed_) return failure(env, EBADF);
+  abi::fuse_backing_map map = {};
+  map.fd = fd;
+  return result(env, ioctl(channel->device_->fd(), abi::FUSE_DEV_IOC_BACKING_OPEN, &map));
+}
+
+napi_value Channel::backing_close(napi_env env, napi_callback_info info) {
+  Channel* channel = self(env, info);
+  if (channel == nullptr) return nullptr;
+  Args args(env, info);
+  uint32_t id = args.u32(0);
+  if (args.failed()) return args.reject();
+  if (channel->closed_) return failure(env, EBADF);
+  return result(env, ioctl(channel->device_->fd(), abi::FUSE_DEV_IOC_BACKING_CLOSE, &id));
+}
+
+napi_value Channel::counters(napi_env env, napi_callback_info info) {
+  Channel* channel = self(env, info);
+  if (channel == nullptr) return nullptr;
+  void* data = nullptr;
+  napi_value buffer = nullptr;
+  napi_value array = nullptr;
+  if (napi_create_arraybuffer(env, kCounterSlots * sizeof(double), &data, &buffer) != napi_ok ||
+      napi_create_typedarray(env, napi_float64_array, kCounterSlots, buffer, 0, &array) != napi_ok) {
+    return nullptr;
+  }
+  const DataPlane::Counters io = channel->plane_->counters();
+  auto* slots = static_cast<double*>(data);
+  for (size_t opcode = 0; opcode < 64; opcode++) slots[opcode] = static_cast<double>(channel->requests_[opcode]);
+  slots[kFramesToJs] = static_cast<double>(channel->frames_to_js_);
+  slots[kReadsInline] = static_cast<double>(io.reads_inline);
+  slots[kReadsThreaded] = static_cast<double>(io.reads_threaded);
+  slots[kWritesInline] = static_cast<double>(io.writes_inline);
+  slots[kWritesThreaded] = static_cast<double>(io.writes_threaded);
+  slots[kBytesRead] = static_cast<double>(io.bytes_read);
+  slots[kBytesWritten] = static_cast<double>(io.bytes_written);
+  slots[kRegistered] = static_cast<double>(channel->plane_->files().size());
+  slots[kWakeups] = static_cast<double>(channel->wakeups_);
+  return array;
+}
+
+bool Channel::define_class(napi_env env, napi_value exports, std::shared_ptr<Channels>* channels) {
+  const auto method = [channels](const char* name, napi_callback callback) {
+    return napi_property_descriptor{name,    nullptr, callback,     nullptr,
+                                    nullptr, nullptr, napi_default, channels};
+  };
+  const napi_property_descriptor methods[] = {
+      method("start", start),
+      method("send", send),
+      method("sendBuffer", send_buffer),
+      method("notify", notify),
+      method("notifying", notifying),
+      method("close", close),
+      method("registerFile", register_file),
+      method("unregisterFile", unregister_file),
+      method("isRegistered", is_registered),
+      method("pin", pin),
+      method("evict", evict),
+      method("resubmit", resubmit),
+      method("backingOpen", backing_open),
+      method("backingClose", backing_close),
+      method("counters", counters),
+  };
+  napi_value constructor = nullptr;
+  return napi_define_class(env, "Channel", NAPI_AUTO_LENGTH, construct, channels, std::size(methods), methods,
+                           &constructor) == napi_ok &&
+         napi_set_named_property(env, exports, "Channel", constructor) == napi_ok;
+}
+
+}  // namespace
+
+bool register_channel(napi_env env, napi_value exports, State*) {
+  // Channels that are collected after this hook ran have a share of their own.
+  auto* channels = new (std::nothrow) std::shared_ptr<Channels>(std::make_shared<Channels>());
+  if (channels == nullptr) return false;
+  const auto drop = [](void* data) { delete static_cast<std::shared_ptr<Channels>*>(data); };
+  return napi_add_env_cleanup_hook(env, drop, channels) == napi_ok &&
+         Channel::define_class(env, exports, channels);
+}
+
+}  // namespace lamina

@@ -1,0 +1,499 @@
+#include "data-plane.h"
+
+#include <linux/magic.h>
+#include <sys/stat.h>
+#include <sys/uio.h>
+#include <sys/vfs.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <new>
+#include <utility>
+#include <vector>
+
+namespace lamina {
+namespace {
+
+// A WRITE of up to this is done on the main thread: the copy into the page cache takes less than handing it over.
+constexpr uint32_t kInlineWrite = 256 * 1024;
+// An inline WRITE that took longer (a full journal, dirty throttling, a slow disk) sends the next ones to threads.
+constexpr uint64_t kSlowWriteNs = 2'000'000;
+constexpr uint64_t kSlowForNs = 500'000'000;
+// Smaller data is copied for a thread; larger data is handed over with the block that it was read into.
+constexpr size_t kHandOver = 64 * 1024;
+// WRITE data that may wait for a thread before the device is no longer read; and when it is read again.
+constexpr size_t kMaxQueued = 64 * 1024 * 1024;
+constexpr size_t kResumeQueued = kMaxQueued / 2;
+constexpr size_t kThreads = 4;
+// The kernel refuses a reply with a larger one, and its caller would wait for ever.
+constexpr int kMaxReplyErrno = 511;
+
+uint64_t now() {
+  timespec ts;
+  clock_gettime(CLOCK_MONOTONIC, &ts);
+  return static_cast<uint64_t>(ts.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(ts.tv_nsec);
+}
+
+template <typename T>
+T load(const uint8_t* at) {
+  T value;
+  memcpy(&value, at, sizeof value);
+  return value;
+}
+
+int bounded(int errnum) { return errnum > 0 && errnum <= kMaxReplyErrno ? errnum : EIO; }
+
+// Reads until `size` bytes, the end of the file, or an error. The bytes, or -errno where there were none.
+ssize_t read_all(int fd, uint8_t* data, size_t size, uint64_t offset) {
+  size_t done = 0;
+  while (done < size) {
+    const ssize_t n = pread(fd, data + done, size - done, static_cast<off_t>(offset + done));
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return done > 0 ? static_cast<ssize_t>(done) : -bounded(errno);
+    if (n == 0) break;
+    done += static_cast<size_t>(n);
+  }
+  return static_cast<ssize_t>(done);
+}
+
+ssize_t write_all(int fd, const uint8_t* data, size_t size, uint64_t offset) {
+  size_t done = 0;
+  while (done < size) {
+    const ssize_t n = pwrite(fd, data + done, size - done, static_cast<off_t>(offset + done));
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return done > 0 ? static_cast<ssize_t>(done) : -bounded(errno);
+    if (n == 0) break;
+    done += static_cast<size_t>(n);
+  }
+  return static_cast<ssize_t>(done);
+}
+
+// FUSE_WRITE_KILL_SUIDGID, as the VFS does for a writer without CAP_FSETID: setgid without group execution is the
+// mark of mandatory locking and stays. security.capability is removed by the write itself.
+int kill_suidgid(int fd) {
+  struct stat st;
+  if (fstat(fd, &st) != 0) return -bounded(errno);
+  mode_t mode = st.st_mode & ~static_cast<mode_t>(S_ISUID);
+  if ((mode & S_IXGRP) != 0) mode &= ~static_cast<mode_t>(S_ISGID);
+  if (mode == st.st_mode) return 0;
+  return fchmod(fd, mode & 07777) == 0 ? 0 : -bounded(errno);
+}
+
+ssize_t write_file(int fd, const uint8_t* data, const abi::fuse_write_in& in) {
+  if ((in.write_flags & abi::FUSE_WRITE_KILL_SUIDGID) != 0) {
+    const int rc = kill_suidgid(fd);
+    if (rc < 0) return rc;
+  }
+  return write_all(fd, data, in.size, in.offset);
+}
+
+void answer_read(const Device& device, uint64_t unique, ssize_t n, const uint8_t* data) {
+  const int rc = n < 0 ? device.reply(unique, static_cast<int>(n), nullptr, 0)
+                       : device.reply(unique, 0, data, static_cast<size_t>(n));
+  // The kernel did not take the data, but somebody still waits.
+  if (rc == -EINVAL || rc == -ENOMEM || rc == -EFAULT) device.reply(unique, -EIO, nullptr, 0);
+}
+
+void answer_write(const Device& device, uint64_t unique, ssize_t n) {
+  if (n < 0) {
+    device.reply(unique, static_cast<int>(n), nullptr, 0);
+    return;
+  }
+  const abi::fuse_write_out out = {static_cast<uint32_t>(n), 0};
+  device.reply(unique, 0, &out, sizeof out);
+}
+
+}  // namespace
+
+// ---- Device, File
+
+// close(2) is never retried: the descriptor is gone also when it says EINTR.
+Device::~Device() {
+  if (fd_ >= 0) close(fd_);
+}
+
+File::~File() { close(fd_); }
+
+int Device::write(const void* data, size_t size) const {
+  ssize_t n;
+  do {
+    n = ::write(fd_, data, size);
+  } while (n < 0 && errno == EINTR);
+  return n < 0 ? -errno : 0;
+}
+
+int Device::reply(uint64_t unique, int error, const void* payload, size_t size) const {
+  const abi::fuse_out_header header = {static_cast<uint32_t>(sizeof(abi::fuse_out_header) + size), error, unique};
+  if (size == 0) return write(&header, sizeof header);
+  const iovec parts[2] = {{const_cast<abi::fuse_out_header*>(&header), sizeof header},
+                          {const_cast<void*>(payload), size}};
+  ssize_t n;
+  do {
+    n = writev(fd_, parts, 2);
+  } while (n < 0 && errno == EINTR);
+  return n < 0 ? -errno : 0;
+}
+
+// ---- FileTable
+
+void FileTable::link(Slot* slot) {
+  slot->older = newest_;
+  slot->newer = nullptr;
+  (newest_ != nullptr ? newest_->newer : oldest_) = slot;
+  newest_ = slot;
+}
+
+void FileTable::unlink(Slot* slot) {
+  (slot->older != nullptr ? slot->older->newer : oldest_) = slot->newer;
+  (slot->newer != nullptr ? slot->newer->older : newest_) = slot->older;
+  slot->older = slot->newer = nullptr;
+}
+
+void FileTable::put(uint64_t nodeid, std::shared_ptr<File> file) {
+  const auto [at, added] = slots_.try_emplace(nodeid);
+  Slot* slot = &at->second;
+  slot->file = std::move(file);
+  if (added) {
+    slot->nodeid = nodeid;
+    link(slot);
+  } else if (!slot->pinned && slot != newest_) {
+    unlink(slot);
+    link(slot);
+  }
+}
+
+bool FileTable::remove(uint64_t nodeid) {
+  const auto at = slots_.find(nodeid);
+  if (at == slots_.end()) return false;
+  if (!at->second.pinned) unlink(&at->second);
+  slots_.erase(at);
+  return true;
+}
+
+const std::shared_ptr<File>* FileTable::find(uint64_t nodeid) {
+  const auto at = slots_.find(nodeid);
+  if (at == slots_.end()) return nullptr;
+  Slot* slot = &at->second;
+  if (!slot->pinned && slot != newest_) {
+    unlink(slot);
+    link(slot);
+  }
+  return &slot->file;
+}
+
+const File* FileTable::peek(uint64_t nodeid) const {
+  const auto at = slots_.find(nodeid);
+  return at == slots_.end() ? nullptr : at->second.file.get();
+}
+
+bool FileTable::pin(uint64_t nodeid, bool on) {
+  const auto at = slots_.find(nodeid);
+  if (at == slots_.end()) return false;
+  Slot* slot = &at->second;
+  if (slot->pinned != on) {
+    slot->pinned = on;
+    if (on) {
+      unlink(slot);
+    } else {
+      link(slot);
+    }
+  }
+  return true;
+}
+
+size_t FileTable::evict(size_t max) {
+  size_t closed = 0;
+  while (slots_.size() > max && oldest_ != nullptr) {
+    remove(oldest_->nodeid);
+    closed++;
+  }
+  return closed;
+}
+
+void FileTable::clear() {
+  slots_.clear();
+  oldest_ = newest_ = nullptr;
+}
+
+// ---- tasks
+
+// What tasks need of the data plane, alive as long as one of them is.
+struct DataPlane::Shared {
+  Shared(std::shared_ptr<Device> d, std::shared_ptr<BlockPool> b, void (*w)(void*), void* data)
+      : device(std::move(d)), blocks(std::move(b)), wake(w), wake_data(data) {}
+
+  std::shared_ptr<Device> device;
+  const std::shared_ptr<BlockPool> blocks;
+  void (*const wake)(void*);
+  void* const wake_data;
+  ThreadCounters counters;
+
+  // WRITE data that waits or is being written.
+  std::atomic<size_t> queued_bytes{0};
+  // Whether the main thread waits for room.
+  std::atomic<bool> starved{false};
+
+  // WRITEs by nodeid: one is on the queue or runs, the others wait behind it here.
+  std::mutex mutex;
+  std::unordered_map<uint64_t, std::deque<std::unique_ptr<Task>>> behind;
+  // Its size, to be asked without the lock.
+  std::atomic<size_t> writing{0};
+};
+
+namespace {
+
+class ReadTask final : public Task {
+ public:
+  ReadTask(std::shared_ptr<DataPlane::Shared> shared, std::shared_ptr<File> file, uint64_t unique,
+           const abi::fuse_read_in& in)
+      : shared_(std::move(shared)), file_(std::move(file)), unique_(unique), in_(in) {}
+
+  void run() override {
+    std::unique_ptr<Memory> block = shared_->blocks->take();
+    const Device& device = *shared_->device;
+    if (block == nullptr) {
+      device.reply(unique_, -ENOMEM, nullptr, 0);
+      return;
+    }
+    const size_t size = std::min<size_t>(in_.size, block->size());
+    const ssize_t n = read_all(file_->fd(), block->data(), size, in_.offset);
+    if (n > 0) shared_->counters.bytes_read.fetch_add(static_cast<uint64_t>(n), std::memory_order_relaxed);
+    answer_read(device, unique_, n, block->data());
+    shared_->blocks->give(std::move(block));
+  }
+
+ private:
+  const std::shared_ptr<DataPlane::Shared> shared_;
+  const std::shared_ptr<File> file_;
+  const uint64_t unique_;
+  const abi::fuse_read_in in_;
+};
+
+class WriteTask final : public Task {
+ public:
+  // The data is in `block` at `data`, or, without a block, in memory that `copy` owns.
+  WriteTask(std::shared_ptr<DataPlane::Shared> shared, WorkQueue* queue, std::shared_ptr<File> file,
+            const abi::fuse_in_header& header, const abi::fuse_write_in& in, std::unique_ptr<Memory> block,
+            std::unique_ptr<uint8_t[]> copy, const uint8_t* data)
+      : shared_(std::move(shared)),
+        queue_(queue),
+        file_(std::move(file)),
+        nodeid_(header.nodeid),
+        unique_(header.unique),
+        in_(in),
+        block_(std::move(block)),
+        copy_(std::move(copy)),
+        data_(data) {}
+
+  // What was taken from the kernel is written also when the connection ends meanwhile.
+  bool must_run() const override { return true; }
+
+  void run() override {
+    const ssize_t n = write_file(file_->fd(), data_, in_);
+    if (n > 0) shared_->counters.bytes_written.fetch_add(static_cast<uint64_t>(n), std::memory_order_relaxed);
+    next();
+    answer_write(*shared_->device, unique_, n);
+    if (block_ != nullptr) shared_->blocks->give(std::move(block_));
+    const size_t left = shared_->queued_bytes.fetch_sub(in_.size, std::memory_order_acq_rel) - in_.size;
+    if (left <= kResumeQueued && shared_->starved.exchange(false)) shared_->wake(shared_->wake_data);
+  }
+
+ private:
+  // Lets the next WRITE of this nodeid run.
+  void next() {
+    std::unique_ptr<Task> task;
+    {
+      const std::lock_guard<std::mutex> lock(shared_->mutex);
+      const auto at = shared_->behind.find(nodeid_);
+      if (at == shared_->behind.end()) return;
+      if (at->second.empty()) {
+        shared_->behind.erase(at);
+        shared_->writing.fetch_sub(1, std::memory_order_release);
+        return;
+      }
+      task = std::move(at->second.front());
+      at->second.pop_front();
+    }
+    queue_->submit(std::move(task));
+  }
+
+  const std::shared_ptr<DataPlane::Shared> shared_;
+  WorkQueue* const queue_;
+  const std::shared_ptr<File> file_;
+  const uint64_t nodeid_;
+  const uint64_t unique_;
+  const abi::fuse_write_in in_;
+  std::unique_ptr<Memory> block_;
+  const std::unique_ptr<uint8_t[]> copy_;
+  const uint8_t* const data_;
+};
+
+}  // namespace
+
+// ---- DataPlane
+
+DataPlane::DataPlane(std::shared_ptr<Device> device, size_t block_size, void (*wake)(void*), void* data)
+    : device_(std::move(device)),
+      block_size_(block_size),
+      blocks_(std::make_shared<BlockPool>(block_size)),
+      shared_(std::make_shared<Shared>(device_, blocks_, wake, data)),
+      queue_(kThreads, wake, data) {}
+
+DataPlane::~DataPlane() = default;
+
+bool DataPlane::valid(const uint8_t* frame, size_t size) {
+  if (size < sizeof(abi::fuse_in_header) + sizeof(abi::fuse_read_in)) return false;
+  const auto header = load<abi::fuse_in_header>(frame);
+  if (header.len != size) return false;
+  if (header.opcode == abi::FUSE_READ) return true;
+  if (header.opcode != abi::FUSE_WRITE) return false;
+  const auto in = load<abi::fuse_write_in>(frame + sizeof(abi::fuse_in_header));
+  return in.size == size - sizeof(abi::fuse_in_header) - sizeof(abi::fuse_write_in);
+}
+
+bool DataPlane::serve(const uint8_t* frame, std::unique_ptr<Memory>* block) {
+  const auto header = load<abi::fuse_in_header>(frame);
+  const std::shared_ptr<File>* file = files_.find(header.nodeid);
+  if (file == nullptr) return false;
+  if (header.opcode == abi::FUSE_READ) {
+    read(frame, *file);
+    return true;
+  }
+  if (!(*file)->writable()) return false;
+  write(frame, *file, block);
+  return true;
+}
+
+void DataPlane::read(const uint8_t* frame, const std::shared_ptr<File>& file) {
+  const auto header = load<abi::fuse_in_header>(frame);
+  const auto in = load<abi::fuse_read_in>(frame + sizeof(abi::fuse_in_header));
+  if (read_inline(header, in, *file)) {
+    counters_.reads_inline++;
+    return;
+  }
+  counters_.reads_threaded++;
+  queue_.submit(std::unique_ptr<Task>(new ReadTask(shared_, file, header.unique, in)));
+}
+
+bool DataPlane::read_inline(const abi::fuse_in_header& header, const abi::fuse_read_in& in, File& file) {
+  if (file.reads == File::Reads::kThreads) return false;
+  if (read_buffer_ == nullptr) read_buffer_ = Memory::map(block_size_);
+  if (read_buffer_ == nullptr) return false;
+  uint8_t* const data = read_buffer_->data();
+  const size_t size = std::min<size_t>(in.size, read_buffer_->size());
+  size_t done = 0;
+  while (done < size) {
+    iovec part = {data + done, size - done};
+    const off_t offset = static_cast<off_t>(in.offset + done);
+    const int flags = file.reads == File::Reads::kNowait ? RWF_NOWAIT : 0;
+    const ssize_t n = preadv2(file.fd(), &part, 1, offset, flags);
+    if (n > 0) {
+      done += static_cast<size_t>(n);
+      continue;
+    }
+    if (n == 0) break;
+    if (errno == EINTR) continue;
+    if (errno == EAGAIN) return false;
+    if (errno == EOPNOTSUPP && file.reads == File::Reads::kNowait) {
+      struct statfs fs;
+      const bool memory = fstatfs(file.fd(), &fs) == 0 &&
+                          (fs.f_type == TMPFS_MAGIC || fs.f_type == RAMFS_MAGIC);
+      file.reads = memory ? File::Reads::kMemory : File::Reads::kThreads;
+      if (!memory) return false;
+      continue;
+    }
+    if (done > 0) break;
+    answer_read(*device_, header.unique, -bounded(errno), nullptr);
+    return true;
+  }
+  counters_.bytes_read += done;
+  answer_read(*device_, header.unique, static_cast<ssize_t>(done), data);
+  return true;
+}
+
+bool DataPlane::write_may_block(const abi::fuse_in_header& header, const abi::fuse_write_in& in) const {
+  if (in.size > kInlineWrite) return true;
+  if (slow_until_ != 0 && now() < slow_until_) return true;
+  if (shared_->writing.load(std::memory_order_acquire) == 0) return false;
+  const std::lock_guard<std::mutex> lock(shared_->mutex);
+  return shared_->behind.find(header.nodeid) != shared_->behind.end();
+}
+
+void DataPlane::write(const uint8_t* frame, const std::shared_ptr<File>& file, std::unique_ptr<Memory>* block) {
+  const auto header = load<abi::fuse_in_header>(frame);
+  const auto in = load<abi::fuse_write_in>(frame + sizeof(abi::fuse_in_header));
+  const uint8_t* data = frame + sizeof(abi::fuse_in_header) + sizeof(abi::fuse_write_in);
+
+  if (!write_may_block(header, in)) {
+    const uint64_t begin = now();
+    const ssize_t n = write_file(file->fd(), data, in);
+    const uint64_t end = now();
+    slow_until_ = end - begin > kSlowWriteNs ? end + kSlowForNs : 0;
+    counters_.writes_inline++;
+    if (n > 0) counters_.bytes_written += static_cast<uint64_t>(n);
+    answer_write(*device_, header.unique, n);
+    return;
+  }
+
+  std::unique_ptr<Memory> taken;
+  std::unique_ptr<uint8_t[]> copy;
+  if (block != nullptr && in.size > kHandOver) {
+    taken = std::move(*block);
+    *block = blocks_->take();
+  } else {
+    copy.reset(new (std::nothrow) uint8_t[in.size]);
+    if (copy == nullptr) {
+      answer_write(*device_, header.unique, -ENOMEM);
+      return;
+    }
+    memcpy(copy.get(), data, in.size);
+    data = copy.get();
+  }
+  counters_.writes_threaded++;
+  shared_->queued_bytes.fetch_add(in.size, std::memory_order_acq_rel);
+  auto task = std::unique_ptr<Task>(
+      new WriteTask(shared_, &queue_, file, header, in, std::move(taken), std::move(copy), data));
+  {
+    const std::lock_guard<std::mutex> lock(shared_->mutex);
+    const auto [at, first] = shared_->behind.try_emplace(header.nodeid);
+    if (!first) {
+      at->second.push_back(std::move(task));
+      return;
+    }
+    shared_->writing.fetch_add(1, std::memory_order_release);
+  }
+  queue_.submit(std::move(task));
+}
+
+bool DataPlane::room() {
+  if (shared_->queued_bytes.load(std::memory_order_acquire) < kMaxQueued) return true;
+  shared_->starved.store(true);
+  // A task may have finished in between, and seen nobody starve.
+  if (shared_->queued_bytes.load(std::memory_order_acquire) > kResumeQueued) return false;
+  shared_->starved.store(false);
+  return true;
+}
+
+DataPlane::Counters DataPlane::counters() const {
+  Counters sum = counters_;
+  sum.bytes_read += shared_->counters.bytes_read.load(std::memory_order_relaxed);
+  sum.bytes_written += shared_->counters.bytes_written.load(std::memory_order_relaxed);
+  return sum;
+}
+
+void DataPlane::stop() {
+  queue_.stop();
+  files_.clear();
+}
+
+void DataPlane::join() {
+  queue_.join();
+  device_.reset();
+  shared_->device.reset();
+  read_buffer_.reset();
+}
+
+}  // namespace lamina

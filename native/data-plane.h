@@ -1,0 +1,172 @@
+// READ and WRITE of registered files, without JavaScript: inline where that cannot block, else on threads.
+//
+// Order: two WRITEs of one nodeid are never reordered. A READ is ordered against nothing: the kernel does not have a
+// READ and a WRITE of the same page in flight, and two processes that race are not ordered by anybody.
+//
+// Threads: everything here is for the main thread but what the tasks do, who share Shared.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <unordered_map>
+
+#include "fuse-abi.h"
+#include "memory.h"
+#include "work-queue.h"
+
+namespace lamina {
+
+// The connection. The descriptor is closed when the last thread that may still answer on it lets go.
+class Device {
+ public:
+  explicit Device(int fd) : fd_(fd) {}
+  ~Device();
+  Device(const Device&) = delete;
+  Device& operator=(const Device&) = delete;
+
+  int fd() const { return fd_; }
+  // Leaves the descriptor to whoever gave it.
+  void disown() { fd_ = -1; }
+  // 0, or -errno.
+  int write(const void* data, size_t size) const;
+  // A reply with `error` <= 0 and, if that is 0, a payload. 0, or -errno.
+  int reply(uint64_t unique, int error, const void* payload, size_t size) const;
+
+ private:
+  int fd_;
+};
+
+// An open file of a layer. It is closed when neither the table nor a task has it any more.
+class File {
+ public:
+  // How a READ may be tried on the main thread.
+  enum class Reads : uint8_t {
+    kNowait,   // preadv2(RWF_NOWAIT)
+    kMemory,   // tmpfs, which has no RWF_NOWAIT, but does not wait for a disk either
+    kThreads,  // neither: FUSE or a network below
+  };
+
+  File(int fd, bool writable) : fd_(fd), writable_(writable) {}
+  ~File();
+  File(const File&) = delete;
+  File& operator=(const File&) = delete;
+
+  int fd() const { return fd_; }
+  bool writable() const { return writable_; }
+
+  // Main thread only.
+  Reads reads = Reads::kNowait;
+
+ private:
+  const int fd_;
+  const bool writable_;
+};
+
+// nodeid -> File, least recently used first. Pinned files are in the table but not in the order.
+class FileTable {
+ public:
+  FileTable() = default;
+  FileTable(const FileTable&) = delete;
+  FileTable& operator=(const FileTable&) = delete;
+
+  void put(uint64_t nodeid, std::shared_ptr<File> file);
+  bool remove(uint64_t nodeid);
+  // The file, which becomes the most recently used; or nullptr.
+  const std::shared_ptr<File>* find(uint64_t nodeid);
+  // The same without touching the order.
+  const File* peek(uint64_t nodeid) const;
+  bool pin(uint64_t nodeid, bool on);
+  size_t evict(size_t max);
+  size_t size() const { return slots_.size(); }
+  void clear();
+
+ private:
+  struct Slot {
+    uint64_t nodeid = 0;
+    std::shared_ptr<File> file;
+    bool pinned = false;
+    Slot* older = nullptr;
+    Slot* newer = nullptr;
+  };
+
+  void link(Slot* slot);
+  void unlink(Slot* slot);
+
+  // Nodes of an unordered_map stay where they are.
+  std::unordered_map<uint64_t, Slot> slots_;
+  Slot* oldest_ = nullptr;
+  Slot* newest_ = nullptr;
+};
+
+// What tasks count; everything else is counted by the main thread.
+struct ThreadCounters {
+  std::atomic<uint64_t> bytes_read{0};
+  std::atomic<uint64_t> bytes_written{0};
+};
+
+class DataPlane {
+ public:
+  struct Counters {
+    uint64_t reads_inline = 0;
+    uint64_t reads_threaded = 0;
+    uint64_t writes_inline = 0;
+    uint64_t writes_threaded = 0;
+    uint64_t bytes_read = 0;
+    uint64_t bytes_written = 0;
+  };
+
+  // `wake` is called with `data` on any thread: a thread has ended, or there is room() again.
+  DataPlane(std::shared_ptr<Device> device, size_t block_size, void (*wake)(void*), void* data);
+  ~DataPlane();
+  DataPlane(const DataPlane&) = delete;
+  DataPlane& operator=(const DataPlane&) = delete;
+
+  FileTable& files() { return files_; }
+  BlockPool& blocks() { return *blocks_; }
+
+  // Serves a READ or WRITE whose nodeid is registered for it; false: it is not, and nothing was done.
+  // `block` is the memory that `frame` lies in, or nullptr: a large WRITE takes it along to a thread and leaves
+  // another in its place (or none, when memory is out: check it).
+  // Preconditions: valid().
+  bool serve(const uint8_t* frame, std::unique_ptr<Memory>* block);
+
+  // Whether this is a complete READ or WRITE.
+  static bool valid(const uint8_t* frame, size_t size);
+
+  // False when so much is queued that no more requests should be read until `wake`.
+  bool room();
+
+  Counters counters() const;
+
+  // Queued READs are dropped, queued WRITEs are still done, files close when no task has them. Does not wait.
+  void stop();
+  bool drained() const { return queue_.drained(); }
+  // Waits for the threads, and lets go of the device. Preconditions: stop().
+  void join();
+
+  struct Shared;
+
+ private:
+  void read(const uint8_t* frame, const std::shared_ptr<File>& file);
+  // False: it would block.
+  bool read_inline(const abi::fuse_in_header& header, const abi::fuse_read_in& in, File& file);
+  void write(const uint8_t* frame, const std::shared_ptr<File>& file, std::unique_ptr<Memory>* block);
+  bool write_may_block(const abi::fuse_in_header& header, const abi::fuse_write_in& in) const;
+
+  std::shared_ptr<Device> device_;
+  const size_t block_size_;
+  const std::shared_ptr<BlockPool> blocks_;
+  FileTable files_;
+  std::unique_ptr<Memory> read_buffer_;
+  Counters counters_;
+  // Until when WRITEs go to threads because one was slow inline, nanoseconds of CLOCK_MONOTONIC.
+  uint64_t slow_until_ = 0;
+  std::shared_ptr<Shared> shared_;
+  WorkQueue queue_;
+};
+
+}  // namespace lamina

@@ -26,8 +26,8 @@ export interface Context {
   remount(options?: readonly string[]): void
   /** The mount itself; not on plain. */
   mount(): Mount
-  /** Another mount over the same lower layers, instead of the case's own (which must be unmounted). */
-  again(over: { upper: string; work: string }): Mount
+  /** Another mount, over the same lower layers unless given, instead of the case's own (which must be unmounted). */
+  again(over: { upper: string; work: string; lowers?: readonly string[] }): Mount
   /** Records a value. */
   note(label: string, value: Json): void
   /** Records the result of `fn`, or its errno, and gives it back. */

@@ -12,11 +12,33 @@ export type Request =
 /** `plain` fails with EBUSY while in use; `lazy` is MNT_DETACH; `force` also ends what is in use (MNT_FORCE). */
 export type UnmountHow = 'plain' | 'lazy' | 'force'
 
+/** What `lamina stats` shows. Counts are since the mount. */
 export interface Stats {
-  /** Requests by name, e.g. `LOOKUP`; only those that were seen. */
+  pid: number
+  /** Requests by name, e.g. `LOOKUP`, those that the data plane served without JavaScript included. */
   requests: Record<string, number>
-  /** Everything else that is counted, e.g. bytes read. */
-  counters: Record<string, number>
+  /** Error replies by request name. An absent name is an error of LOOKUP only where it cannot be cached. */
+  errors: Record<string, number>
+  /** How often a request waited for something slow (a copy-up) and was then run anew. */
+  waits: Record<string, number>
+  /** Inodes that the kernel holds a reference to, the root included. */
+  inodes: number
+  /** Open descriptors of the daemon. */
+  fds: number
+  /** Resident memory of the daemon, bytes. */
+  memory: number
+  replies: number
+  /** Replies that nobody waited for any more (the caller was killed). */
+  undelivered: number
+  /** Frames too broken to answer. */
+  dropped: number
+  /** Unexpected exceptions, each answered EIO. */
+  faults: number
+  pending: number
+  /** Invalidations sent to the kernel. */
+  notifications: number
+  /** READ and WRITE, as the native channel served them. */
+  dataPlane: Record<string, number>
 }
 
 export interface Replies {

@@ -2,6 +2,7 @@ import { spawn, type ChildProcess, type StdioOptions } from 'node:child_process'
 import { closeSync, openSync } from 'node:fs'
 import type { Duplex } from 'node:stream'
 import { fileURLToPath } from 'node:url'
+import { toUtf8 } from '../base/bytes.js'
 import { encodeSpec, type MountSpec } from './spec.js'
 
 /**
@@ -48,7 +49,13 @@ export async function launch(spec: MountSpec, options: LaunchOptions = {}): Prom
     const env: NodeJS.ProcessEnv = { ...process.env, UV_THREADPOOL_SIZE: THREADS }
     if (spec.debug) env['LAMINA_DEBUG'] ??= 'fuse,overlay,daemon'
     if (foreground) env['LAMINA_FOREGROUND'] = '1'
-    child = spawn(process.execPath, [main], { cwd: '/', detached: !foreground, env, stdio })
+    // The mountpoint is for people who look at ps; the daemon takes it from the spec.
+    child = spawn(process.execPath, [main, toUtf8(spec.overlay.mountpoint)], {
+      cwd: '/',
+      detached: !foreground,
+      env,
+      stdio,
+    })
   } finally {
     if (log !== undefined) closeSync(log)
   }

@@ -133,7 +133,16 @@ Examples:
       const requests = Object.entries(stats.requests).sort(([, a], [, b]) => b - a)
       print(table(['REQUEST', 'COUNT'], requests))
       print('')
-      print(table(['COUNTER', 'VALUE'], Object.entries(stats.counters)))
+      const { requests: _requests, dataPlane, errors, waits, ...rest } = stats
+      const named = (prefix: string, counts: Record<string, number>): [string, number][] =>
+        Object.entries(counts).map(([name, count]) => [`${prefix}${name}`, count])
+      const counters = [
+        ...Object.entries(rest),
+        ...named('', dataPlane),
+        ...named('errors of ', errors),
+        ...named('waits of ', waits),
+      ]
+      print(table(['COUNTER', 'VALUE'], counters))
     })
 }
 

@@ -1,0 +1,242 @@
+import { realpathSync } from 'node:fs'
+import * as sys from '../sys/index.js'
+import { toBuffer, toUtf8, type ByteName } from '../base/bytes.js'
+import { E } from '../base/errno.js'
+import { SysError } from '../base/sys-error.js'
+import type { OverlayConfig } from '../overlay/config.js'
+import { mountAt, readMounts } from './mountinfo.js'
+import { isAlive, readRecords } from './run-dir.js'
+
+/**
+ * What can be wrong with a mount, found out before anything is mounted, and said in one line that names the thing, the
+ * cause and the way out.
+ */
+export class CheckError extends Error {}
+
+const quoted = (path: ByteName): string => `'${toUtf8(path.length > 200 ? `${path.slice(0, 200)}…` : path)}'`
+
+/** A directory that a mount is made of, as it is now. */
+interface Place {
+  role: string
+  path: ByteName
+  stat: sys.Stat
+}
+
+/** Checks everything and gives the mountpoint's real path. @throws CheckError */
+export async function checkMount(config: OverlayConfig, exclusive: boolean): Promise<ByteName> {
+  const mountpoint = checkMountpoint(config.mountpoint, exclusive)
+  const lowers = [...config.lower, ...(config.dataOnly ?? [])].map(path => place('lowerdir', path))
+  const underMountpoint = new Enclosure([mountpoint])
+  for (const lower of lowers) {
+    if (identity(lower.stat) !== identity(mountpoint.stat) && underMountpoint.of(lower.path) !== undefined) {
+      throw new CheckError(
+        `lowerdir ${quoted(lower.path)} is inside the mountpoint ${quoted(mountpoint.path)}, which would hide it; ` +
+          'mount somewhere else, or move the layer out',
+      )
+    }
+  }
+  if (config.upper !== undefined && config.work !== undefined) {
+    const upper = place('upperdir', config.upper)
+    const work = place('workdir', config.work)
+    checkApart(upper, work, lowers)
+    checkWorkdir(work)
+    checkKernelOverlays(upper, work)
+    await waitForUpper(upper)
+    await waitForUpper(work)
+  }
+  return mountpoint.path
+}
+
+/** The mountpoint must be an existing directory; a mount whose daemon is dead is in the way. */
+function checkMountpoint(path: ByteName, exclusive: boolean): Place {
+  const found = place('mountpoint', path)
+  const real = realpathSync(toBuffer(path), 'latin1')
+  if (exclusive) {
+    const top = mountAt(real)
+    const there = readRecords().find(
+      ({ record }) => record.mountpoint === real && record.device === top?.device,
+    )
+    if (there !== undefined) {
+      throw new CheckError(
+        `${quoted(real)} is a Lamina mount already (pid ${there.record.pid}); lamina umount ends it`,
+      )
+    }
+  }
+  return { ...found, path: real }
+}
+
+/** @throws CheckError: not there, no directory, not reachable, name too long */
+function place(role: string, path: ByteName): Place {
+  let stat: sys.Stat | undefined
+  try {
+    stat = sys.statAt(sys.AT_FDCWD, path, 0)
+  } catch (error) {
+    if (!(error instanceof SysError)) throw error
+    switch (error.errno) {
+      case E.ENAMETOOLONG:
+        throw new CheckError(`${role} ${quoted(path)}: name too long (255 bytes a name, 4095 bytes a path)`)
+      case E.ENOTCONN:
+        throw new CheckError(
+          `${role} ${quoted(path)} is a dead FUSE mount (its daemon has ended); umount it first`,
+        )
+      case E.EACCES:
+        throw new CheckError(`no permission to reach ${role} ${quoted(path)}`)
+      case E.ENOTDIR:
+        throw new CheckError(`${role} ${quoted(path)} is not a directory`)
+      default:
+        throw new CheckError(`${role} ${quoted(path)}: ${error.message}`)
+    }
+  }
+  if (stat === undefined) throw new CheckError(`${role} ${quoted(path)} does not exist`)
+  if (!sys.S_ISDIR(stat.mode)) throw new CheckError(`${role} ${quoted(path)} is not a directory`)
+  return { role, path, stat }
+}
+
+const identity = (stat: sys.Stat): string => `${stat.dev}:${stat.inoHi}:${stat.inoLo}`
+
+/** Finds which of `places` a directory is, or lies in, without leaving its mount; compared by device and inode. */
+class Enclosure {
+  private readonly places: Map<string, Place>
+  /** Directories known to lie in none of the places: layers are mostly siblings. */
+  private readonly outside = new Set<string>()
+
+  constructor(places: readonly Place[]) {
+    this.places = new Map(places.map(p => [identity(p.stat), p]))
+  }
+
+  of(path: ByteName): Place | undefined {
+    const walked: string[] = []
+    let at = sys.openat(sys.AT_FDCWD, path, sys.O_PATH | sys.O_DIRECTORY)
+    try {
+      let stat = sys.statFd(at.n)
+      const mount = stat.mntId
+      for (;;) {
+        const id = identity(stat)
+        const found = this.places.get(id)
+        if (found !== undefined) return found
+        if (this.outside.has(id)) break
+        walked.push(id)
+        const parent = sys.openat(at.n, '..', sys.O_PATH | sys.O_DIRECTORY)
+        at.close()
+        at = parent
+        stat = sys.statFd(at.n)
+        if (stat.mntId !== mount || identity(stat) === id) break
+      }
+    } catch (error) {
+      if (!(error instanceof SysError) || error.errno !== E.EACCES) throw error
+    } finally {
+      at.close()
+    }
+    for (const id of walked) this.outside.add(id)
+    return undefined
+  }
+}
+
+/** upper, work and lowers must not lie in one another: a change would show, or be changed, twice. */
+function checkApart(upper: Place, work: Place, lowers: readonly Place[]): void {
+  const overlap = (inner: Place, outers: Enclosure): void => {
+    const outer = outers.of(inner.path)
+    if (outer === undefined) return
+    const same = identity(outer.stat) === identity(inner.stat)
+    const how = same ? 'the same directory as' : 'inside'
+    throw new CheckError(
+      `${inner.role} ${quoted(inner.path)} is ${how} ${outer.role} ${quoted(outer.path)}; keep them side by side`,
+    )
+  }
+  if (upper.stat.dev !== work.stat.dev) {
+    throw new CheckError(
+      `workdir ${quoted(work.path)} is on another filesystem than upperdir ${quoted(upper.path)}; put it beside the upperdir`,
+    )
+  }
+  if (upper.stat.mntId !== work.stat.mntId) {
+    throw new CheckError(
+      `workdir ${quoted(work.path)} is on another mount than upperdir ${quoted(upper.path)}; reach both through one mount`,
+    )
+  }
+  overlap(upper, new Enclosure([work, ...lowers]))
+  overlap(work, new Enclosure([upper, ...lowers]))
+  const writable = new Enclosure([upper, work])
+  for (const lower of lowers) overlap(lower, writable)
+}
+
+/** What overlays keep in a workdir: the kernel's and ours `work` and `index`, fuse-overlayfs `work`. */
+const OURS = new Set(['work', 'index'])
+
+function checkWorkdir(work: Place): void {
+  let names: readonly string[]
+  try {
+    using fd = sys.openat(sys.AT_FDCWD, work.path, sys.O_RDONLY | sys.O_DIRECTORY)
+    names = sys.listDir(fd.n).names
+    const foreign = names.find(name => !OURS.has(name) || !sys.S_ISDIR(sys.statAt(fd.n, name)?.mode ?? 0))
+    if (foreign !== undefined) {
+      throw new CheckError(
+        `workdir ${quoted(work.path)} is not empty (${quoted(foreign)}) and no overlay made that; give an empty directory`,
+      )
+    }
+  } catch (error) {
+    if (!(error instanceof SysError)) throw error
+    if (error.errno !== E.EACCES) throw error
+    throw new CheckError(`no permission to read workdir ${quoted(work.path)}`)
+  }
+}
+
+/** The kernel's overlayfs tells its directories in mountinfo, as they were written at mount. */
+function checkKernelOverlays(...places: readonly Place[]): void {
+  for (const entry of readMounts()) {
+    if (entry.type !== 'overlay') continue
+    for (const option of entry.superOptions.split(/(?<!\\),/)) {
+      const match = /^(?:upperdir|workdir)=(\/.*)$/.exec(option)
+      if (match?.[1] === undefined) continue
+      const stat = statQuietly(match[1].replace(/\\(.)/g, '$1'))
+      const used = places.find(p => stat !== undefined && identity(p.stat) === identity(stat))
+      if (used !== undefined) {
+        throw new CheckError(
+          `${used.role} ${quoted(used.path)} is in use by the kernel's overlay mount at ${quoted(entry.mountpoint)}`,
+        )
+      }
+    }
+  }
+}
+
+function statQuietly(path: ByteName): sys.Stat | undefined {
+  try {
+    return sys.statAt(sys.AT_FDCWD, path, 0)
+  } catch {
+    return undefined
+  }
+}
+
+/** How long a daemon whose mount is gone already may take to let go of its upperdir, milliseconds. */
+const RELEASE_LIMIT = 3_000
+
+/**
+ * Every daemon holds a lock on its upperdir and workdir. One whose mount was just detached is about to end (a container that
+ * is restarted unmounts and mounts at once), so that is waited for; a live mount is not.
+ */
+async function waitForUpper(used: Place): Promise<void> {
+  const until = Date.now() + RELEASE_LIMIT
+  for (let pause = 1; !isFree(used); pause = Math.min(pause * 2, 20)) {
+    const holder = readRecords().find(({ record }) =>
+      [record.upper, record.work].some(path => {
+        const stat = path === undefined ? undefined : statQuietly(path)
+        return stat !== undefined && identity(stat) === identity(used.stat)
+      }),
+    )?.record
+    const mounted =
+      holder !== undefined && isAlive(holder) && readMounts().some(entry => entry.device === holder.device)
+    if (mounted) {
+      throw new CheckError(
+        `${used.role} ${quoted(used.path)} is in use by the mount at ${quoted(holder.mountpoint)} (pid ${holder.pid})`,
+      )
+    }
+    if (Date.now() > until) {
+      throw new CheckError(`${used.role} ${quoted(used.path)} is in use by another mount (its lock is held)`)
+    }
+    await new Promise(resolve => setTimeout(resolve, pause))
+  }
+}
+
+function isFree(used: Place): boolean {
+  using fd = sys.openat(sys.AT_FDCWD, used.path, sys.O_RDONLY | sys.O_DIRECTORY)
+  return sys.flock(fd.n, sys.LOCK_EX | sys.LOCK_NB)
+}

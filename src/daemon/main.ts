@@ -1,0 +1,37 @@
+/**
+ * The daemon's first file: takes its orders from descriptor 3 and hands over to serve.ts. Kept without imports of its own,
+ * so that whatever fails, a missing addon included, is still told to whoever waits.
+ */
+import { readSync, writeSync } from 'node:fs'
+
+/** To whoever started this process; see launch.ts. */
+const STARTER = 3
+
+function readLine(): string {
+  const chunks: Buffer[] = []
+  const chunk = Buffer.alloc(65_536)
+  for (;;) {
+    const length = readSync(STARTER, chunk)
+    if (length === 0) throw new Error('nothing to mount was given: start lamina mount')
+    const end = chunk.subarray(0, length).indexOf(10)
+    chunks.push(Buffer.from(chunk.subarray(0, end < 0 ? length : end)))
+    if (end >= 0) return Buffer.concat(chunks).toString('utf8')
+  }
+}
+
+try {
+  const line = readLine()
+  const { serve } = await import('./serve.js')
+  process.exitCode = await serve(line, STARTER)
+} catch (error) {
+  const message = error instanceof Error ? error.message : String(error)
+  const text = message.replaceAll('\n', ' ')
+  try {
+    writeSync(STARTER, `${JSON.stringify({ error: text })}\n`)
+  } catch {
+    process.stderr.write(`lamina: ${text}\n`)
+  }
+  process.exitCode = 1
+}
+// Nothing may keep a daemon without a mount alive, an idle control client for one.
+process.exit()

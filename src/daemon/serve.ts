@@ -1,0 +1,218 @@
+import { closeSync, readdirSync, writeSync } from 'node:fs'
+import { Socket } from 'node:net'
+import { Worker } from 'node:worker_threads'
+import * as sys from '../sys/index.js'
+import { E } from '../base/errno.js'
+import type { Fd } from '../base/fd.js'
+import { debug } from '../base/log.js'
+import { SysError } from '../base/sys-error.js'
+import { describeEnd, DeviceTransport, INIT_DEFAULTS, Session } from '../fuse/index.js'
+import { Overlay } from '../overlay/index.js'
+import { CheckError, checkMount } from './check.js'
+import type { Stats, UnmountHow } from './control-protocol.js'
+import { serveControl } from './control-server.js'
+import { mountFuse } from './mount-fuse.js'
+import { mountAt } from './mountinfo.js'
+import {
+  removeRecord,
+  runDirectory,
+  socketPath,
+  startTimeOf,
+  writeRecord,
+  type MountRecord,
+} from './run-dir.js'
+import { decodeSpec, type MountSpec } from './spec.js'
+
+/**
+ * The life of one mount: check, open the layers, mount, answer INIT, tell the starter, serve until the kernel says that nobody
+ * uses the mount any more, clean up. Whatever fails before "ready" leaves nothing mounted.
+ */
+
+const log = debug('daemon')
+
+/** @param line the MountSpec; `starter` is the socket to whoever waits. Gives the exit code. */
+export async function serve(line: string, starter: number): Promise<number> {
+  const spec = decodeSpec(line)
+  sys.raiseNofile()
+  sys.umask(0) // the overlay applies each caller's own
+  const mount = await RunningMount.start(spec)
+  writeSync(starter, `${JSON.stringify({ ready: { pid: process.pid } })}\n`)
+  if (process.env['LAMINA_FOREGROUND'] === '1') {
+    // Ends with its starter, however that ends.
+    new Socket({ fd: starter }).on('close', () => mount.terminate('the starter is gone')).resume()
+  } else {
+    closeSync(starter)
+  }
+  return mount.ended
+}
+
+class RunningMount {
+  /** Resolves with the exit code once everything is cleaned up. */
+  readonly ended: Promise<number>
+  private terminating = false
+
+  private constructor(
+    private readonly session: Session,
+    private readonly overlay: Overlay,
+    private readonly record: MountRecord,
+  ) {
+    this.ended = this.untilEnd()
+  }
+
+  /** @throws Error whose message is one line for people; nothing is mounted then */
+  static async start(spec: MountSpec): Promise<RunningMount> {
+    const { overlay: config } = spec
+    if (config.options.io === 'passthrough') {
+      throw new CheckError('io=passthrough is not there yet; io=auto and io=cached are')
+    }
+    config.mountpoint = await checkMount(config, spec.exclusive)
+    const overlay = openOverlay(spec)
+    try {
+      const device = await mountFuse(spec, config.mountpoint)
+      try {
+        const session = await startSession(spec, overlay, device)
+        const mount = new RunningMount(session, overlay, recordOf(spec))
+        await mount.listen()
+        return mount
+      } catch (error) {
+        await unmountInThread(config.mountpoint, 'lazy').catch(() => undefined)
+        throw error
+      }
+    } catch (error) {
+      await overlay.close()
+      throw error
+    }
+  }
+
+  /** Signals and the control socket. */
+  private async listen(): Promise<void> {
+    const directory = runDirectory()
+    const { id } = this.record
+    await serveControl(socketPath(directory, id), {
+      info: () => this.record,
+      stats: () => this.stats(),
+      umount: how => this.unmount(how),
+    })
+    writeRecord(directory, this.record)
+    void this.ended.then(() => removeRecord(directory, id))
+    for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) {
+      process.on(signal, () => this.terminate(signal))
+    }
+    process.on('SIGUSR1', () => process.stderr.write(`${JSON.stringify(this.stats())}\n`))
+  }
+
+  /** Unmounts at once; the mount ends when its last user lets go. A second time ends it under its users. */
+  terminate(why: string): void {
+    log?.(`${why}: ${this.terminating ? 'ending at once' : 'unmounting'}`)
+    const how = this.terminating ? 'force' : 'lazy'
+    this.terminating = true
+    this.unmount(how).catch((error: unknown) => {
+      // Unmounted by somebody else at the same moment is as good.
+      if (error instanceof SysError && error.errno === E.EINVAL) return
+      process.stderr.write(
+        `lamina: cannot unmount: ${error instanceof Error ? error.message : String(error)}\n`,
+      )
+      void this.session.close()
+    })
+  }
+
+  private async unmount(how: UnmountHow): Promise<void> {
+    const { mountpoint, device } = this.record
+    // Not what somebody else has mounted there since.
+    if (mountAt(mountpoint)?.device === device) await unmountInThread(mountpoint, how)
+    if (how === 'force') await this.session.close()
+  }
+
+  private async untilEnd(): Promise<number> {
+    const end = await this.session.ended
+    log?.(`${this.record.mountpoint}: ${describeEnd(end)}`)
+    try {
+      await this.overlay.close()
+    } catch (error) {
+      process.stderr.write(
+        `lamina: closing the layers: ${error instanceof Error ? error.message : String(error)}\n`,
+      )
+      return 1
+    }
+    return end.reason === 'failed' ? 1 : 0
+  }
+
+  private stats(): Stats {
+    return {
+      pid: process.pid,
+      inodes: this.overlay.facts().inodes,
+      // The descriptor that reads the directory is not counted.
+      fds: readdirSync('/proc/self/fd').length - 1,
+      memory: process.memoryUsage.rss(),
+      ...this.session.counters(),
+    }
+  }
+}
+
+/** @throws Error: one line that names the layer */
+function openOverlay(spec: MountSpec): Overlay {
+  try {
+    return Overlay.open(spec.overlay)
+  } catch (error) {
+    if (!(error instanceof SysError)) throw error
+    if (error.syscall === 'volatile') {
+      throw new CheckError(
+        `upperdir was last mounted volatile and not unmounted: what is in it may be torn; remove '${error.path ?? ''}' to use it`,
+      )
+    }
+    if (error.errno === E.EROFS)
+      throw new CheckError(`upperdir is on a read-only filesystem: ${error.message}`)
+    if (error.errno === E.EACCES || error.errno === E.EPERM) {
+      throw new CheckError(`no permission on a layer: ${error.message}`)
+    }
+    throw new CheckError(`cannot open the layers: ${error.message}`)
+  }
+}
+
+/** Resolves when INIT is answered: from then on the mount works. */
+async function startSession(spec: MountSpec, overlay: Overlay, device: Fd): Promise<Session> {
+  const { options } = spec.overlay
+  const transport = new DeviceTransport(device.release(), INIT_DEFAULTS.maxWrite)
+  const session = new Session(transport, {
+    init: { writebackCache: options.writeback, posixAcl: !options.noacl },
+  })
+  overlay.attach(session)
+  session.start(overlay)
+  await session.initialized
+  return session
+}
+
+function recordOf(spec: MountSpec): MountRecord {
+  const { lower, dataOnly, upper, work, mountpoint } = spec.overlay
+  return {
+    id: `${process.pid}`,
+    pid: process.pid,
+    startTime: startTimeOf(process.pid) ?? 0,
+    mountpoint,
+    device: mountAt(mountpoint)?.device ?? '',
+    source: spec.source,
+    subtype: spec.subtype,
+    lower,
+    dataOnly: dataOnly ?? [],
+    ...(upper === undefined ? {} : { upper }),
+    ...(work === undefined ? {} : { work }),
+    readOnly: spec.flags.includes('ro'),
+    io: 'cached',
+    since: new Date().toISOString(),
+  }
+}
+
+/** umount(2) can wait for requests that this very daemon has to answer, hence another thread. */
+function unmountInThread(mountpoint: string, how: UnmountHow): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const worker = new Worker(new URL('./unmount-thread.js', import.meta.url), {
+      workerData: { mountpoint, how },
+    })
+    worker.once('message', (errno: number) => {
+      if (errno === 0) resolve()
+      else reject(new SysError(errno, 'umount2', mountpoint))
+    })
+    worker.once('error', reject)
+    worker.once('exit', () => reject(new Error('the unmounting thread ended')))
+  })
+}

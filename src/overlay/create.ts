@@ -14,7 +14,7 @@ import type { Caller, Entry } from '../fuse/filesystem.js'
 import { ensureUpper } from './copy-up.js'
 import type { DirInode, Inode } from './inode.js'
 import { DirReal, openBeneath, Real } from './layer.js'
-import { probe } from './lookup.js'
+import { hasMarker, probe } from './lookup.js'
 import type { At, View } from './view.js'
 
 /** Everything about a new object but where it goes. */
@@ -104,7 +104,7 @@ function place<T>(
 /** What a pre-existing upper directory is known to hold under this name. Fresh directories hold no markers. */
 function whiteoutInPlace(view: View, parent: DirInode, dirfd: number, name: string): 'marker' | 'none' {
   const upper = view.upperOf(parent)
-  const marked = upper.markers && parent.merges && sys.statAt(dirfd, WH_PREFIX + name) !== undefined
+  const marked = parent.merges && hasMarker(upper, dirfd, name)
   return marked ? 'marker' : 'none'
 }
 

@@ -147,14 +147,14 @@ export function lowerPositive(view: View, parent: DirInode, name: string): boole
 export function probe(view: View, dir: DirReal, name: string, below: boolean): Stat | 'hidden' | 'absent' {
   const dirfd = view.fds.get(dir)
   const stat = sys.statAt(dirfd, name)
-  if (stat === undefined) return below && hasMarker(view, dir, dirfd, name) ? 'hidden' : 'absent'
+  if (stat === undefined) return below && hasMarker(dir, dirfd, name) ? 'hidden' : 'absent'
   if (isCharWhiteout(stat)) return 'hidden'
   if (dir.xwhiteouts && mayBeXattrWhiteout(stat) && hasWhiteoutXattr(dirfd, name)) return 'hidden'
   return stat
 }
 
 /** Whether `.wh.NAME` stands in the directory. */
-function hasMarker(_view: View, dir: DirReal, dirfd: number, name: string): boolean {
+export function hasMarker(dir: DirReal, dirfd: number, name: string): boolean {
   if (!dir.markers || name.length + WH_PREFIX.length > 255) return false
   return sys.statAt(dirfd, WH_PREFIX + name) !== undefined
 }
@@ -260,7 +260,7 @@ class Search {
     if (this.trail.kind === 'path') return true
     if (!below) return false
     // A `.wh.NAME` beside a directory NAME hides what is below it.
-    return real.parent === null || !hasMarker(this.view, real.parent, parentFd, real.name)
+    return real.parent === null || !hasMarker(real.parent, parentFd, real.name)
   }
 
   private readRedirect(parentFd: number, name: string, names: readonly string[]): void {
@@ -312,7 +312,7 @@ class Search {
         this.readRedirect(dirfd, part, names)
         this.trail = { kind: 'path', parts: [...this.trail.parts, ...parts.slice(i + 1)] }
       }
-      if (hasMarker(this.view, dir, dirfd, part)) goOn = false
+      if (hasMarker(dir, dirfd, part)) goOn = false
       dir = next
       if (goOn && below && hasOpaqueMarker(this.view.fds.get(dir))) goOn = false
     }

@@ -37,48 +37,62 @@ struct Caps {
 };
 
 // Sets both ids of this thread and keeps its effective capabilities. 0 or errno; on an error nothing has changed.
+//
+// Every change of credentials costs about a microsecond in the kernel (a new struct cred and its RCU grace period),
+// so nothing is set that is already right.
 int become(uid_t uid, gid_t gid) {
   const uid_t old_uid = fsuid();
   const gid_t old_gid = fsgid();
-  if (old_uid == uid && old_gid == gid) return 0;
-  // Setting fsuid makes the process non-dumpable, which takes /proc/PID from its own user (commit_creds).
-  const int dumpable = prctl(PR_GET_DUMPABLE);
-  Caps before;
-  if (!before.get()) return errno;
-  int error = 0;
-  // The group first: CAP_SETGID is not an fs capability, so the order does not matter for permission, but a
-  // failure of the second is undone with the first id still in place.
   if (old_gid != gid) {
     set_fsgid(gid);
+    // Both calls report success whatever happens; reading back is the only way to know (setfsuid(2), BUGS).
     if (fsgid() != gid) return EINVAL;
   }
-  if (old_uid != uid) {
-    set_fsuid(uid);
-    if (fsuid() != uid) error = EINVAL;
+  if (old_uid == uid) return 0;
+
+  // The kernel takes capabilities away only on the way from 0, and gives some only on the way to 0.
+  Caps caps;
+  const bool crossing = old_uid == 0 || uid == 0;
+  if (crossing && !caps.get()) {
+    set_fsgid(old_gid);
+    return errno;
   }
-  if (error == 0 && old_uid != uid && (old_uid == 0 || uid == 0)) {
-    const bool lost = uid != 0 && ((before.data[0].effective & kFsCaps0) | (before.data[1].effective & kFsCaps1)) != 0;
-    const bool gained = uid == 0 && ((before.data[0].permitted & ~before.data[0].effective & kFsCaps0) |
-                                     (before.data[1].permitted & ~before.data[1].effective & kFsCaps1)) != 0;
-    if ((lost || gained) && !before.set()) error = errno;
+  set_fsuid(uid);
+  int error = fsuid() == uid ? 0 : EINVAL;
+  if (error == 0 && crossing) {
+    const bool changed =
+        uid == 0 ? ((caps.data[0].permitted & ~caps.data[0].effective & kFsCaps0) |
+                    (caps.data[1].permitted & ~caps.data[1].effective & kFsCaps1)) != 0
+                 : ((caps.data[0].effective & kFsCaps0) | (caps.data[1].effective & kFsCaps1)) != 0;
+    if (changed && !caps.set()) error = errno;
   }
   if (error != 0) {
     set_fsuid(old_uid);
     set_fsgid(old_gid);
-    before.set();
+    caps.set();
   }
-  if (dumpable == 1) prctl(PR_SET_DUMPABLE, 1);
   return error;
 }
 
-// becomeCreator(uid, gid): 0 or -errno.
+// becomeCreator(uid, gid, dumpable): 0 or -errno. A change of fsuid makes the process non-dumpable, which takes its
+// /proc/PID from its own user (commit_creds); `dumpable` puts that back.
 napi_value become_creator(napi_env env, napi_callback_info info) {
   Args args(env, info);
   const uid_t uid = args.u32(0);
   const gid_t gid = args.u32(1);
+  const bool dumpable = args.boolean(2);
   if (args.failed()) return args.reject();
   if (uid == static_cast<uid_t>(-1) || gid == static_cast<gid_t>(-1)) return failure(env, EINVAL);
-  return integer(env, -become(uid, gid));
+  const int error = become(uid, gid);
+  if (dumpable) prctl(PR_SET_DUMPABLE, 1);
+  return integer(env, -error);
+}
+
+// dumpable(): whether the process is (PR_GET_DUMPABLE is 1).
+napi_value dumpable_(napi_env env, napi_callback_info) {
+  napi_value out = nullptr;
+  napi_get_boolean(env, prctl(PR_GET_DUMPABLE) == 1, &out);
+  return out;
 }
 
 // fsIds(): [fsuid, fsgid] of this thread.
@@ -157,6 +171,7 @@ napi_value setrlimit_(napi_env env, napi_callback_info info) {
 
 bool register_cred(napi_env env, napi_value exports, State* state) {
   return define(env, exports, state, "becomeCreator", become_creator) &&
+         define(env, exports, state, "dumpable", dumpable_) &&
          define(env, exports, state, "fsIds", fs_ids) && define(env, exports, state, "umask", umask_) &&
          define(env, exports, state, "geteuid", geteuid_) &&
          define(env, exports, state, "capabilities", capabilities) &&

@@ -163,6 +163,28 @@ napi_value removexattr_at(napi_env env, napi_callback_info info) {
   return result(env, Target(args.state().features, dirfd, name.c_str()).remove(attr.c_str()));
 }
 
+// features(xattrat, fchmodat2): what the kernel has; with arguments, what is to be used from now on (for tests of the
+// ways around a missing syscall). [xattrat, fchmodat2].
+napi_value features(napi_env env, napi_callback_info info) {
+  Args args(env, info);
+  Features& own = args.state().features;
+  if (!args.missing(0)) {
+    const bool xattrat = args.boolean(0);
+    const bool fchmodat2 = args.boolean(1);
+    if (args.failed()) return args.reject();
+    own.xattrat = xattrat;
+    own.fchmodat2 = fchmodat2;
+  }
+  napi_value out = nullptr;
+  napi_value value = nullptr;
+  napi_create_array_with_length(env, 2, &out);
+  napi_get_boolean(env, own.xattrat, &value);
+  napi_set_element(env, out, 0, value);
+  napi_get_boolean(env, own.fchmodat2, &value);
+  napi_set_element(env, out, 1, value);
+  return out;
+}
+
 }  // namespace
 
 bool register_xattr(napi_env env, napi_value exports, State* state) {
@@ -174,7 +196,8 @@ bool register_xattr(napi_env env, napi_value exports, State* state) {
   return define(env, exports, state, "getxattrAt", getxattr_at) &&
          define(env, exports, state, "listxattrAt", listxattr_at) &&
          define(env, exports, state, "setxattrAt", setxattr_at) &&
-         define(env, exports, state, "removexattrAt", removexattr_at);
+         define(env, exports, state, "removexattrAt", removexattr_at) &&
+         define(env, exports, state, "features", features);
 }
 
 }  // namespace lamina

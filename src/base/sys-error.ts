@@ -10,7 +10,7 @@ export class SysError extends Error {
   readonly errno: number
   readonly syscall: string
   /** A byte name, as it was given to the syscall. */
-  readonly path?: string
+  declare readonly path?: string
 
   constructor(errno: number, syscall: string, path?: string) {
     const message =

@@ -61,9 +61,11 @@ export interface Addon {
   listxattrAt(dirfd: number, name: string): string | number
   setxattrAt(dirfd: number, name: string, attr: string, value: Uint8Array, flags: number): number
   removexattrAt(dirfd: number, name: string, attr: string): number
+  features(xattrat?: boolean, fchmodat2?: boolean): [xattrat: boolean, fchmodat2: boolean]
 
   // native/cred.cc
-  becomeCreator(uid: number, gid: number): number
+  becomeCreator(uid: number, gid: number, dumpable: boolean): number
+  dumpable(): boolean
   fsIds(): [fsuid: number, fsgid: number]
   umask(mask: number): number
   geteuid(): number

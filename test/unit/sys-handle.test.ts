@@ -40,4 +40,8 @@ t.test('a filesystem without handles or uuid has none', async t => {
   using proc = sys.openat(sys.AT_FDCWD, '/proc', sys.O_RDONLY | sys.O_DIRECTORY)
   t.equal(sys.nameToHandle(proc.n, 'self/status'), undefined)
   t.equal(sys.getFsUuid(proc.n), undefined)
+  using shm = sys.openat(sys.AT_FDCWD, '/dev/shm', sys.O_RDONLY | sys.O_DIRECTORY)
+  // tmpfs has one since Linux 6.9 tells it.
+  t.ok([undefined, 16].includes(sys.getFsUuid(shm.n)?.length))
+  t.same(sys.getFsUuid(shm.n), sys.getFsUuid(shm.n))
 })

@@ -40,6 +40,8 @@ export interface WalkOptions {
   xattr?: (name: string) => boolean
   /** Whether contents are read. Default: true. */
   contents?: boolean
+  /** The kernel's overlayfs lists the whiteouts of a directory that only one lower layer has, and then does not find them. */
+  passOverGhosts?: boolean
 }
 
 /**
@@ -61,6 +63,7 @@ export function walk(root: string, options: WalkOptions = {}): Tree {
       const child = path === '' ? name : `${path}/${name}`
       if (name === last) throw new Error(`readdir gave '${child}' twice`)
       last = name
+      if (options.passOverGhosts === true && isGhost(dir.n, name, type)) continue
       const kind = add(dir.n, name, child)
       const expected = DT_OF_KIND[kind]
       if (type !== 0 && type !== expected)
@@ -103,6 +106,10 @@ export function walk(root: string, options: WalkOptions = {}): Tree {
     tree.set(path, entry)
     return kind
   }
+}
+
+export function isGhost(dir: number, name: string, type: number): boolean {
+  return type === sys.DT_CHR && sys.statAt(dir, name) === undefined
 }
 
 export interface CompareOptions {

@@ -37,6 +37,8 @@ export interface Stats {
   inodes: number
   /** Open descriptors of the daemon. */
   fds: number
+  /** Unexpected exceptions, each answered EIO. */
+  faults: number
   [key: string]: unknown
 }
 
@@ -259,6 +261,7 @@ export class Mount implements Disposable {
       const faults: string[] = []
       if (now.inodes > before.inodes) faults.push(`${now.inodes - before.inodes} inodes kept`)
       if (now.fds > before.fds) faults.push(`${now.fds - before.fds} descriptors kept`)
+      if (now.faults > 0) faults.push(`${now.faults} unexpected exceptions in the daemon`)
       return faults
     } catch (error) {
       return [`no stats: ${String(error)}`]

@@ -1,0 +1,54 @@
+import type { Subject } from '../mount/fixture.js'
+import type { Json } from '../conformance/posix.js'
+import type { Operation } from './operation.js'
+
+/** What is known of an operation besides its results. */
+export interface Facts {
+  /** The slot was opened read-only while the file was in a lower layer. */
+  openedLower: boolean
+}
+
+/** Two results that may differ, with the reason. */
+export interface Difference {
+  /** On which side. */
+  subject: Subject
+  reason: string
+  covers(operation: Operation, other: Json, own: Json, facts: Facts): boolean
+}
+
+const READS: ReadonlySet<Operation['op']> = new Set([
+  'pread',
+  'fstat',
+  'fchmod',
+  'fsync',
+  'fallocate',
+  'ftruncate',
+])
+
+export const DIFFERENCES: readonly Difference[] = [
+  {
+    subject: 'kernel',
+    reason:
+      'a descriptor opened read-only before copy-up keeps showing the lower file (Documentation/filesystems/overlayfs.rst, "Non-standard behavior"); ours shows the copy',
+    covers: (operation, _other, _own, facts) => facts.openedLower && READS.has(operation.op),
+  },
+]
+
+/** Why the two results may differ; undefined when they may not. */
+export function reasonFor(
+  operation: Operation,
+  left: { subject: Subject; result: Json },
+  right: { subject: Subject; result: Json },
+  facts: Facts,
+): string | undefined {
+  for (const difference of DIFFERENCES) {
+    if (difference.subject === left.subject && difference.covers(operation, right.result, left.result, facts))
+      return difference.reason
+    if (
+      difference.subject === right.subject &&
+      difference.covers(operation, left.result, right.result, facts)
+    )
+      return difference.reason
+  }
+  return undefined
+}

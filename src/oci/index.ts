@@ -59,3 +59,26 @@ export {
 export { LayerTree, layerPath } from './layer-tree.js'
 export { TarReader, type TarHandler } from './tar-reader.js'
 export type { Extent, TarEntry, TarType } from './tar-format.js'
+export * from './image-source.js'
+export { openImageArchive } from './archive.js'
+export { openFileSet, readSmall, type FileSet } from './file-set.js'
+export {
+  blobPath,
+  layoutArchive,
+  LayoutDirectory,
+  memoryBlob,
+  namedEntries,
+  openLayout,
+  type BlobToWrite,
+} from './layout.js'
+export { dockerArchive, type DockerArchiveImage, type DockerArchiveLayer } from './docker-archive.js'
+export { checkLogin, Registry } from './registry.js'
+export type { PullBlobOptions, PushBlobOptions, PushResult, RegistryOptions } from './registry.js'
+export {
+  authFiles,
+  defaultAuthFile,
+  findCredentials,
+  removeCredentials,
+  saveCredentials,
+  type Credentials,
+} from './auth-file.js'

@@ -49,8 +49,12 @@ export interface IndexContent {
  * field inside, or by shape. The two must not contradict each other (CVE-2021-41190: one digest, two meanings).
  * @throws OciError `malformed`, `limit`, `unsupported` (docker schema 1)
  */
-export function parseManifest(bytes: Buffer, mediaType?: string): ManifestContent | IndexContent {
-  const object = parseJsonObject(bytes, maxManifestSize, 'manifest')
+export function parseManifest(
+  bytes: Buffer,
+  mediaType?: string,
+  max = maxManifestSize,
+): ManifestContent | IndexContent {
+  const object = parseJsonObject(bytes, max, 'manifest')
   if (asSize(object['schemaVersion'], 'manifest.schemaVersion') === 1) {
     throw new OciError(
       'unsupported',

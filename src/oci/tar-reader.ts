@@ -67,6 +67,19 @@ export class TarReader {
     return this.#entries
   }
 
+  /** Bytes of the current entry's data that are still to come; 0 outside of data. */
+  get dataLeft(): number {
+    return this.#state === 'data' ? this.#left : 0
+  }
+
+  /** Steps over the rest of the entry's data, which a seekable source need not read. The handler sees none of it. */
+  skipData(): void {
+    if (this.#state !== 'data') return
+    this.#offset += this.#left
+    this.#left = 0
+    this.#complete()
+  }
+
   /** @throws OciError `malformed`, `unsupported`, `limit`; and whatever the handler throws */
   write(bytes: Uint8Array): void {
     let chunk = asBuffer(bytes)

@@ -82,3 +82,29 @@ export {
   saveCredentials,
   type Credentials,
 } from './auth-file.js'
+export {
+  parseContainerfile,
+  parseInstruction,
+  type Containerfile,
+  type Heredoc,
+  type Instruction,
+  type Keyword,
+  type Stage,
+} from './containerfile.js'
+export {
+  parseDuration,
+  readStep,
+  type BuildStep,
+  type Command,
+  type CopyStep,
+  type Healthcheck,
+} from './build-step.js'
+export {
+  expandHeredoc,
+  expandWord,
+  expandWords,
+  splitWords,
+  type EscapeChar,
+  type Lookup,
+} from './shell-words.js'
+export { parseDockerignore, type IgnoreRules } from './dockerignore.js'

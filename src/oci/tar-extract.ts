@@ -73,7 +73,6 @@ export class TarExtractor implements TarHandler {
   #fd = -1
   #entry: TarEntry | undefined
   #path = ''
-  #dirFd = -1
   /** Place in the file, and in `entry.sparse`. */
   #position = 0
   #extent = 0

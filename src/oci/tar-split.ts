@@ -17,7 +17,7 @@ import { toUtf8 } from '../base/bytes.js'
 import * as sys from '../sys/index.js'
 import { Digester, parseDigest, type Digest } from './digest.js'
 import { OciError } from './error.js'
-import { asArray, asObject, asSize, asString, parseJsonObject } from './json.js'
+import { asArray, asSize, asString, parseJsonObject } from './json.js'
 import { LayerTree } from './layer-tree.js'
 import { maxMetaSize, type Extent } from './tar-format.js'
 

@@ -1,4 +1,3 @@
-import { OciError } from './error.js'
 import { blockSize, formatPaxTime, type Extent, type TarEntry, type TarType } from './tar-format.js'
 
 /**

@@ -3,7 +3,7 @@
 //
 // run() is on a pool thread and touches neither JavaScript nor Node-API; value() is on the loop's thread. Descriptors
 // stay the caller's: they must be open until the promise settles. When the environment goes away, Node waits for the
-// running jobs, which stop at their next block.
+// jobs: one that has not started does nothing, a copy stops at its next block.
 #include <fcntl.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
@@ -22,6 +22,7 @@ namespace {
 
 class Job {
  public:
+  explicit Job(State& state) : stopping_(state.stopping) {}
   virtual ~Job() = default;
   virtual void run() = 0;
   virtual napi_value value(napi_env env) { return integer(env, error_ != 0 ? -error_ : result_); }
@@ -50,6 +51,13 @@ class Job {
   int error_ = 0;
   int64_t result_ = 0;
 
+  // Whether the environment goes away; the job then has failed with ECANCELED.
+  bool stopped() {
+    if (!stopping_->load(std::memory_order_relaxed)) return false;
+    error_ = ECANCELED;
+    return true;
+  }
+
   // Runs a syscall until a signal does not interrupt it; keeps its result.
   template <typename Call>
   void once(Call call) {
@@ -64,7 +72,10 @@ class Job {
   }
 
  private:
-  static void execute(napi_env, void* data) { static_cast<Job*>(data)->run(); }
+  static void execute(napi_env, void* data) {
+    auto* job = static_cast<Job*>(data);
+    if (!job->stopped()) job->run();
+  }
 
   static void complete(napi_env env, napi_status status, void* data) {
     const std::unique_ptr<Job> job(static_cast<Job*>(data));
@@ -75,6 +86,7 @@ class Job {
     napi_delete_async_work(env, job->work_);
   }
 
+  const std::shared_ptr<std::atomic<bool>> stopping_;
   napi_deferred deferred_ = nullptr;
   napi_async_work work_ = nullptr;
 };
@@ -82,7 +94,7 @@ class Job {
 template <typename Call>
 class SyscallJob final : public Job {
  public:
-  explicit SyscallJob(Call call) : call_(call) {}
+  SyscallJob(State& state, Call call) : Job(state), call_(call) {}
   void run() override { once(call_); }
 
  private:
@@ -90,8 +102,8 @@ class SyscallJob final : public Job {
 };
 
 template <typename Call>
-napi_value start_syscall(napi_env env, Call call) {
-  return Job::start(env, std::unique_ptr<Job>(new (std::nothrow) SyscallJob<Call>(call)));
+napi_value start_syscall(Args& args, Call call) {
+  return Job::start(args.env(), std::unique_ptr<Job>(new (std::nothrow) SyscallJob<Call>(args.state(), call)));
 }
 
 // The next way of copying is tried after these: another filesystem, or one that does not know this way.
@@ -101,8 +113,8 @@ bool not_supported(int errnum) {
 
 class CopyJob final : public Job {
  public:
-  CopyJob(int from, int to, int64_t size, bool reflink, std::shared_ptr<std::atomic<bool>> stopping)
-      : from_(from), to_(to), size_(size), reflink_(reflink), stopping_(std::move(stopping)) {}
+  CopyJob(State& state, int from, int to, int64_t size, bool reflink)
+      : Job(state), from_(from), to_(to), size_(size), reflink_(reflink) {}
 
   // Preconditions: `to` is empty, or sparse without data; both are regular files.
   void run() override {
@@ -228,17 +240,10 @@ class CopyJob final : public Job {
     return false;
   }
 
-  bool stopped() {
-    if (!stopping_->load(std::memory_order_relaxed)) return false;
-    error_ = ECANCELED;
-    return true;
-  }
-
   int from_;
   int to_;
   int64_t size_;
   bool reflink_;
-  std::shared_ptr<std::atomic<bool>> stopping_;
   std::unique_ptr<char[]> block_;
   Method method_ = kCopyFileRange;
 };
@@ -252,29 +257,35 @@ napi_value copy_data(napi_env env, napi_callback_info info) {
   const bool reflink = args.boolean(3);
   if (!args.failed() && size < 0) args.wrong(2, "a size");
   if (args.failed()) return args.reject();
-  return Job::start(
-      env, std::unique_ptr<Job>(new (std::nothrow) CopyJob(from, to, size, reflink, args.state().stopping)));
+  return Job::start(env, std::unique_ptr<Job>(new (std::nothrow) CopyJob(args.state(), from, to, size, reflink)));
+}
+
+// stopJobs(): for process.exit() of the main thread, which waits for the pool's threads and runs no cleanup hook.
+napi_value stop_jobs(napi_env env, napi_callback_info info) {
+  Args args(env, info);
+  args.state().stopping->store(true);
+  return nullptr;
 }
 
 napi_value fsync_job(napi_env env, napi_callback_info info) {
   Args args(env, info);
   const int fd = args.fd(0);
   if (args.failed()) return args.reject();
-  return start_syscall(env, [fd] { return fsync(fd); });
+  return start_syscall(args, [fd] { return fsync(fd); });
 }
 
 napi_value fdatasync_job(napi_env env, napi_callback_info info) {
   Args args(env, info);
   const int fd = args.fd(0);
   if (args.failed()) return args.reject();
-  return start_syscall(env, [fd] { return fdatasync(fd); });
+  return start_syscall(args, [fd] { return fdatasync(fd); });
 }
 
 napi_value syncfs_job(napi_env env, napi_callback_info info) {
   Args args(env, info);
   const int fd = args.fd(0);
   if (args.failed()) return args.reject();
-  return start_syscall(env, [fd] { return syncfs(fd); });
+  return start_syscall(args, [fd] { return syncfs(fd); });
 }
 
 napi_value fallocate_job(napi_env env, napi_callback_info info) {
@@ -284,7 +295,7 @@ napi_value fallocate_job(napi_env env, napi_callback_info info) {
   const off_t offset = args.i64(2);
   const off_t length = args.i64(3);
   if (args.failed()) return args.reject();
-  return start_syscall(env, [=] { return fallocate(fd, mode, offset, length); });
+  return start_syscall(args, [=] { return fallocate(fd, mode, offset, length); });
 }
 
 // copyFileRange(inFd, inOffset, outFd, outOffset, length): promise of the bytes copied or -errno.
@@ -297,7 +308,7 @@ napi_value copy_file_range_job(napi_env env, napi_callback_info info) {
   const int64_t length = args.i64(4);
   if (!args.failed() && length < 0) args.wrong(4, "a length");
   if (args.failed()) return args.reject();
-  return start_syscall(env, [=] {
+  return start_syscall(args, [=] {
     off_t from = in_offset;
     off_t to = out_offset;
     return copy_file_range(in, &from, out, &to, static_cast<size_t>(length), 0);
@@ -308,6 +319,7 @@ napi_value copy_file_range_job(napi_env env, napi_callback_info info) {
 
 bool register_jobs(napi_env env, napi_value exports, State* state) {
   return define(env, exports, state, "copyData", copy_data) &&
+         define(env, exports, state, "stopJobs", stop_jobs) &&
          define(env, exports, state, "fsyncJob", fsync_job) &&
          define(env, exports, state, "fdatasyncJob", fdatasync_job) &&
          define(env, exports, state, "syncfsJob", syncfs_job) &&

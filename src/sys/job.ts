@@ -6,6 +6,9 @@ import { addon, check } from './addon.js'
  * (ECANCELED when the environment ends first).
  */
 
+// Node waits for what runs in the pool before it exits: without this, process.exit() would take as long as the copy.
+process.once('exit', () => addon.stopJobs())
+
 export type CopyMethod = 'reflink' | 'copy_file_range' | 'read_write'
 
 /** In the order of CopyJob::Method in native/jobs.cc. */

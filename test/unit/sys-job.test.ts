@@ -182,3 +182,24 @@ t.test('many jobs at once leak nothing', async t => {
   )
   t.equal(openFds(), before)
 })
+
+t.test('the end of the process does not wait for a copy', async t => {
+  const { path, dir } = scratch(t)
+  const size = 256 * MiB
+  {
+    using src = open(dir, 'src')
+    const block = Buffer.alloc(MiB, 'x')
+    for (let at = 0; at < size; at += MiB) sys.pwriteSync(src.n, block, 0, MiB, at)
+  }
+  const index = JSON.stringify(new URL('../../src/sys/index.js', import.meta.url).href)
+  const script = `import * as sys from ${index}
+    const src = sys.openat(sys.AT_FDCWD, ${JSON.stringify(`${path}/src`)}, sys.O_RDONLY)
+    for (let i = 0; i < 8; i++) {
+      const dst = sys.openat(sys.AT_FDCWD, ${JSON.stringify(path)} + '/dst' + i, sys.O_CREAT | sys.O_RDWR, 0o600)
+      void sys.copyData(src.n, dst.n, ${size}, { reflink: false })
+    }
+    process.exit(7)`
+  const child = spawnSync(process.execPath, ['--input-type=module', '-e', script], { encoding: 'utf8' })
+  t.equal(child.status, 7, child.stderr)
+  for (let i = 0; i < 8; i++) t.ok((sys.statAt(dir.n, `dst${i}`)?.size ?? size) < size)
+})

@@ -12,6 +12,10 @@ import { version } from './version.js'
 const GROUPS: readonly { commands: readonly string[]; load: () => Promise<Group> }[] = [
   { commands: ['mount', 'umount', 'mounts', 'stats'], load: () => import('./commands/mount.js') },
   { commands: ['diff'], load: () => import('./commands/diff.js') },
+  { commands: ['image'], load: () => import('./commands/image.js') },
+  { commands: ['layer'], load: () => import('./commands/layer.js') },
+  { commands: ['commit'], load: () => import('./commands/commit.js') },
+  { commands: ['system', 'info'], load: () => import('./commands/system.js') },
   { commands: ['completion', '__complete'], load: () => import('./commands/completion.js') },
 ]
 

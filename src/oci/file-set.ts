@@ -183,7 +183,8 @@ class SeekableTar implements FileSet {
     // One block at a time while headers come, so that the place of the data is known.
     const block = Buffer.alloc(512)
     for (;;) {
-      const bytesRead = sys.preadSync(file.fd, block, 0, block.length, at)
+      // To the block's end: data that came along with a header would have no place.
+      const bytesRead = sys.preadSync(file.fd, block, 0, block.length - (at % block.length), at)
       if (bytesRead === 0) break
       at += bytesRead
       reader.write(block.subarray(0, bytesRead))

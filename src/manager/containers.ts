@@ -1,0 +1,370 @@
+/**
+ * Containers, as far as storage goes: one writable layer on a chain, mounted and unmounted any number of times.
+ *
+ * Mounting, unmounting and removing one container are ordered between processes by the claim `container-ID`. What is
+ * mounted is asked of the kernel; the row only counts who wants it.
+ */
+import { randomBytes, randomInt } from 'node:crypto'
+import { mkdirSync } from 'node:fs'
+import { join, resolve } from 'node:path'
+import { fromUtf8 } from '../base/bytes.js'
+import { E } from '../base/errno.js'
+import { SysError } from '../base/sys-error.js'
+import type { Digest } from '../oci/index.js'
+import * as sys from '../sys/index.js'
+import type { Change } from './changes.js'
+import { collect } from './collector.js'
+import type { Claim } from './claims.js'
+import { isUniqueError } from './database.js'
+import type { Drivers } from './drivers/choose.js'
+import type { Box, Driver, Usage } from './drivers/driver.js'
+import type { Images } from './images.js'
+import type { Layers } from './layers.js'
+import { Lease } from './leases.js'
+import { bootId, isMounted } from './mount-table.js'
+import type { StoreContext } from './store-context.js'
+import { notFound, StoreError } from './store-error.js'
+
+export interface ContainerRecord {
+  /** 64 hex digits. */
+  readonly id: string
+  readonly name: string
+  readonly image: Digest | undefined
+  readonly chainId: Digest | undefined
+  readonly driver: string
+  readonly labels: Readonly<Record<string, string>>
+  /** What create was asked for, beyond the columns; its shape is that of whoever created the container. */
+  readonly spec: unknown
+  readonly created: number
+}
+
+export interface CreateContainer {
+  readonly name?: string
+  /** A reference of an image; or `chain`; or neither, for an empty stack. */
+  readonly image?: string
+  readonly chain?: Digest
+  readonly labels?: Readonly<Record<string, string>>
+  readonly spec?: object
+}
+
+export interface MountContainer {
+  /** Where; by default containers/ID/merged of the store. */
+  readonly target?: string
+  readonly size?: number
+  readonly readOnly?: boolean
+}
+
+interface ContainerRow {
+  id: string
+  name: string
+  image: Digest | null
+  chain_id: Digest | null
+  driver: string
+  labels: string
+  spec: string
+  created: number
+}
+
+interface MountRow {
+  target: string
+  users: number
+}
+
+export class Containers {
+  constructor(
+    readonly context: StoreContext,
+    readonly layers: Layers,
+    readonly images: Images,
+    readonly drivers: Drivers,
+  ) {}
+
+  /** @throws StoreError exists, not-found, invalid */
+  async create(options: CreateContainer = {}): Promise<ContainerRecord> {
+    const { db, claims, paths } = this.context
+    const driver = await this.drivers.chosen()
+    if (options.name !== undefined && !/^[a-zA-Z0-9][a-zA-Z0-9_.-]+$/.test(options.name)) {
+      throw new StoreError(
+        'invalid',
+        `'${options.name}' is not a container name`,
+        'letters, digits, _ . - and at least two',
+      )
+    }
+    const id = randomBytes(32).toString('hex')
+    const claim = claims.claim('container', id)
+    const dir = join(paths.containers, id)
+    try {
+      // The box first, the row after: a row exists exactly when the box is complete.
+      using lease = Lease.open(db, claims)
+      const image = options.image === undefined ? undefined : this.images.find(options.image)
+      const chainId = image === undefined ? options.chain : image.chainId
+      if (chainId !== undefined && !lease.keepChain(chainId)) throw notFound('layer', chainId)
+      mkdirSync(dir, { mode: 0o700 })
+      await driver.prepare({ dir, stack: this.layers.stack(chainId) })
+      const name = this.#insert(id, options, image?.id, chainId, driver)
+      claim.release()
+      return this.find(name)
+    } catch (error) {
+      await this.drivers.removeBox(dir).then(
+        () => claim.release(),
+        () => claim.abandon(),
+      )
+      throw error
+    }
+  }
+
+  #insert(
+    id: string,
+    options: CreateContainer,
+    image: Digest | undefined,
+    chainId: Digest | undefined,
+    driver: Driver,
+  ): string {
+    for (;;) {
+      const name = options.name ?? randomName()
+      try {
+        this.context.db.run(
+          'INSERT INTO containers (id, name, image, chain_id, driver, labels, spec, created) VALUES (?, ?, ?, ?, ?, ?, ?, ?)',
+          id,
+          name,
+          image ?? null,
+          chainId ?? null,
+          driver.name,
+          JSON.stringify(options.labels ?? {}),
+          JSON.stringify(options.spec ?? {}),
+          Date.now(),
+        )
+        return name
+      } catch (error) {
+        if (!isUniqueError(error)) throw error
+        if (options.name === undefined) continue
+        throw new StoreError(
+          'exists',
+          `a container is already called ${name}`,
+          `remove or rename it, or choose another name`,
+        )
+      }
+    }
+  }
+
+  /** By name, or by the beginning of the ID. @throws StoreError not-found, ambiguous */
+  find(ref: string): ContainerRecord {
+    const byName = this.context.db.get<ContainerRow>('SELECT * FROM containers WHERE name = ?', ref)
+    if (byName !== undefined) return toContainer(byName)
+    const rows = /^[0-9a-f]{2,64}$/.test(ref)
+      ? this.context.db.all<ContainerRow>('SELECT * FROM containers WHERE id >= ? AND id < ?', ref, ref + 'g')
+      : []
+    const [first, second] = rows
+    if (first === undefined) throw notFound('container', ref)
+    if (second !== undefined) {
+      throw new StoreError(
+        'ambiguous',
+        `${ref} means ${rows.length} containers`,
+        'give more digits, or the name',
+      )
+    }
+    return toContainer(first)
+  }
+
+  list(): ContainerRecord[] {
+    return this.context.db.all<ContainerRow>('SELECT * FROM containers ORDER BY created, id').map(toContainer)
+  }
+
+  driverOf(container: ContainerRecord): Driver {
+    return this.drivers.named(container.driver)
+  }
+
+  boxOf(container: ContainerRecord): Box {
+    return {
+      dir: join(this.context.paths.containers, container.id),
+      stack: this.layers.stack(container.chainId),
+    }
+  }
+
+  /** Where the container is mounted now, as the kernel has it. */
+  mountpoint(container: ContainerRecord): string | undefined {
+    return this.#mounts(container).find(row => isMounted(row.target))?.target
+  }
+
+  #mounts(container: ContainerRecord): MountRow[] {
+    return this.context.db.all<MountRow>('SELECT target, users FROM mounts WHERE container = ?', container.id)
+  }
+
+  /** Mounts the container's root filesystem, or joins those who use it. Returns the path. */
+  async mount(ref: string, options: MountContainer = {}): Promise<string> {
+    const container = this.find(ref)
+    using claim = await this.#claim(container)
+    void claim
+    const { db } = this.context
+    const box = this.boxOf(container)
+    const driver = this.driverOf(container)
+    const existing = this.#mounts(container)[0]
+    const target = resolve(options.target ?? existing?.target ?? join(box.dir, 'merged'))
+    if (isMounted(target)) {
+      if (isAlive(target)) {
+        // Without a row: its command died between mount and commit. It is ours all the same.
+        this.#count(container, target)
+        return target
+      }
+      await driver.unmount(target, { force: true })
+    }
+    if (existing !== undefined && existing.target !== target && isMounted(existing.target)) {
+      throw new StoreError(
+        'in-use',
+        `container ${container.name} is mounted on ${existing.target}`,
+        `use that, or unmount it first with 'lamina container umount ${container.name}'`,
+      )
+    }
+    db.run('DELETE FROM mounts WHERE container = ?', container.id)
+    mkdirSync(target, { recursive: true, mode: 0o755 })
+    const { size, readOnly } = options
+    await driver.mount(box, {
+      target,
+      ...(size === undefined ? {} : { size }),
+      ...(readOnly === undefined ? {} : { readOnly }),
+    })
+    this.#count(container, target)
+    return target
+  }
+
+  #count(container: ContainerRecord, target: string): void {
+    this.context.db.run(
+      `INSERT INTO mounts (target, kind, container, chain_id, driver, users, boot, created)
+       VALUES (?, 'container', ?, ?, ?, 1, ?, ?)
+       ON CONFLICT (target) DO UPDATE SET users = users + 1`,
+      target,
+      container.id,
+      container.chainId ?? null,
+      container.driver,
+      bootId(),
+      Date.now(),
+    )
+  }
+
+  /**
+   * Ends one use of the mount, and the mount with the last one; `all` ends every use, `force` detaches it although
+   * processes are in it. Returns whether it is unmounted now.
+   */
+  async unmount(
+    ref: string,
+    options: { readonly all?: boolean; readonly force?: boolean } = {},
+  ): Promise<boolean> {
+    const container = this.find(ref)
+    using claim = await this.#claim(container)
+    void claim
+    return await this.#unmount(container, options)
+  }
+
+  async #unmount(
+    container: ContainerRecord,
+    options: { readonly all?: boolean; readonly force?: boolean },
+  ): Promise<boolean> {
+    const { db } = this.context
+    for (const row of this.#mounts(container)) {
+      if (row.users > 1 && options.all !== true && isMounted(row.target)) {
+        db.run('UPDATE mounts SET users = users - 1 WHERE target = ?', row.target)
+        return false
+      }
+      await this.driverOf(container).unmount(row.target, { force: options.force === true })
+      db.run('DELETE FROM mounts WHERE target = ?', row.target)
+    }
+    return true
+  }
+
+  /** What the container changed in its image, after what is in flight has reached the disk. */
+  async *changes(ref: string): AsyncGenerator<Change, void, void> {
+    const container = this.find(ref)
+    await this.settle(container)
+    yield* this.driverOf(container).changes(this.boxOf(container))
+  }
+
+  async settle(container: ContainerRecord): Promise<void> {
+    const target = this.mountpoint(container)
+    if (target !== undefined) await this.driverOf(container).settle(target)
+  }
+
+  async usage(container: ContainerRecord): Promise<Usage> {
+    return await this.driverOf(container).usage(this.boxOf(container))
+  }
+
+  /** @throws StoreError exists */
+  rename(ref: string, name: string): void {
+    const container = this.find(ref)
+    try {
+      this.context.db.run('UPDATE containers SET name = ? WHERE id = ?', name, container.id)
+    } catch (error) {
+      if (isUniqueError(error)) throw new StoreError('exists', `a container is already called ${name}`)
+      throw error
+    }
+  }
+
+  /** Removes the container and its writable layer. @throws StoreError in-use while it is mounted, unless forced */
+  async remove(ref: string, options: { readonly force?: boolean } = {}): Promise<void> {
+    const container = this.find(ref)
+    using claim = await this.#claim(container)
+    const target = this.mountpoint(container)
+    if (target !== undefined && options.force !== true) {
+      throw new StoreError(
+        'in-use',
+        `container ${container.name} is mounted on ${target}`,
+        `unmount it first, or remove it with --force`,
+      )
+    }
+    await this.#unmount(container, { all: true, force: options.force === true })
+    try {
+      await collect(this.context, () => {
+        this.context.db.run('DELETE FROM mounts WHERE container = ?', container.id)
+        this.context.db.run('DELETE FROM containers WHERE id = ?', container.id)
+      })
+      await this.driverOf(container).remove({ dir: join(this.context.paths.containers, container.id) })
+    } catch (error) {
+      claim.abandon()
+      throw error
+    }
+  }
+
+  /** One at a time; and whoever waited looks again whether the container still is there. */
+  async #claim(container: ContainerRecord): Promise<Claim> {
+    const claim = await this.context.claims.wait('container', container.id)
+    if (this.context.db.get('SELECT 1 FROM containers WHERE id = ?', container.id) !== undefined) return claim
+    claim.release()
+    throw notFound('container', container.name)
+  }
+}
+
+/** A mount whose daemon died answers ENOTCONN to everything. */
+function isAlive(target: string): boolean {
+  try {
+    sys.statAt(sys.AT_FDCWD, fromUtf8(target))
+    return true
+  } catch (error) {
+    if (error instanceof SysError && error.errno === E.ENOTCONN) return false
+    throw error
+  }
+}
+
+function toContainer(row: ContainerRow): ContainerRecord {
+  return {
+    id: row.id,
+    name: row.name,
+    image: row.image ?? undefined,
+    chainId: row.chain_id ?? undefined,
+    driver: row.driver,
+    labels: JSON.parse(row.labels) as Record<string, string>,
+    spec: JSON.parse(row.spec) as unknown,
+    created: row.created,
+  }
+}
+
+const MANNERS =
+  'bold brisk calm clear crisp deep eager fair fine fond glad keen kind lucid merry neat proud quick quiet sunny swift warm wise'.split(
+    ' ',
+  )
+const STONES =
+  'agate amber basalt beryl chalk flint gneiss granite jade jasper marble mica onyx opal pearl quartz ruby schist shale slate topaz tuff'.split(
+    ' ',
+  )
+
+function randomName(): string {
+  const pick = (words: string[]): string => words[randomInt(words.length)] ?? 'plain'
+  return `${pick(MANNERS)}_${pick(STONES)}_${randomInt(1000)}`
+}

@@ -1,0 +1,168 @@
+/**
+ * The metadata database: SQLite in WAL mode, shared by every process that uses the store.
+ *
+ * Rules that keep many processes from waiting on each other:
+ * - a transaction is one synchronous function: no await, no file work inside it, so it lasts well under a millisecond;
+ * - a transaction that writes begins IMMEDIATE, so it never has to be retried half way;
+ * - reads outside a transaction see the last commit and never block a writer (WAL).
+ */
+import { DatabaseSync, type DatabaseSyncInstance } from '@photostructure/sqlite'
+import * as sys from '../sys/index.js'
+import { MIGRATIONS } from './schema.js'
+import { StoreError, causeOf } from './store-error.js'
+
+/** What SQLite takes and gives here. Integers are below 2^53 by construction: sizes, counts, milliseconds. */
+export type SqlValue = null | number | string | Uint8Array
+
+type Statement = ReturnType<DatabaseSyncInstance['prepare']>
+
+/** Milliseconds that a writer waits for other writers; transactions are short, so this is reached by a hung disk only. */
+const BUSY_TIMEOUT = 60_000
+
+export class Database implements Disposable {
+  readonly #db: DatabaseSyncInstance
+  readonly #statements = new Map<string, Statement>()
+  #depth = 0
+
+  private constructor(readonly path: string) {
+    this.#db = new DatabaseSync(path, { timeout: BUSY_TIMEOUT, enableForeignKeyConstraints: true })
+  }
+
+  /**
+   * Opens the database, creating or migrating it under `lockPath`: switching a new file to WAL is the one step that
+   * SQLite's own locks do not order.
+   * @throws StoreError when it is newer than this program, damaged, or out of reach
+   */
+  static open(path: string, lockPath: string): Database {
+    let db: Database | undefined
+    try {
+      db = new Database(path)
+      if (db.#version() !== MIGRATIONS.length) db.#migrate(lockPath)
+      // synchronous=FULL: what a command reported as done survives a power cut too. One fsync a commit.
+      db.#db.exec('PRAGMA synchronous = FULL')
+      return db
+    } catch (error) {
+      db?.close()
+      if (error instanceof StoreError) throw error
+      throw new StoreError(
+        'corrupt',
+        `cannot open the store's database ${path}: ${causeOf(error)}`,
+        'check the permissions of the directory, or name another one with --root',
+        { cause: error },
+      )
+    }
+  }
+
+  #version(): number {
+    return this.get<{ user_version: number }>('PRAGMA user_version')?.user_version ?? 0
+  }
+
+  #migrate(lockPath: string): void {
+    using lock = sys.openat(sys.AT_FDCWD, lockPath, sys.O_RDWR | sys.O_CREAT, 0o600)
+    sys.flock(lock.n, sys.LOCK_EX)
+    this.#db.exec('PRAGMA journal_mode = WAL')
+    const found = this.#version()
+    if (found > MIGRATIONS.length) {
+      throw new StoreError(
+        'unsupported',
+        `the store's database ${this.path} has schema ${found}, this program knows ${MIGRATIONS.length}`,
+        'it was written by a newer Lamina: upgrade this one',
+      )
+    }
+    for (const [index, migration] of MIGRATIONS.entries()) {
+      if (index < found) continue
+      this.transaction(() => {
+        this.#db.exec(migration)
+        this.#db.exec(`PRAGMA user_version = ${index + 1}`)
+      })
+    }
+  }
+
+  all<Row>(sql: string, ...params: SqlValue[]): Row[] {
+    return this.#prepare(sql).all(...params) as Row[]
+  }
+
+  get<Row>(sql: string, ...params: SqlValue[]): Row | undefined {
+    return (this.#prepare(sql).get(...params) ?? undefined) as Row | undefined
+  }
+
+  /** Returns the number of rows changed. */
+  run(sql: string, ...params: SqlValue[]): number {
+    return this.#prepare(sql).run(...params).changes
+  }
+
+  /**
+   * Runs `change` as one write transaction; any exception undoes it. `change` must not await. A transaction inside a
+   * transaction joins the outer one.
+   */
+  transaction<T>(change: () => T): T {
+    return this.#within('BEGIN IMMEDIATE', change)
+  }
+
+  /** Runs `read` on one snapshot: several queries that must agree with each other. */
+  snapshot<T>(read: () => T): T {
+    return this.#within('BEGIN', read)
+  }
+
+  #within<T>(begin: string, body: () => T): T {
+    if (this.#depth > 0) return body()
+    this.#db.exec(begin)
+    this.#depth += 1
+    try {
+      const result = body()
+      if (result instanceof Promise) throw new TypeError('a transaction must be synchronous')
+      this.#db.exec('COMMIT')
+      return result
+    } catch (error) {
+      // A failed COMMIT (disk full) has already rolled back in some cases.
+      if (this.#db.isTransaction) this.#db.exec('ROLLBACK')
+      throw error
+    } finally {
+      this.#depth -= 1
+    }
+  }
+
+  /** What SQLite itself finds wrong with the file: empty when it is sound. */
+  integrity(): string[] {
+    const rows = this.all<{ integrity_check: string }>('PRAGMA integrity_check')
+    const broken = rows.map(row => row.integrity_check).filter(line => line !== 'ok')
+    const dangling = this.all<{ table: string; rowid: number; parent: string }>('PRAGMA foreign_key_check')
+    return [
+      ...broken,
+      ...dangling.map(row => `${row.table} row ${row.rowid} points to a missing row of ${row.parent}`),
+    ]
+  }
+
+  #prepare(sql: string): Statement {
+    let statement = this.#statements.get(sql)
+    if (statement === undefined) {
+      statement = this.#db.prepare(sql)
+      this.#statements.set(sql, statement)
+    }
+    return statement
+  }
+
+  close(): void {
+    this.#statements.clear()
+    if (this.#db.isOpen) this.#db.close()
+  }
+
+  [Symbol.dispose](): void {
+    this.close()
+  }
+}
+
+/** Whether `error` is SQLite refusing a row because another one refers to it (or lacks the one it refers to). */
+export function isForeignKeyError(error: unknown): boolean {
+  // SQLITE_CONSTRAINT_FOREIGNKEY, SQLITE_CONSTRAINT_TRIGGER (ON DELETE RESTRICT)
+  return hasSqliteCode(error, 787) || hasSqliteCode(error, 1811)
+}
+
+export function isUniqueError(error: unknown): boolean {
+  // SQLITE_CONSTRAINT_UNIQUE, SQLITE_CONSTRAINT_PRIMARYKEY
+  return hasSqliteCode(error, 2067) || hasSqliteCode(error, 1555)
+}
+
+function hasSqliteCode(error: unknown, code: number): boolean {
+  return error instanceof Error && 'errcode' in error && error.errcode === code
+}

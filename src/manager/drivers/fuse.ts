@@ -1,0 +1,125 @@
+/**
+ * fuse: Lamina's own overlay daemon, one process a mount, started as `lamina mount` would start it. Works on any backing
+ * filesystem, keeps size limits, and shows writes through descriptors opened before a copy-up.
+ */
+import { spawn } from 'node:child_process'
+import { accessSync, constants, mkdirSync } from 'node:fs'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { fromUtf8 } from '../../base/bytes.js'
+import * as sys from '../../sys/index.js'
+import type { Change } from '../changes.js'
+import { StoreError } from '../store-error.js'
+import { unmountTarget } from './bind.js'
+import type { Availability, Box, Driver, LayerTree, MountRequest, Stack, Usage } from './driver.js'
+import {
+  prepareUpper,
+  removeBox,
+  upperChanges,
+  upperOf,
+  upperTree,
+  upperUsage,
+  workOf,
+} from './overlay-box.js'
+
+/** bin/lamina.js, seen from dist/src/manager/drivers. */
+const PROGRAM = fileURLToPath(new URL('../../../../bin/lamina.js', import.meta.url))
+
+export class FuseDriver implements Driver {
+  readonly name = 'fuse'
+
+  constructor(readonly scratch: string) {}
+
+  probe(): Promise<Availability> {
+    try {
+      accessSync('/dev/fuse', constants.R_OK | constants.W_OK)
+      return Promise.resolve({ available: true, reason: '/dev/fuse can be opened' })
+    } catch {
+      return Promise.resolve({
+        available: false,
+        reason: '/dev/fuse is missing or not ours to open (modprobe fuse; mode 0666)',
+      })
+    }
+  }
+
+  prepare(box: Box): Promise<void> {
+    prepareUpper(box)
+    return Promise.resolve()
+  }
+
+  async mount(box: Box, request: MountRequest): Promise<void> {
+    const lower = box.stack.dirs.length > 0 ? box.stack.dirs : [emptyLower(box.dir)]
+    const options = [`upperdir=${escape(upperOf(box))}`, `workdir=${escape(workOf(box))}`]
+    options.push('redirect_dir=off', 'metacopy=off')
+    if (request.readOnly === true) options.push('ro')
+    if (request.size !== undefined) options.push(`size=${request.size}`)
+    await startDaemon(lower, options, request.target)
+  }
+
+  async mountReadOnly(stack: Stack, target: string): Promise<void> {
+    const lower = stack.dirs.length > 0 ? stack.dirs : [emptyLower(this.scratch)]
+    await startDaemon(lower, [], target)
+  }
+
+  /** The daemon ends by itself once the kernel has let go of the mount. */
+  unmount(target: string, options?: { readonly force?: boolean }): Promise<void> {
+    unmountTarget(target, options?.force === true)
+    return Promise.resolve()
+  }
+
+  async settle(target: string): Promise<void> {
+    using fd = sys.openat(sys.AT_FDCWD, fromUtf8(target), sys.O_RDONLY | sys.O_DIRECTORY)
+    await sys.syncfs(fd.n)
+  }
+
+  changes(box: Box): Generator<Change, void, void> {
+    return upperChanges(box)
+  }
+
+  layerTree(box: Box): Promise<LayerTree> {
+    return Promise.resolve(upperTree(box))
+  }
+
+  usage(box: Box): Promise<Usage> {
+    return Promise.resolve(upperUsage(box))
+  }
+
+  remove(box: Pick<Box, 'dir'>): Promise<void> {
+    return removeBox(box)
+  }
+}
+
+function emptyLower(dir: string): string {
+  const path = join(dir, 'empty')
+  mkdirSync(path, { recursive: true, mode: 0o755 })
+  return path
+}
+
+function escape(path: string): string {
+  return path.replace(/[\\,:]/g, '\\$&')
+}
+
+/** Returns when the mount is there; the daemon goes on without us. */
+async function startDaemon(lower: readonly string[], options: string[], target: string): Promise<void> {
+  const list = [`lowerdir=${lower.map(escape).join(':')}`, ...options].join(',')
+  const child = spawn(process.execPath, [PROGRAM, 'mount', '-o', list, target], {
+    stdio: ['ignore', 'ignore', 'pipe'],
+    detached: true,
+    cwd: '/',
+  })
+  let said = ''
+  child.stderr.setEncoding('utf8').on('data', (chunk: string) => (said += chunk))
+  // Not 'close': the daemon must not keep us waiting by holding our pipe.
+  const code = await new Promise<number | string>((resolve, reject) => {
+    child.once('error', reject)
+    child.once('exit', (status, signal) => resolve(status ?? signal ?? 'unknown'))
+  })
+  if (code === 0) {
+    child.stderr.destroy()
+    return
+  }
+  await new Promise(resolve => setImmediate(resolve))
+  const line = said.trim().split('\n').at(-1) ?? ''
+  const cause = line === '' ? `the daemon ended with ${code}` : line.replace(/^lamina: /, '')
+  throw new StoreError('failed', `cannot mount the overlay on ${target}: ${cause}`)
+}

@@ -1,0 +1,167 @@
+/** How images leave the store as archives. */
+import { createReadStream, createWriteStream } from 'node:fs'
+import { join } from 'node:path'
+import { pipeline } from 'node:stream/promises'
+import {
+  buildManifest,
+  compress,
+  descriptorOf,
+  Digester,
+  digesting,
+  dockerArchive,
+  layerMediaType,
+  layoutArchive,
+  LayoutDirectory,
+  MediaType,
+  memoryBlob,
+  namedEntries,
+  parseConfig,
+} from '../oci/index.js'
+import type { BlobToWrite, ByteSource, Compression, Descriptor } from '../oci/index.js'
+import { displayName, type ImageRecord } from './images.js'
+import { noteBlob } from './image-install.js'
+import type { LayerRecord } from './layers.js'
+import type { Scratch, Store } from './store.js'
+
+export type ArchiveFormat = 'docker-archive' | 'oci-archive' | 'oci-dir'
+
+export interface SaveOptions {
+  readonly format?: ArchiveFormat
+  /** Of layers in OCI forms. Default plain, as docker writes them: nothing is packed twice. */
+  readonly compression?: Compression
+  readonly signal?: AbortSignal
+}
+
+interface Saved {
+  readonly image: ImageRecord
+  readonly names: readonly string[]
+  readonly layers: readonly LayerRecord[]
+}
+
+/** `save` as a stream: a docker-archive or an OCI layout in a tar. */
+export async function* saveImages(
+  store: Store,
+  refs: readonly string[],
+  options: SaveOptions = {},
+): AsyncGenerator<Uint8Array, void, void> {
+  using lease = store.lease()
+  const images = collectImages(store, refs, lease)
+  if (options.format === 'oci-archive') {
+    await using scratch = store.scratch()
+    const { entries, blobs } = await layoutParts(store, images, scratch, options)
+    yield* layoutArchive(entries, blobs)
+    return
+  }
+  yield* dockerArchive(
+    images.map(({ image, names, layers }) => ({
+      names,
+      config: store.images.configBytes(image.id),
+      layers: layers.map(layer => ({
+        diffId: layer.diffId,
+        size: layer.tarSize,
+        open: () => store.layers.tar(layer),
+      })),
+    })),
+  )
+}
+
+/** `save` into a directory: an OCI layout, made or added to. */
+export async function saveToDirectory(
+  store: Store,
+  refs: readonly string[],
+  directory: string,
+  options: SaveOptions = {},
+): Promise<void> {
+  using lease = store.lease()
+  await using scratch = store.scratch()
+  const { entries, blobs } = await layoutParts(store, collectImages(store, refs, lease), scratch, options)
+  const layout = await LayoutDirectory.open(directory)
+  for (const blob of blobs) {
+    options.signal?.throwIfAborted()
+    await layout.put(blob)
+  }
+  await layout.addToIndex(entries)
+}
+
+function collectImages(store: Store, refs: readonly string[], lease: ReturnType<Store['lease']>): Saved[] {
+  const found = new Map<string, { image: ImageRecord; names: Set<string> }>()
+  for (const ref of refs) {
+    const image = store.images.find(ref)
+    if (image.chainId !== undefined) lease.keepChain(image.chainId)
+    const entry = found.get(image.id) ?? { image, names: new Set<string>() }
+    // By ID: without a name, as docker does; by name: that one.
+    const tag = store.images.tagNamed(ref, image)
+    if (tag !== undefined) entry.names.add(tag)
+    found.set(image.id, entry)
+  }
+  return [...found.values()].map(({ image, names }) => {
+    const { diff_ids } = parseConfig(store.images.configBytes(image.id)).rootfs
+    const byId = new Map(store.layers.chainStack(image.chainId).map(chain => [chain.diffId, chain.layer]))
+    const layers = diff_ids.flatMap(id => byId.get(id) ?? [])
+    return { image, names: [...names], layers }
+  })
+}
+
+async function layoutParts(
+  store: Store,
+  images: readonly Saved[],
+  scratch: Scratch,
+  options: SaveOptions,
+): Promise<{ entries: Descriptor[]; blobs: BlobToWrite[] }> {
+  const entries: Descriptor[] = []
+  const blobs: BlobToWrite[] = []
+  for (const { image, names, layers } of images) {
+    const config = store.images.configBytes(image.id)
+    const configDescriptor = descriptorOf(MediaType.ociConfig, config)
+    const descriptors: Descriptor[] = []
+    for (const layer of layers) {
+      const blob = await layerBlob(store, layer, scratch, options)
+      blobs.push(blob)
+      descriptors.push(blob.descriptor)
+    }
+    const manifest = buildManifest(configDescriptor, descriptors)
+    const platform = {
+      os: image.os,
+      architecture: image.architecture,
+      ...(image.variant === undefined ? {} : { variant: image.variant }),
+    }
+    const descriptor = { ...descriptorOf(manifest.mediaType, manifest.bytes), platform }
+    blobs.push(
+      memoryBlob(configDescriptor, config),
+      memoryBlob(descriptorOf(manifest.mediaType, manifest.bytes), manifest.bytes),
+    )
+    entries.push(...namedEntries(descriptor, names))
+  }
+  return { entries, blobs }
+}
+
+/** A layer as a blob whose digest and size are known: plain at once, compressed after it was written to scratch. */
+export async function layerBlob(
+  store: Store,
+  layer: LayerRecord,
+  scratch: Scratch,
+  options: Pick<SaveOptions, 'compression' | 'signal'>,
+): Promise<BlobToWrite> {
+  const compression = options.compression ?? 'plain'
+  if (compression === 'plain') {
+    const descriptor = { mediaType: layerMediaType('plain'), digest: layer.diffId, size: layer.tarSize }
+    return { descriptor, open: () => store.layers.tar(layer) }
+  }
+  const file = join(scratch.dir, `${layer.dir}.${compression}`)
+  const digester = new Digester()
+  const packed: ByteSource = digesting(compress(store.layers.tar(layer), compression), digester)
+  await pipeline(
+    packed,
+    createWriteStream(file),
+    options.signal === undefined ? {} : { signal: options.signal },
+  )
+  const size = digester.size
+  const descriptor = { mediaType: layerMediaType(compression), digest: digester.digest(), size }
+  noteBlob(store, descriptor, layer.diffId)
+  return { descriptor, open: () => createReadStream(file) }
+}
+
+/** What `load` prints for an image. */
+export function loadedName(image: ImageRecord): string {
+  return image.tags.length > 0 ? image.tags.map(displayName).join(', ') : image.id
+}

@@ -1,0 +1,61 @@
+/** /proc/self/mountinfo, as far as the manager needs it. Source: proc_pid_mountinfo(5). */
+import { readFileSync } from 'node:fs'
+import { fromUtf8 } from '../base/bytes.js'
+import type { ByteName } from '../base/bytes.js'
+import * as sys from '../sys/index.js'
+import { E } from '../base/errno.js'
+import { SysError } from '../base/sys-error.js'
+
+export interface MountEntry {
+  readonly target: ByteName
+  readonly type: string
+  readonly source: ByteName
+  readonly options: string
+}
+
+export function mountTable(): MountEntry[] {
+  const entries: MountEntry[] = []
+  for (const line of readFileSync('/proc/self/mountinfo', 'latin1').split('\n')) {
+    const [before, after] = line.split(' - ')
+    if (before === undefined || after === undefined) continue
+    const target = before.split(' ')[4]
+    const [type, source, options] = after.split(' ')
+    if (target === undefined || type === undefined) continue
+    entries.push({ target: unescape(target), type, source: unescape(source ?? ''), options: options ?? '' })
+  }
+  return entries
+}
+
+/** `\040` and friends. */
+function unescape(field: string): string {
+  return field.replace(/\\([0-7]{3})/g, (_, octal: string) => String.fromCharCode(Number.parseInt(octal, 8)))
+}
+
+export function isMounted(target: string): boolean {
+  const wanted = fromUtf8(target)
+  return mountTable().some(entry => entry.target === wanted)
+}
+
+/** Every mount at or below `dir`, innermost and latest first: the order in which they can be undone. */
+export function mountsWithin(dir: string): ByteName[] {
+  const root = fromUtf8(dir)
+  const inside = mountTable().filter(entry => entry.target === root || entry.target.startsWith(root + '/'))
+  return inside.map(entry => entry.target).reverse()
+}
+
+/** Detaches whatever a dead command left mounted at or below `dir`, so that the directory can be removed. */
+export function detachWithin(dir: string): void {
+  for (const target of mountsWithin(dir)) {
+    try {
+      sys.umount2(target, sys.MNT_DETACH | sys.UMOUNT_NOFOLLOW)
+    } catch (error) {
+      // Gone with its parent, or never ours to see.
+      if (!(error instanceof SysError && (error.errno === E.EINVAL || error.errno === E.ENOENT))) throw error
+    }
+  }
+}
+
+/** Which boot this is: rows about mounts of another one are history. */
+export function bootId(): string {
+  return readFileSync('/proc/sys/kernel/random/boot_id', 'latin1').trim()
+}

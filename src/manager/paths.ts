@@ -1,0 +1,82 @@
+/** Where the store lies, and what lies where in it. */
+import { mkdirSync } from 'node:fs'
+import { homedir } from 'node:os'
+import { isAbsolute, join, resolve } from 'node:path'
+import { StoreError, causeOf } from './store-error.js'
+
+/**
+ * The root of the store: what was asked for, else LAMINA_ROOT, else /var/lib/lamina for root and
+ * $XDG_DATA_HOME/lamina or ~/.local/share/lamina for anyone else.
+ */
+export function storeRoot(asked?: string, env: NodeJS.ProcessEnv = process.env): string {
+  const named = asked ?? env['LAMINA_ROOT']
+  if (named !== undefined && named !== '') return resolve(named)
+  if (process.geteuid?.() === 0) return '/var/lib/lamina'
+  const data = env['XDG_DATA_HOME']
+  return data !== undefined && isAbsolute(data)
+    ? join(data, 'lamina')
+    : join(homedir(), '.local', 'share', 'lamina')
+}
+
+/** Absolute paths inside one store. All are short: overlay mounts name many of them in one page of options. */
+export class StorePaths {
+  readonly database: string
+  /** Held while the database is created or migrated. */
+  readonly migrationLock: string
+  /** One file per piece of work in progress: see claims.ts. */
+  readonly claims: string
+  readonly layers: string
+  readonly containers: string
+  readonly volumes: string
+  /** Trees that a driver keeps per chain. */
+  readonly snapshots: string
+  /** Downloads that can be resumed: partial/sha256-HEX. */
+  readonly partial: string
+  /** Scratch space of one command; swept with its claim. */
+  readonly scratch: string
+  /** Mountpoints of images. */
+  readonly mounts: string
+
+  constructor(readonly root: string) {
+    this.database = join(root, 'lamina.db')
+    this.migrationLock = join(root, 'migration.lock')
+    this.claims = join(root, 'claims')
+    this.layers = join(root, 'layers')
+    this.containers = join(root, 'containers')
+    this.volumes = join(root, 'volumes')
+    this.snapshots = join(root, 'snapshots')
+    this.partial = join(root, 'partial')
+    this.scratch = join(root, 'scratch')
+    this.mounts = join(root, 'mounts')
+  }
+
+  /**
+   * Makes what is missing. The root is 0711, what holds files is 0700: an image's setuid programs are not for
+   * everybody on the host to run, while a container user can still reach its own mounted rootfs by descriptor.
+   */
+  make(): void {
+    try {
+      mkdirSync(this.root, { recursive: true, mode: 0o711 })
+      const inner = [this.claims, this.layers, this.containers, this.volumes, this.snapshots, this.partial]
+      for (const dir of [...inner, this.scratch, this.mounts])
+        mkdirSync(dir, { recursive: true, mode: 0o700 })
+    } catch (error) {
+      throw new StoreError(
+        'failed',
+        `cannot use ${this.root} as the store: ${causeOf(error)}`,
+        'run as a user who may write there, or name another directory with --root or LAMINA_ROOT',
+        { cause: error },
+      )
+    }
+  }
+
+  /** The tree of a layer, in overlay form (whiteouts as the kernel's overlayfs has them). */
+  layerTree(dir: string): string {
+    return join(this.layers, dir, 'diff')
+  }
+
+  /** What it takes to write the layer's tar again byte for byte. */
+  layerRecipe(dir: string): string {
+    return join(this.layers, dir, 'recipe')
+  }
+}

@@ -34,7 +34,7 @@ import { Frame } from './frame.js'
 import {
   INIT_DEFAULTS,
   INIT_IN_SMALLEST,
-  NegotiatedConnection,
+  type NegotiatedConnection,
   negotiate,
   type InitParameters,
 } from './init.js'

@@ -42,6 +42,8 @@ export interface MemoryOptions {
   timeout: number
   /** Answer OPEN and OPENDIR with ENOSYS. */
   zeroOpen: boolean
+  /** FOPEN_ bits of other opens. */
+  openFlags: number
   /** Directory on a real filesystem where file data lives. */
   directory: string
   /** The first prepareIo of a node waits for this long (milliseconds), as a copy-up would. */
@@ -58,7 +60,14 @@ export class MemoryFs implements FileSystem {
   private readonly options: MemoryOptions
 
   constructor(options: Partial<MemoryOptions> = {}) {
-    this.options = { timeout: Infinity, zeroOpen: true, directory: '/tmp', prepareDelay: 0, ...options }
+    this.options = {
+      timeout: Infinity,
+      zeroOpen: true,
+      openFlags: 0,
+      directory: '/tmp',
+      prepareDelay: 0,
+      ...options,
+    }
     this.make(sys.S_IFDIR | 0o755, { uid: 0, gid: 0, pid: 0 })
   }
 
@@ -117,6 +126,7 @@ export class MemoryFs implements FileSystem {
   private refresh(node: Node): void {
     if (node.fd < 0) return
     const st = sys.statFd(node.fd)
+    node.attr.mode = (node.attr.mode & sys.S_IFMT) | (st.mode & 0o7777)
     node.attr.size = st.size
     node.attr.blocks = st.blocks
     node.attr.mtime = st.mtime
@@ -147,6 +157,7 @@ export class MemoryFs implements FileSystem {
   private data(node: Node): number {
     if (node.fd < 0) {
       node.fd = sys.openat(sys.AT_FDCWD, this.options.directory, O_TMPFILE | sys.O_RDWR, 0o600).release()
+      sys.fchmod(node.fd, node.attr.mode & 0o7777)
     }
     return node.fd
   }
@@ -189,12 +200,16 @@ export class MemoryFs implements FileSystem {
   setattr(nodeid: number, change: SetAttr): AttrReply {
     const node = this.node(nodeid)
     const { attr } = node
-    if (change.mode !== undefined) attr.mode = (attr.mode & sys.S_IFMT) | (change.mode & 0o7777)
+    if (change.mode !== undefined) {
+      attr.mode = (attr.mode & sys.S_IFMT) | (change.mode & 0o7777)
+      if (node.fd >= 0) sys.fchmod(node.fd, change.mode & 0o7777)
+    }
     if (change.uid !== undefined) attr.uid = change.uid
     if (change.gid !== undefined) attr.gid = change.gid
     if (change.size !== undefined) sys.truncateFd(this.data(node), change.size)
     this.refresh(node)
     if (change.mtime !== undefined && change.mtime !== 'now') {
+      if (node.fd >= 0) sys.utimensAt(node.fd, '', 0, sys.UTIME_OMIT, change.mtime.sec, change.mtime.nsec)
       attr.mtime = change.mtime.sec
       attr.mtimeNsec = change.mtime.nsec
     }
@@ -252,12 +267,12 @@ export class MemoryFs implements FileSystem {
   }
 
   open(nodeid: number): OpenReply | undefined {
-    return this.options.zeroOpen ? undefined : { fh: nodeid, flags: 0 }
+    return this.options.zeroOpen ? undefined : { fh: nodeid, flags: this.options.openFlags }
   }
 
   create(parent: number, name: string, _flags: number, mode: number, umask: number, caller: Caller) {
     const node = this.add(parent, name, sys.S_IFREG | (mode & ~umask & 0o7777), caller)
-    return { entry: this.entry(node), open: { fh: 0, flags: 0 } }
+    return { entry: this.entry(node), open: { fh: 0, flags: this.options.openFlags } }
   }
 
   tmpfile(_parent: number, _flags: number, mode: number, umask: number, caller: Caller) {

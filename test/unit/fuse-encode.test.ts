@@ -6,7 +6,7 @@ import { Dispatcher } from '../../src/fuse/dispatch.js'
 import { FOPEN, type Entry, type NegativeEntry } from '../../src/fuse/index.js'
 import type { OpName } from '../../src/fuse/opcodes.js'
 import { type Reply, ReplayTransport } from '../../src/fuse/transport-replay.js'
-import { ATTR, DummyFs, entry } from './fuse-dummy-fs.js'
+import { ATTR, DummyFs } from './fuse-dummy-fs.js'
 import { frame, type FrameSpec, initFrame } from './fuse-frames.js'
 
 function bench(fs = new DummyFs()) {

@@ -92,7 +92,7 @@ t.test(`damaged frames of every opcode, seed ${seed}`, async t => {
       const before = transport.replies.length
       fs.calls.length = 0
       transport.feed(message)
-      await null
+      await Promise.resolve()
       const readable = message.length >= InHeader.size
       const opcode = readable ? message.readUInt32LE(InHeader.at.opcode) : 0
       const due = readable && OPCODES[opcode]?.replied !== false ? 1 : 0

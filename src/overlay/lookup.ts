@@ -65,6 +65,11 @@ export function lookupChild(
     : { inode: instantiate(view, parent, name, resolved), stat: resolved.stat }
 }
 
+/** The inode called `name`, where its attributes are of no interest: one that is known costs no call. */
+export function findChild(view: View, parent: DirInode, name: string): Inode | undefined {
+  return parent.children.get(name) ?? lookupChild(view, parent, name)?.inode
+}
+
 /** Makes the inode of a resolved name, or finds the one that another name of the same upper object has. */
 function instantiate(view: View, parent: DirInode, name: string, found: Resolved): Inode {
   const type = view.owner.type(found.stat, found, view)

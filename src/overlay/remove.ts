@@ -5,7 +5,7 @@ import { SysError } from '../base/sys-error.js'
 import { ensureUpper } from './copy-up.js'
 import type { DirInode, Inode } from './inode.js'
 import { Real } from './layer.js'
-import { lookupChild, lowerPositive } from './lookup.js'
+import { findChild, lowerPositive } from './lookup.js'
 import { isEmpty } from './readdir.js'
 import type { View } from './view.js'
 import { replaceByWhiteout, takeAway, whiteOut } from './whiteout.js'
@@ -27,9 +27,9 @@ export function rmdir(view: View, parent: DirInode, name: string): void {
 
 export function existing(view: View, parent: DirInode, name: string): Inode {
   if (view.upper === null) throw new SysError(E.EROFS, 'change', name)
-  const found = lookupChild(view, parent, name)
-  if (found === undefined) throw new SysError(E.ENOENT, 'change', name)
-  return found.inode
+  const inode = findChild(view, parent, name)
+  if (inode === undefined) throw new SysError(E.ENOENT, 'change', name)
+  return inode
 }
 
 function removeObject(view: View, parent: DirInode, name: string, inode: Inode): void {

@@ -9,7 +9,7 @@ import { setOpaque } from '../format/index.js'
 import { ensureUpper, markImpure } from './copy-up.js'
 import { dropMarker } from './create.js'
 import type { DirInode, Inode } from './inode.js'
-import { lookupChild, lowerPositive, probe } from './lookup.js'
+import { findChild, lowerPositive, probe } from './lookup.js'
 import { isEmpty } from './readdir.js'
 import { setRedirect } from './redirect.js'
 import { existing, keepReachable, letGo, nameGone } from './remove.js'
@@ -32,7 +32,7 @@ export function rename(view: View, from: Place, to: Place, flags: number): void 
   const known = sys.RENAME_NOREPLACE | sys.RENAME_EXCHANGE
   if ((flags & ~known) !== 0 || (flags & known) === known) throw new SysError(E.EINVAL, 'rename', from.name)
   const source = existing(view, from.dir, from.name)
-  const target = lookupChild(view, to.dir, to.name)?.inode
+  const target = findChild(view, to.dir, to.name)
   checkPlaces(view, to, source, target, flags)
   if (source === target) return
   if (source.isDir()) checkMovable(view, source)

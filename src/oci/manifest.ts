@@ -73,6 +73,8 @@ export function parseManifest(
   }
   const shape = 'manifests' in object ? MediaType.ociIndex : MediaType.ociManifest
   const type = (known(mediaType) ? mediaType : undefined) ?? inner ?? shape
+  if (isIndexType(type) && !('manifests' in object))
+    throw new OciError('malformed', 'the index has no manifests')
   const digest = digestOf(bytes)
   if (isIndexType(type)) return { kind: 'index', mediaType: type, digest, bytes, index: readIndex(object) }
   if (isManifestType(type))

@@ -69,7 +69,7 @@ export function normalizePlatform(platform: Platform): Platform {
  */
 export function parsePlatform(text: string): Platform {
   const parts = text.split('/')
-  if (parts.length > 3 || parts.some(part => !/^[A-Za-z0-9_.-]+$/.test(part))) {
+  if (parts.length > 3 || parts.some(part => !/^\w[\w.-]*$/.test(part))) {
     throw new OciError(
       'malformed',
       `'${text}' is not a platform; write os/arch or os/arch/variant, e.g. linux/arm64`,

@@ -134,7 +134,7 @@ export class TarExtractor implements TarHandler {
       this.#directory(entry, path)
       return 'skip'
     }
-    this.#own?.add(path)
+    this.#keep(path)
     switch (entry.type) {
       case 'directory':
         this.#directory(entry, path)
@@ -154,6 +154,12 @@ export class TarExtractor implements TarHandler {
         this.#node(entry, path, name)
         return 'skip'
     }
+  }
+
+  /** With `apply`: this and what leads to it is this archive's own. */
+  #keep(path: string): void {
+    if (this.#own === undefined) return
+    for (let up = path; up !== '' && !this.#own.has(up); up = parentOf(up)) this.#own.add(up)
   }
 
   // Files
@@ -337,7 +343,7 @@ export class TarExtractor implements TarHandler {
     const opaque = this.#takeWhiteout(parentFd, name)
     sys.mkdirat(parentFd, name, 0o700)
     if (opaque) this.#makeOpaque(parentFd, name)
-    this.#own?.add(path)
+    this.#keep(path)
     const root = { uid: 0, gid: 0 }
     this.#directories.set(path, {
       mode: 0o755,

@@ -359,7 +359,9 @@ export class TarReader {
     for (const [key, value] of this.#local) {
       // 0.0 repeats these two keys, once for each part
       if (key === 'GNU.sparse.offset' || key === 'GNU.sparse.numbytes') extents.push(value.toString('latin1'))
-      else if (value.length === 0 && !key.startsWith('SCHILY.xattr.')) pax.delete(key)
+      // empty means: take it away; but an attribute may be empty, and so may the map of a file that is one hole
+      else if (value.length === 0 && key !== 'GNU.sparse.map' && !key.startsWith('SCHILY.xattr.'))
+        pax.delete(key)
       else pax.set(key, value)
     }
     if (extents.length > 0) pax.set('GNU.sparse.map', Buffer.from(extents.join(',')))

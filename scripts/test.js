@@ -9,9 +9,8 @@
  * The full TAP of each kind is kept in dist/KIND.tap.
  */
 import { spawn } from 'node:child_process'
-import { createWriteStream, existsSync, mkdirSync, readdirSync } from 'node:fs'
+import { existsSync, mkdirSync, readdirSync, writeFileSync } from 'node:fs'
 import { join, relative } from 'node:path'
-import { createInterface } from 'node:readline'
 import { prepare, root } from './prepare.js'
 
 /** Seconds that one file may take, and how many run at a time (the machines that run this have two cores). */
@@ -38,84 +37,77 @@ function filesOf(kind, patterns) {
 }
 
 /**
- * Reads `tap --reporter=tap`. A file is a subtest of the run, its named tests are indented by four: those are counted.
- * A file that failed without a failed test in it (crash, timeout, no test) counts as one failure.
+ * Runs tap test files, each as a program of its own that prints TAP. tap's command would run them too, but it loads a
+ * tracer into every process that a test starts, the daemons included, which takes a second each time.
  */
-async function runTap(kind, files) {
-  const { seconds, jobs } = KINDS[kind]
-  const log = createWriteStream(join(root, `dist/${kind}.tap`))
-  const tap = spawn(
+async function runFiles(kind, files) {
+  const log = []
+  const waiting = [...files]
+  const lane = async () => {
+    for (let file = waiting.shift(); file !== undefined; file = waiting.shift()) {
+      log.push(`# ${file}`, await runFile(kind, file))
+    }
+  }
+  await Promise.all(Array.from({ length: KINDS[kind].jobs }, lane))
+  writeFileSync(join(root, `dist/${kind}.tap`), `${log.join('\n')}\n`)
+}
+
+/** Gives what the file printed. One that dies, hangs or has no test in it counts as one failure. */
+async function runFile(kind, file) {
+  const { seconds } = KINDS[kind]
+  const started = Date.now()
+  const output = []
+  const child = spawn(
     process.execPath,
-    [
-      join(root, 'node_modules/tap/dist/esm/run.mjs'),
-      '--disable-coverage',
-      '--allow-empty-coverage',
-      '--reporter=tap',
-      `--timeout=${seconds}`,
-      `--jobs=${jobs}`,
-      ...files.map(file => join('dist', file.replace(/\.ts$/, '.js'))),
-    ],
-    { cwd: root, stdio: ['ignore', 'pipe', 'inherit'] },
+    ['--enable-source-maps', join(root, 'dist', file.replace(/\.ts$/, '.js'))],
+    {
+      cwd: root,
+      stdio: ['ignore', 'pipe', 'pipe'],
+      env: { ...process.env, TAP: '1', TAP_TIMEOUT: String(seconds) },
+    },
   )
-  const closed = new Promise(resolve => tap.on('close', resolve))
-  let seen = { passed: 0, failed: 0, skipped: 0 }
-  let block = [] // lines of the test, or of the file, that is being reported
-  let printing = false // of the diagnostics below a `not ok`
-  let filesSeen = 0
-  for await (const line of createInterface({ input: tap.stdout })) {
-    log.write(`${line}\n`)
-    const point = /^( {4})?(not )?ok \d+ - (.*)$/.exec(line) ?? /^( {4})?(not )?ok \d+()$/.exec(line)
-    if (printing && !/^ {4}/.test(line) && !/^ {2}\S|^ {2}---/.test(line)) printing = false
+  child.stdout.on('data', data => output.push(data))
+  child.stderr.on('data', data => output.push(data))
+  // tap itself ends what takes too long and says which test that was; this is for a process that hangs.
+  const timer = setTimeout(() => child.kill('SIGKILL'), (seconds + 10) * 1000)
+  const result = await new Promise(resolve => child.on('close', (code, signal) => resolve(code ?? signal)))
+  clearTimeout(timer)
+  const text = Buffer.concat(output).toString()
+  const counted = { passed: 0, failed: 0, skipped: 0 }
+  const lines = []
+  let block = [] // what belongs to the next test point
+  let showing = false // the diagnostics below a `not ok`
+  for (const line of text.split('\n')) {
+    const point = /^(not )?ok \d+(?: - (.*))?$/.exec(line)
     if (point === null) {
-      if (printing) console.log(line)
+      if (showing && /^ {2}/.test(line)) lines.push(line)
       else block.push(line)
-      if (block.length > 2000) block.shift()
       continue
     }
-    const [, inFile, not, rest] = point
-    const failed = not !== undefined && !/# TODO\b/i.test(rest)
-    if (inFile !== undefined) {
-      printing = failed
-      if (failed) {
-        seen.failed++
-        console.log([...block, line].join('\n'))
-      } else if (/# (SKIP|TODO)\b/i.test(rest)) {
-        seen.skipped++
-        console.log(`    skipped: ${rest.replace(/ # SKIP/i, ':')}`)
-      } else {
-        seen.passed++
-      }
+    const [, not, name = ''] = point
+    showing = not !== undefined && !/# TODO\b/i.test(name)
+    if (showing) {
+      counted.failed++
+      lines.push(...block.slice(-500), line)
+    } else if (/# (SKIP|TODO)\b/i.test(name)) {
+      counted.skipped++
+      lines.push(`       skipped: ${name.replace(/ # (SKIP|TODO) */i, ': ')}`)
     } else {
-      filesSeen++
-      const name = rest
-        .replace(/ # .*$/, '')
-        .replace(/^dist\//, '')
-        .replace(/\.test\.js$/, '')
-      const time = /# time=([\d.]+)(ms|s)/.exec(rest)
-      const took = time === null ? '' : `, ${(Number(time[1]) / (time[2] === 'ms' ? 1000 : 1)).toFixed(1)} s`
-      printing = false
-      if (failed && seen.failed === 0) {
-        seen.failed++
-        printing = true
-        console.log(block.join('\n'))
-      } else if (/# SKIP\b/i.test(rest)) {
-        seen.skipped++
-      }
-      const skipped = seen.skipped === 0 ? '' : `, ${seen.skipped} skipped`
-      console.log(
-        `${failed ? 'FAILED' : 'ok    '} ${name} (${seen.passed + seen.failed} tests${skipped}${took})`,
-      )
-      for (const key of Object.keys(total)) total[key] += seen[key]
-      seen = { passed: 0, failed: 0, skipped: 0 }
+      counted.passed++
     }
     block = []
   }
-  await closed
-  log.end()
-  if (filesSeen !== files.length) {
-    console.log(`FAILED ${kind}: ${files.length - filesSeen} of ${files.length} files were not run`)
-    total.failed++
+  if (counted.failed === 0 && (result !== 0 || counted.passed + counted.skipped === 0)) {
+    counted.failed++
+    lines.push(...text.trimEnd().split('\n').slice(-100), `ended with ${result}`)
   }
+  for (const key of Object.keys(total)) total[key] += counted[key]
+  const tests = counted.passed + counted.failed
+  const took = `${((Date.now() - started) / 1000).toFixed(1)} s`
+  const verdict = counted.failed > 0 ? 'FAILED' : 'ok    '
+  lines.push(`${verdict} ${file.replace(/\.test\.ts$/, '')} (${tests} tests, ${took})`)
+  console.log(lines.join('\n'))
+  return text
 }
 
 async function runScript(file) {
@@ -158,7 +150,7 @@ for (const kind of kinds.length > 0 ? kinds : Object.keys(KINDS)) {
   if (files.length === 0) continue
   console.log(`--- ${kind}`)
   if (kind === 'integration') for (const file of files) await runScript(file)
-  else await runTap(kind, files)
+  else await runFiles(kind, files)
 }
 console.log('')
 console.log(`${total.passed} passed, ${total.failed} failed, ${total.skipped} skipped`)

@@ -50,7 +50,7 @@ export async function checkMount(config: OverlayConfig, exclusive: boolean): Pro
 /** The mountpoint must be an existing directory; a mount whose daemon is dead is in the way. */
 function checkMountpoint(path: ByteName, exclusive: boolean): Place {
   const found = place('mountpoint', path)
-  const real = realpathSync(toBuffer(path), 'latin1')
+  const real = realpathSync.native(toBuffer(path), 'latin1')
   if (exclusive) {
     const top = mountAt(real)
     const there = readRecords().find(

@@ -48,7 +48,7 @@ function resolveMountpoint(path: ByteName): ByteName {
     readRecords().some(found => found.record.mountpoint === candidate)
   if (known(text)) return text
   try {
-    return realpathSync(toBuffer(text), 'latin1')
+    return realpathSync.native(toBuffer(text), 'latin1')
   } catch {
     return text
   }
@@ -115,7 +115,12 @@ export async function unmount(path: ByteName, how: UnmountHow = 'plain'): Promis
     await unmountHere(mountpoint, how)
   } else if (found !== undefined) {
     // Mounted in another mount namespace: only its daemon can reach it.
-    await ask(found, { cmd: 'umount', how })
+    try {
+      await ask(found, { cmd: 'umount', how })
+    } catch (error) {
+      // The daemon may end before its answer is through.
+      if (error instanceof SysError || !(await hasEnded(found.record, LAZY_LIMIT))) throw error
+    }
   } else {
     throw new NoSuchMountError(mountpoint)
   }

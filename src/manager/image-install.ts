@@ -44,11 +44,23 @@ export interface InstallOptions {
   readonly parallel?: number
 }
 
-/** Where a layer's bytes come from; a registry's downloads can be resumed, so it has its own. */
+/** What a registry's download hands over: the bytes, and what to do once they are in the store. */
+export interface Download {
+  readonly source: ByteSource
+  /** `stored` false: the download failed or was cut short, and is to be resumed. */
+  release(stored: boolean): void
+}
+
+/**
+ * Where a layer's bytes come from; a registry's downloads can be resumed, so it has its own. `undefined`: another
+ * process has stored the layer while we waited for it.
+ */
 export type OpenLayer = (
   descriptor: Descriptor,
-  report: (done: number) => void,
-) => Promise<ByteSource> | ByteSource
+  isStored: () => boolean,
+  report: (done: number, status?: string) => void,
+  signal: AbortSignal | undefined,
+) => Promise<Download | undefined>
 
 /**
  * Stores one image of `source` under `names`. Layers that are stored already are not read.
@@ -119,13 +131,21 @@ async function installLayer(
     return
   }
   report(0)
-  const bytes = openLayer === undefined ? source.blob(descriptor) : await openLayer(descriptor, report)
-  await store.layers.add(bytes, lease, {
-    diffId,
-    what: `layer ${id}`,
-    ...(options.signal === undefined ? {} : { signal: options.signal }),
-    ...(openLayer === undefined ? { onBytes: (done: number) => report(done) } : {}),
-  })
+  const signal = options.signal === undefined ? {} : { signal: options.signal }
+  const what = `layer ${id}`
+  if (openLayer === undefined) {
+    const onBytes = (done: number): void => report(done)
+    await store.layers.add(source.blob(descriptor), lease, { diffId, what, onBytes, ...signal })
+  } else {
+    const download = await openLayer(descriptor, () => lease.keepLayer(diffId), report, options.signal)
+    let stored = false
+    try {
+      if (download !== undefined) await store.layers.add(download.source, lease, { diffId, what, ...signal })
+      stored = true
+    } finally {
+      download?.release(stored)
+    }
+  }
   noteBlob(store, descriptor, diffId)
   report(total, 'done')
 }

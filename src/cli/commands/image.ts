@@ -3,6 +3,7 @@ import type { ImageRecord } from '../../manager/images.js'
 import { humanSize, jsonName, print, printable, printJson } from '../output.js'
 import { listFormatOption, printList, printObjects } from '../listing.js'
 import { onStore, shortTime, withStore } from '../store-command.js'
+import { registerPullPush } from './registry.js'
 import { register as registerTransfer } from './image-transfer.js'
 
 /** `lamina image`: what can be done with images that are in the store; moving them is in image-transfer.ts. */
@@ -11,6 +12,7 @@ export function register(program: Command): void {
   const image = program.command('image').description('images: ordered layers and a config')
 
   registerTransfer(image)
+  registerPullPush(image)
   registerReading(image)
   registerNaming(image)
   registerMounting(image)

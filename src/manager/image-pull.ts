@@ -1,0 +1,106 @@
+/** `pull`: an image of a registry. */
+import { createReadStream, rmSync } from 'node:fs'
+import { join } from 'node:path'
+import {
+  digestHex,
+  parseReference,
+  Registry,
+  repositoryName,
+  withDefaultTag,
+  formatReference,
+} from '../oci/index.js'
+import type { Credentials, Descriptor } from '../oci/index.js'
+import { installImage, type Download, type InstallOptions, type OpenLayer } from './image-install.js'
+import type { ImageRecord } from './images.js'
+import type { Store } from './store.js'
+
+export interface RegistryAccess {
+  /** Plain HTTP, or TLS that nobody vouches for. Loopback may always be plain HTTP. */
+  readonly insecure?: boolean
+  /** Absent: from the files of docker and podman. */
+  readonly credentials?: Credentials
+}
+
+export interface PullOptions extends InstallOptions, RegistryAccess {}
+
+/**
+ * Fetches what the store lacks of an image: several layers at once, each resumed where an earlier attempt broke off,
+ * also one of another process.
+ * @throws OciError not-found, unauthorized, network, digest; StoreError
+ */
+export async function pullImage(store: Store, ref: string, options: PullOptions = {}): Promise<ImageRecord> {
+  const reference = withDefaultTag(parseReference(ref))
+  const registry = await Registry.connect(reference, {
+    ...(options.insecure === undefined ? {} : { insecure: options.insecure }),
+    ...(options.credentials === undefined ? {} : { credentials: options.credentials }),
+    signal: options.signal,
+  })
+  try {
+    const top = await registry.resolve()
+    const descriptor = { mediaType: top.mediaType, digest: top.digest, size: top.bytes.length }
+    const names =
+      reference.tag === undefined
+        ? []
+        : [formatReference({ domain: reference.domain, path: reference.path, tag: reference.tag })]
+    const { image, manifest } = await installImage(
+      store,
+      registry,
+      descriptor,
+      names,
+      { ...options, parallel: options.parallel ?? 3 },
+      downloader(store, registry),
+    )
+    store.db.transaction(() => {
+      const repository = repositoryName(reference)
+      store.images.addRepoDigest(repository, manifest.digest, image.id)
+      store.images.addRepoDigest(repository, top.digest, image.id)
+      for (const layer of manifest.manifest.layers) noteSource(store, layer, reference.domain, reference.path)
+    })
+    return store.images.find(image.id)
+  } finally {
+    await registry.close()
+  }
+}
+
+/** Each blob goes to a file of its own under partial/, one process at a time. */
+function downloader(store: Store, registry: Registry): OpenLayer {
+  return async (descriptor, isStored, report, signal): Promise<Download | undefined> => {
+    const name = `sha256-${digestHex(descriptor.digest)}`
+    const file = join(store.paths.partial, name)
+    const claim = await store.claims.wait('partial', name, signal)
+    try {
+      if (isStored()) {
+        claim.release()
+        return undefined
+      }
+      await registry.downloadBlob(descriptor, file, done => report(done))
+      report(descriptor.size, 'extracting')
+    } catch (error) {
+      // The file stays: the next attempt goes on from it.
+      claim.release()
+      throw error
+    }
+    return {
+      source: createReadStream(file, { highWaterMark: 1 << 20 }),
+      release: () => {
+        rmSync(file, { force: true })
+        claim.release()
+      },
+    }
+  }
+}
+
+/** Remembers that a repository has a blob, for cross-repository mounts. */
+export function noteSource(
+  store: Store,
+  descriptor: Pick<Descriptor, 'digest'>,
+  registry: string,
+  repository: string,
+): void {
+  store.db.run(
+    `INSERT OR IGNORE INTO blob_sources (digest, registry, repository) SELECT digest, ?, ? FROM blobs WHERE digest = ?`,
+    registry,
+    repository,
+    descriptor.digest,
+  )
+}

@@ -16,6 +16,8 @@ import { Again } from '../fuse/filesystem.js'
 import { type DirInode, type Inode } from './inode.js'
 import { DirReal, openBeneath, Real } from './layer.js'
 import { METACOPY_WITHOUT_DIGEST, OVERLAY_PREFIXES } from '../format/index.js'
+import { keepLinks, keepLinksByLower } from './hardlinks.js'
+import { upperKey } from './lookup.js'
 import { copyMetadata, copyTimes, keepingTimes } from './metadata.js'
 import { originRecord } from './origin-ino.js'
 import type { At, View } from './view.js'
@@ -66,8 +68,8 @@ function begin(view: View, inode: Inode): CopyUp {
       : { dirfd: view.fds.get(lower.parent), name: lower.name }
   const stat = sys.statAt(from.dirfd, from.name)
   if (stat === undefined) throw new SysError(E.ESTALE, 'copy-up', inode.name)
-  // The names of a lower hard link become several files, which must not share the lower's number: fs/overlayfs/copy_up.c.
-  const recorded = view.workdir().features.xattrs && (inode.isDir() || stat.nlink === 1)
+  // Without an index the names of a lower hard link become several files, which must not share its number: copy_up.c.
+  const recorded = view.workdir().features.xattrs && (inode.isDir() || stat.nlink === 1 || inode.links > 0)
   const origin = recorded ? originRecord(lower.layer, from.dirfd, from.name) : undefined
   return { inode, from, stat, lower, origin }
 }
@@ -80,6 +82,7 @@ function dress(view: View, copy: CopyUp, to: At): void {
   const kept = view.owner.overrideAttr === undefined ? undefined : view.owner.read(copy.from)
   if (kept !== undefined) view.owner.write(to, kept)
   if (copy.origin !== undefined) setOrigin(view, to, copy.origin)
+  if (copy.inode.links > 0) keepLinksByLower(view, to, copy.inode.links, copy.stat.nlink)
 }
 
 /** user.* attributes exist on files and directories only; without an origin the object is merely "added" later. */
@@ -114,9 +117,20 @@ function commit(view: View, copy: CopyUp, publish: (dirfd: number, name: string)
   ensureUpper(view, parent)
   if (copy.origin !== undefined) markImpure(view, parent)
   const dirfd = view.upperFd(parent)
+  const indexed = view.index !== null && inode.links > 0 && copy.origin !== undefined
+  const entry = indexed ? view.index.entry(copy.origin) : null
+  if (entry !== null) publish(entry.layer.rootFd.n, entry.name)
   keepingTimes(dirfd, () => {
-    publish(dirfd, inode.name)
+    if (entry === null) publish(dirfd, inode.name)
+    else sys.linkat(entry.layer.rootFd.n, entry.name, dirfd, inode.name, 0)
   })
+  parent.listing?.movedUp(inode.name)
+  if (entry !== null) {
+    inode.upper = entry
+    view.table.setLink(inode, upperKey(view.stat(inode)))
+    keepLinks(view, inode)
+    return
+  }
   const upper = view.upperOf(parent)
   if (inode.isDir()) {
     const real = new DirReal(upper.layer, upper, inode.name)
@@ -125,7 +139,6 @@ function commit(view: View, copy: CopyUp, publish: (dirfd: number, name: string)
   } else {
     inode.upper = new Real(upper.layer, upper, inode.name)
   }
-  parent.listing?.movedUp(inode.name)
 }
 
 function copyUpDir(view: View, dir: DirInode): void {

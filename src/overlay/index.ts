@@ -77,6 +77,7 @@ export class Overlay implements FileSystem {
       layers.lowers,
       layers.dataOnly,
       layers.work,
+      layers.index,
       new DirFds(dirFdLimit()),
       new ListingCache(MAX_LISTED),
       inos,

@@ -32,6 +32,8 @@ export class Inode {
   copyUp: Promise<void> | null = null
   /** Key in the table of upper hard links, while it is there. */
   linkKey: string | null = null
+  /** Names in the view of a lower hard link (index=on), or of its copy; 0 where the real object's count is right. */
+  links = 0
   /** Where the data is while the topmost object has metadata only (metacopy); null where it has its own. */
   data: Real | null = null
 

@@ -35,8 +35,13 @@ export class Real {
   /** Path from the layer's root, without a leading slash. */
   path(): string {
     const parts: string[] = []
-    for (let at: Real | null = this; at !== null && at.parent !== null; at = at.parent) parts.push(at.name)
-    return parts.reverse().join('/')
+    const visit = (at: Real): void => {
+      if (at.parent === null) return
+      visit(at.parent)
+      parts.push(at.name)
+    }
+    visit(this)
+    return parts.join('/')
   }
 }
 

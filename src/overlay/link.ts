@@ -5,6 +5,7 @@ import { SysError } from '../base/sys-error.js'
 import type { Entry } from '../fuse/filesystem.js'
 import { ensureUpper, linkFd, markImpure } from './copy-up.js'
 import { prepareParent, replaceWhiteout } from './create.js'
+import { keepLinks } from './hardlinks.js'
 import type { DirInode, Inode } from './inode.js'
 import { Real } from './layer.js'
 import { probe, upperKey } from './lookup.js'
@@ -17,6 +18,7 @@ export function link(view: View, inode: Inode, parent: DirInode, name: string): 
   prepareParent(view, parent, name)
   ensureUpper(view, inode, 'metadata')
   if (inode.data !== null) setRedirect(view, inode, false)
+  keepLinks(view, inode)
   const from = view.at(inode)
   const dirfd = view.upperFd(parent)
   try {
@@ -27,6 +29,7 @@ export function link(view: View, inode: Inode, parent: DirInode, name: string): 
     linkOverWhiteout(view, from, parent, dirfd, name)
   }
   adoptName(view, inode, parent, name)
+  if (inode.links > 0) inode.links++
   const stat = view.stat(inode)
   if (stat.nlink > 1) view.table.setLink(inode, upperKey(stat))
   parent.listing?.add(name, inode.type >>> 12, stat.ino, 0)

@@ -23,6 +23,7 @@ import {
 import type { Entry, NegativeEntry } from '../fuse/filesystem.js'
 import type { DirInode, Inode } from './inode.js'
 import { DirReal, type Layer, Real } from './layer.js'
+import { shownLinks } from './hardlinks.js'
 import { originIno } from './origin-ino.js'
 import { followMetacopy } from './metacopy.js'
 import type { View } from './view.js'
@@ -60,9 +61,10 @@ export function lookupChild(
   const known = parent.children.get(name)
   if (known !== undefined) return { inode: known, stat: view.stat(known) }
   const resolved = resolve(view, parent, name)
-  return resolved === undefined
-    ? undefined
-    : { inode: instantiate(view, parent, name, resolved), stat: resolved.stat }
+  if (resolved === undefined) return undefined
+  const inode = instantiate(view, parent, name, resolved)
+  // A lower hard link may have been copied up by another of its names.
+  return { inode, stat: inode.links > 0 ? view.stat(inode) : resolved.stat }
 }
 
 /** The inode called `name`, where its attributes are of no interest: one that is known costs no call. */
@@ -70,32 +72,21 @@ export function findChild(view: View, parent: DirInode, name: string): Inode | u
   return parent.children.get(name) ?? lookupChild(view, parent, name)?.inode
 }
 
-/** Makes the inode of a resolved name, or finds the one that another name of the same upper object has. */
+/** Makes the inode of a resolved name, or finds the one that another name of the same object has. */
 function instantiate(view: View, parent: DirInode, name: string, found: Resolved): Inode {
   const type = view.owner.type(found.stat, found, view)
-  let linkKey: string | null = null
-  if (found.upper !== null && type !== sys.S_IFDIR && found.stat.nlink > 1) {
-    linkKey = upperKey(found.stat)
-    const linked = view.table.findLink(linkKey)
-    if (linked !== undefined) {
-      // Its known names may all have gone while this one was unknown.
-      if (linked.upper === null) linked.upper = found.upper
-      if (linked.orphan !== null) {
-        linked.orphan.close()
-        linked.orphan = null
-      }
-      view.table.addName(linked, parent, name)
-      return linked
-    }
-  }
+  const shared = type === sys.S_IFDIR ? undefined : sharedObject(view, found)
+  const linked = shared === undefined ? undefined : view.table.findLink(shared.key)
+  if (linked !== undefined) return addLinkedName(view, linked, parent, name, found)
   const inode = view.table.create(type, shownIno(view, parent, name, found))
   if (inode.isDir()) {
     if (found.upper instanceof DirReal) inode.upper = found.upper
     inode.lowers = found.lowers
     inode.lower = found.lowers[0] ?? null
   } else {
-    inode.upper = found.upper
+    inode.upper = shared?.indexed ?? found.upper
     inode.lower = found.lower
+    inode.links = shared?.links ?? 0
     try {
       followMetacopy(view, parent, inode, found)
     } catch (error) {
@@ -104,8 +95,56 @@ function instantiate(view: View, parent: DirInode, name: string, found: Resolved
     }
   }
   view.table.addName(inode, parent, name)
-  if (linkKey !== null) view.table.setLink(inode, linkKey)
+  if (shared !== undefined) view.table.setLink(inode, shared.key)
   return inode
+}
+
+/** The object has one more name than was known; names that were known may all have gone meanwhile. */
+function addLinkedName(view: View, inode: Inode, parent: DirInode, name: string, found: Resolved): Inode {
+  inode.upper ??= found.upper
+  if (inode.upper !== null) {
+    inode.orphan?.close()
+    inode.orphan = null
+  }
+  view.table.addName(inode, parent, name)
+  return inode
+}
+
+/** Under which key an object with several names is known. */
+interface Shared {
+  readonly key: string
+  /** Its entry in the index, where it has one. */
+  readonly indexed?: Real
+  readonly links?: number
+}
+
+function sharedObject(view: View, found: Resolved): Shared | undefined {
+  if (found.stat.nlink <= 1) return undefined
+  const { index } = view
+  if (found.upper !== null) {
+    const entry = index === null ? undefined : indexEntryOf(view, found.upper, found.upperXattrs)
+    const key = upperKey(found.stat)
+    if (index === null || entry === undefined || upperKey(entry.stat) !== key) return { key }
+    const links = shownLinks(index.layer.rootFd.n, entry.real.name, entry.stat, undefined)
+    return { key, indexed: entry.real, links: links ?? entry.stat.nlink - 1 }
+  }
+  const { lower } = found
+  if (index === null || lower?.parent == null) return undefined
+  const entry = index.find(lower, view.fds.get(lower.parent))
+  if (entry === undefined) return { key: `L${upperKey(found.stat)}`, links: found.stat.nlink }
+  const links = shownLinks(index.layer.rootFd.n, entry.real.name, entry.stat, found.stat.nlink)
+  return { key: upperKey(entry.stat), indexed: entry.real, links: links ?? found.stat.nlink }
+}
+
+function indexEntryOf(
+  view: View,
+  upper: Real,
+  xattrs: readonly string[],
+): { real: Real; stat: Stat } | undefined {
+  const attr = OVERLAY_PREFIXES.map(p => p + 'origin').find(a => xattrs.includes(a))
+  if (attr === undefined || upper.parent === null || view.index === null) return undefined
+  const record = sys.getxattrAt(view.fds.get(upper.parent), upper.name, attr)
+  return record === undefined ? undefined : view.index.findRecord(record)
 }
 
 export function upperKey(stat: Stat): string {

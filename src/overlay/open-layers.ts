@@ -11,6 +11,7 @@ import { SysError } from '../base/sys-error.js'
 import type { Fd } from '../base/fd.js'
 import type { OverlayPrefix, WhiteoutDialect } from '../format/index.js'
 import type { OverlayConfig } from './config.js'
+import { HardlinkIndex } from './hardlinks.js'
 import { Layer } from './layer.js'
 import { emptyDir, removeTree, type UpperFeatures, WorkDir } from './workdir.js'
 
@@ -23,6 +24,7 @@ export interface OpenedLayers {
   readonly lowers: Layer[]
   readonly dataOnly: Layer[]
   readonly work: WorkDir | null
+  readonly index: HardlinkIndex | null
   readonly prefix: OverlayPrefix
   /** False where the layers' mounts could not be cloned: mounts below a layer then show through. */
   readonly cloned: boolean
@@ -46,7 +48,7 @@ export function openLayers(config: OverlayConfig): OpenedLayers {
     const dataOnly = (config.dataOnly ?? []).map((path, i) => openLower(path, lowers.length + i + 1))
     for (const lower of lowers) readLayerRoot(lower)
     if (config.upper === undefined || config.work === undefined) {
-      return { upper: null, lowers, dataOnly, work: null, prefix: defaultPrefix(), cloned }
+      return { upper: null, lowers, dataOnly, work: null, index: null, prefix: defaultPrefix(), cloned }
     }
     const pair = openUpperAndWork(config.upper, config.work)
     keep(pair.upper)
@@ -58,7 +60,8 @@ export function openLayers(config: OverlayConfig): OpenedLayers {
     const work = prepareWork(pair.work, config)
     opened.push(work.fd)
     readLayerRoot(upper)
-    return { upper, lowers, dataOnly, work, prefix: work.prefix, cloned }
+    const index = openIndex(pair.work, upper, lowers, work, config)
+    return { upper, lowers, dataOnly, work, index, prefix: work.prefix, cloned }
   } catch (error) {
     for (const fd of opened) fd.close()
     throw error
@@ -166,6 +169,44 @@ function prepareWork(workdir: Fd, config: OverlayConfig): WorkDir {
     fd.close()
     throw error
   }
+}
+
+/**
+ * `WORKDIR/index`, for index=on. `auto` goes on with an index that is there and starts none: an upper that has one shows old
+ * content under the names not copied up yet to every mount without it, and in every image layer made of it.
+ * @throws SysError EOPNOTSUPP where index=on is asked for and cannot be had: file handles below, attributes in upper
+ */
+function openIndex(
+  workdir: Fd,
+  upper: Layer,
+  lowers: readonly Layer[],
+  work: WorkDir,
+  config: OverlayConfig,
+): HardlinkIndex | null {
+  const { index } = config.options
+  if (index === false || (index === 'auto' && !hasIndex(workdir))) return null
+  const able =
+    work.features.xattrs &&
+    lowers.every(lower =>
+      succeeds(() => {
+        if (sys.nameToHandle(lower.rootFd.n, '', 0) === undefined) throw new SysError(E.EOPNOTSUPP, 'handle')
+      }),
+    )
+  if (!able) {
+    if (index === 'auto') return null
+    throw new SysError(E.EOPNOTSUPP, 'index', config.upper)
+  }
+  makeDir(workdir.n, 'index')
+  const fd = sys.openat(workdir.n, 'index', DIR | sys.O_NOFOLLOW)
+  const found = new HardlinkIndex(new Layer(0, fd, `${config.work ?? ''}/index`, upper.dev, false))
+  found.sweep()
+  return found
+}
+
+function hasIndex(workdir: Fd): boolean {
+  if (sys.statAt(workdir.n, 'index') === undefined) return false
+  using fd = sys.openat(workdir.n, 'index', DIR | sys.O_NOFOLLOW)
+  return sys.listDir(fd.n).names.length > 0
 }
 
 /** A volatile upper that was unmounted in order, and synced, is like any other. */

@@ -3,6 +3,7 @@ import * as sys from '../sys/index.js'
 import { E } from '../base/errno.js'
 import { SysError } from '../base/sys-error.js'
 import { ensureUpper } from './copy-up.js'
+import { ensureAlias, isIndexed, keepLinks, linkRemoved } from './hardlinks.js'
 import type { DirInode, Inode } from './inode.js'
 import { Real } from './layer.js'
 import { findChild, lowerPositive } from './lookup.js'
@@ -34,6 +35,10 @@ export function existing(view: View, parent: DirInode, name: string): Inode {
 
 function removeObject(view: View, parent: DirInode, name: string, inode: Inode): void {
   ensureUpper(view, parent)
+  if (isIndexed(view, inode)) {
+    ensureAlias(view, inode, parent, name)
+    keepLinks(view, inode)
+  }
   const below = parent.merges && lowerPositive(view, parent, name)
   keepReachable(view, inode, parent, name)
   try {
@@ -53,7 +58,8 @@ function removeObject(view: View, parent: DirInode, name: string, inode: Inode):
  */
 export function keepReachable(view: View, inode: Inode, parent: DirInode, name: string): void {
   if (inode.upper === null || inode.orphan !== null || inode.nlookup === 0) return
-  if (inode.aliases !== null || inode.parent !== parent || inode.name !== name) return
+  if (isIndexed(view, inode) || inode.aliases !== null || inode.parent !== parent || inode.name !== name)
+    return
   inode.orphan = sys.openat(view.upperFd(parent), name, sys.O_PATH | sys.O_NOFOLLOW)
 }
 
@@ -67,9 +73,10 @@ export function letGo(inode: Inode): void {
 /** The name is gone on disk: now in memory. */
 export function nameGone(view: View, inode: Inode, parent: DirInode, name: string): void {
   parent.listing?.remove(name)
-  const wasUpper = inode.upper !== null
+  const ownName = inode.upper !== null && !isIndexed(view, inode)
   view.table.removeName(inode, parent, name)
-  if (wasUpper) {
+  linkRemoved(view, inode)
+  if (ownName) {
     const next = inode.parent
     if (inode.isDir()) {
       if (inode.upper !== null) view.fds.drop(inode.upper)

@@ -8,6 +8,7 @@ import { SysError } from '../base/sys-error.js'
 import { setOpaque } from '../format/index.js'
 import { ensureUpper, markImpure } from './copy-up.js'
 import { dropMarker } from './create.js'
+import { ensureAlias, isIndexed, keepLinks } from './hardlinks.js'
 import type { DirInode, Inode } from './inode.js'
 import { findChild, lowerPositive, probe } from './lookup.js'
 import { isEmpty } from './readdir.js'
@@ -41,8 +42,10 @@ export function rename(view: View, from: Place, to: Place, flags: number): void 
   ensureUpper(view, from.dir)
   ensureUpper(view, to.dir)
   ensureUpper(view, source, 'metadata')
+  ensureAlias(view, source, from.dir, from.name)
   if (exchange && target !== undefined) {
     ensureUpper(view, target, 'metadata')
+    ensureAlias(view, target, to.dir, to.name)
     exchangePlaces(view, from, source, to, target)
   } else {
     move(view, from, source, to, target)
@@ -89,6 +92,10 @@ function move(view: View, from: Place, source: Inode, to: Place, target: Inode |
   prepareMove(view, source, from, to)
   if (source.lower !== null) markImpure(view, to.dir)
   if (target?.isDir() === true) clearWhiteouts(view, target)
+  if (target !== undefined && isIndexed(view, target)) {
+    ensureAlias(view, target, to.dir, to.name)
+    keepLinks(view, target)
+  }
   if (target !== undefined) keepReachable(view, target, to.dir, to.name)
   try {
     moveUpper(view, { ...from, fd: fromFd }, { ...to, fd: toFd }, source.isDir(), leaveWhiteout)
@@ -167,7 +174,7 @@ function replaceName(view: View, inode: Inode, from: Place, to: Place): void {
   view.table.addName(inode, to.dir, to.name)
   view.table.removeName(inode, from.dir, from.name)
   const real = inode.upper
-  if (real === null) return
+  if (real === null || isIndexed(view, inode)) return
   if (inode.aliases === null || (real.parent === from.dir.upper && real.name === from.name)) {
     real.parent = upper
     real.name = to.name

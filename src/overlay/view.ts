@@ -8,6 +8,7 @@ import { SysError } from '../base/sys-error.js'
 import type { Attr, Entry, KernelSide } from '../fuse/filesystem.js'
 import type { OverlayPrefix } from '../format/index.js'
 import type { MountOptions } from './config.js'
+import type { HardlinkIndex } from './hardlinks.js'
 import { type DirInode, type Inode, InodeTable } from './inode.js'
 import type { InoMap } from './ino.js'
 import type { DirFds, DirReal, Layer, Real } from './layer.js'
@@ -32,6 +33,8 @@ export class View {
     /** Data-only layers (below `::`), top first. */
     readonly dataOnly: readonly Layer[],
     readonly work: WorkDir | null,
+    /** Present with index=on. */
+    readonly index: HardlinkIndex | null,
     readonly fds: DirFds,
     readonly listings: ListingCache,
     readonly inos: InoMap,
@@ -106,6 +109,7 @@ export class View {
       const merged = inode.lowers.length + (inode.upper === null ? 0 : 1) > 1
       return merged || this.options.staticNlink ? 1 : stat.nlink
     }
+    if (inode.links > 0) return inode.links
     if (inode.nameless && inode.orphan === null) return 0
     return stat.nlink
   }
@@ -159,6 +163,7 @@ export class View {
     for (const inode of this.table.all()) inode.orphan?.close()
     this.fds.closeAll()
     for (const layer of [this.upper, ...this.lowers, ...this.dataOnly]) layer?.rootFd.close()
+    this.index?.layer.rootFd.close()
     this.work?.close()
   }
 }

@@ -1,6 +1,6 @@
 import { spawn, type ChildProcess, type StdioOptions } from 'node:child_process'
 import { closeSync, openSync } from 'node:fs'
-import type { Duplex } from 'node:stream'
+import type { Socket } from 'node:net'
 import { fileURLToPath } from 'node:url'
 import { toUtf8 } from '../base/bytes.js'
 import { encodeSpec, type MountSpec } from './spec.js'
@@ -9,23 +9,27 @@ import { encodeSpec, type MountSpec } from './spec.js'
  * Starting a daemon. It is a process of its own: a process that touched its own mount would wait for itself.
  *
  * Descriptor 3 of the daemon is a socket to whoever starts it. One line goes in (the MountSpec), one comes out:
- * `{"ready":…}` when the mount is there, or `{"error":"…"}`. A detached daemon then closes it; one in the foreground
+ * `{"ready":…}` when the mount is there, or `{"error":"…"}`. A detached daemon then closes it; one that is bound to its starter
  * keeps it, and unmounts when it reads end-of-file: its starter is gone.
  */
 export type StartupReply = { ready: { pid: number } } | { error: string }
 
 export interface LaunchOptions {
-  /** The daemon stays a child of this process, with its standard output and error. */
+  /** The daemon shares this process's group (Ctrl-C reaches it), standard output and error, and ends with it. */
   foreground?: boolean
+  /** The daemon ends with this process, in whatever way that ends. Implied by `foreground`. */
+  bound?: boolean
   /** A file to which the daemon's standard error is appended; without one it goes nowhere. */
   log?: string
 }
 
 export interface Launched {
   pid: number
-  /** In the foreground: resolves when the daemon has ended, with its exit code. */
+  /** Resolves when the daemon has ended, with its exit code. */
   ended: Promise<number>
   kill: (signal: NodeJS.Signals) => void
+  /** Whether the daemon's end is something that this process stays for. */
+  setRef: (on: boolean) => void
 }
 
 /** Mounting failed; the message is one line for people. Nothing is mounted and no process is left. */
@@ -41,6 +45,7 @@ const REPLY_LIMIT = 65_536
 export async function launch(spec: MountSpec, options: LaunchOptions = {}): Promise<Launched> {
   const main = fileURLToPath(new URL('./main.js', import.meta.url))
   const foreground = options.foreground === true
+  const bound = foreground || options.bound === true
   const log = options.log === undefined ? undefined : openLog(options.log)
   const output = log ?? (foreground ? 'inherit' : 'ignore')
   const stdio: StdioOptions = ['ignore', foreground ? 'inherit' : output, output, 'pipe']
@@ -50,7 +55,7 @@ export async function launch(spec: MountSpec, options: LaunchOptions = {}): Prom
     // As bin/lamina.js has it: starting fast is part of mounting fast.
     env['NODE_COMPILE_CACHE'] = fileURLToPath(new URL('../../.cache', import.meta.url))
     if (spec.debug) env['LAMINA_DEBUG'] ??= 'fuse,overlay,daemon'
-    if (foreground) env['LAMINA_FOREGROUND'] = '1'
+    if (bound) env['LAMINA_BOUND'] = '1'
     // The mountpoint is for people who look at ps; the daemon takes it from the spec.
     child = spawn(process.execPath, [main, toUtf8(spec.overlay.mountpoint)], {
       cwd: '/',
@@ -70,11 +75,16 @@ export async function launch(spec: MountSpec, options: LaunchOptions = {}): Prom
     await exited
     throw new MountError(reply.error)
   }
-  if (!foreground) {
-    child.stdio[3]?.destroy()
-    child.unref()
+  const channel = child.stdio[3] as Socket
+  const setRef = (on: boolean): void => {
+    if (on) child.ref()
+    else child.unref()
+    // It reads nothing more: it is only there to break when this process ends.
+    channel.unref()
   }
-  return { pid: reply.ready.pid, ended: exited, kill: signal => void child.kill(signal) }
+  if (!bound) channel.destroy()
+  setRef(foreground)
+  return { pid: reply.ready.pid, ended: exited, kill: signal => void child.kill(signal), setRef }
 }
 
 function openLog(path: string): number {
@@ -89,7 +99,7 @@ function openLog(path: string): number {
 function startup(child: ChildProcess, spec: MountSpec): Promise<StartupReply> {
   return new Promise(resolve => {
     child.once('error', error => resolve({ error: `cannot start the daemon: ${error.message}` }))
-    const channel = child.stdio[3] as Duplex | null | undefined
+    const channel = child.stdio[3] as Socket | null | undefined
     if (channel === null || channel === undefined) return
     let input = ''
     channel.setEncoding('utf8')

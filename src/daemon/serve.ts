@@ -37,7 +37,7 @@ export async function serve(line: string, starter: number): Promise<number> {
   sys.umask(0) // the overlay applies each caller's own
   const mount = await RunningMount.start(spec)
   writeSync(starter, `${JSON.stringify({ ready: { pid: process.pid } })}\n`)
-  if (process.env['LAMINA_FOREGROUND'] === '1') {
+  if (process.env['LAMINA_BOUND'] === '1') {
     // Ends with its starter, however that ends.
     new Socket({ fd: starter }).on('close', () => mount.terminate('the starter is gone')).resume()
   } else {

@@ -17,7 +17,10 @@
 namespace lamina {
 namespace {
 
-// A WRITE of up to this is done on the main thread: the copy into the page cache takes less than handing it over.
+// Up to this, a READ that need not wait and a WRITE are done on the main thread: the copies take less than handing them
+// over. Beyond it they would hold up other requests for longer than that (a megabyte is two copies of 100 microseconds),
+// and threads can do several at once.
+constexpr uint32_t kInlineRead = 256 * 1024;
 constexpr uint32_t kInlineWrite = 256 * 1024;
 // An inline WRITE that took longer (a full journal, dirty throttling, a slow disk) sends the next ones to threads.
 constexpr uint64_t kSlowWriteNs = 2'000'000;
@@ -337,7 +340,6 @@ class WriteTask final : public Task {
 
 DataPlane::DataPlane(std::shared_ptr<Device> device, size_t block_size, void (*wake)(void*), void* data)
     : device_(std::move(device)),
-      block_size_(block_size),
       blocks_(std::make_shared<BlockPool>(block_size)),
       shared_(std::make_shared<Shared>(device_, blocks_, wake, data)),
       queue_(kThreads, wake, data) {}
@@ -379,8 +381,8 @@ void DataPlane::read(const uint8_t* frame, const std::shared_ptr<File>& file) {
 }
 
 bool DataPlane::read_inline(const abi::fuse_in_header& header, const abi::fuse_read_in& in, File& file) {
-  if (file.reads == File::Reads::kThreads) return false;
-  if (read_buffer_ == nullptr) read_buffer_ = Memory::map(block_size_);
+  if (file.reads == File::Reads::kThreads || in.size > kInlineRead) return false;
+  if (read_buffer_ == nullptr) read_buffer_ = Memory::map(kInlineRead);
   if (read_buffer_ == nullptr) return false;
   uint8_t* const data = read_buffer_->data();
   const size_t size = std::min<size_t>(in.size, read_buffer_->size());

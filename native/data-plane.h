@@ -158,7 +158,6 @@ class DataPlane {
   bool write_may_block(const abi::fuse_in_header& header, const abi::fuse_write_in& in) const;
 
   std::shared_ptr<Device> device_;
-  const size_t block_size_;
   const std::shared_ptr<BlockPool> blocks_;
   FileTable files_;
   std::unique_ptr<Memory> read_buffer_;

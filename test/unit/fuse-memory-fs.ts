@@ -13,6 +13,7 @@ import {
   type DirSink,
   type Entry,
   type FileSystem,
+  FOPEN,
   FUSE_ROOT_ID,
   type KernelSide,
   type NegativeEntry,
@@ -33,6 +34,7 @@ interface Node {
   /** Of a file: the open file with its data, -1 until it has one. */
   fd: number
   target: string
+  backing: number | undefined
   xattrs: Map<string, Buffer>
   nlookup: number
 }
@@ -44,6 +46,8 @@ export interface MemoryOptions {
   zeroOpen: boolean
   /** FOPEN_ bits of other opens. */
   openFlags: number
+  /** Opens name their data file for the kernel to read and write itself. */
+  passthrough: boolean
   /** Directory on a real filesystem where file data lives. */
   directory: string
   /** The first prepareIo of a node waits for this long (milliseconds), as a copy-up would. */
@@ -64,6 +68,7 @@ export class MemoryFs implements FileSystem {
       timeout: Infinity,
       zeroOpen: true,
       openFlags: 0,
+      passthrough: false,
       directory: '/tmp',
       prepareDelay: 0,
       ...options,
@@ -98,6 +103,7 @@ export class MemoryFs implements FileSystem {
       children: isDir ? new Map<string, Node>() : undefined,
       fd: -1,
       target: '',
+      backing: undefined,
       xattrs: new Map(),
       nlookup: 0,
     }
@@ -160,6 +166,14 @@ export class MemoryFs implements FileSystem {
       sys.fchmod(node.fd, node.attr.mode & 0o7777)
     }
     return node.fd
+  }
+
+  private opened(node: Node): OpenReply {
+    const { openFlags, passthrough } = this.options
+    if (!passthrough) return { fh: node.nodeid, flags: openFlags }
+    node.backing ??= this.kernel?.openBacking(this.data(node))
+    if (node.backing === undefined) throw new SysError(E.EOPNOTSUPP, 'openBacking')
+    return { fh: node.nodeid, flags: openFlags | FOPEN.PASSTHROUGH, backingId: node.backing }
   }
 
   init(connection: Connection): void {
@@ -267,12 +281,12 @@ export class MemoryFs implements FileSystem {
   }
 
   open(nodeid: number): OpenReply | undefined {
-    return this.options.zeroOpen ? undefined : { fh: nodeid, flags: this.options.openFlags }
+    return this.options.zeroOpen ? undefined : this.opened(this.node(nodeid))
   }
 
   create(parent: number, name: string, _flags: number, mode: number, umask: number, caller: Caller) {
     const node = this.add(parent, name, sys.S_IFREG | (mode & ~umask & 0o7777), caller)
-    return { entry: this.entry(node), open: { fh: 0, flags: this.options.openFlags } }
+    return { entry: this.entry(node), open: this.opened(node) }
   }
 
   tmpfile(_parent: number, _flags: number, mode: number, umask: number, caller: Caller) {

@@ -10,7 +10,12 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import t from 'tap'
 import { SysError } from '../../src/base/sys-error.js'
-import { FOPEN, type InitParameters, type SessionCounters } from '../../src/fuse/index.js'
+import {
+  type ConnectionState,
+  FOPEN,
+  type InitParameters,
+  type SessionCounters,
+} from '../../src/fuse/index.js'
 import * as sys from '../../src/sys/index.js'
 import type { MemoryOptions } from './fuse-memory-fs.js'
 import type { Order } from './fuse-mount-child.js'
@@ -28,6 +33,13 @@ class Mount {
     private readonly child: ChildProcess,
   ) {}
 
+  /** A daemon that is to serve `path`. */
+  static over(t: Tap, path: string, child: ChildProcess): Mount {
+    const mount = new Mount(path, child)
+    t.teardown(() => mount.cleanUp())
+    return mount
+  }
+
   static async make(
     t: Tap,
     options: Partial<MemoryOptions> = {},
@@ -36,8 +48,7 @@ class Mount {
   ): Promise<Mount> {
     const path = fs.mkdtempSync(join(tmpdir(), 'lamina-fuse-test-'))
     const child = fork(CHILD, { stdio: ['ignore', 'inherit', 'inherit', 'ipc'] })
-    const mount = new Mount(path, child)
-    t.teardown(() => mount.cleanUp())
+    const mount = Mount.over(t, path, child)
     const files = { prefix: 'f', count, content: 'hello world' }
     await mount.order({ mount: { target: path, options: { directory: tmpdir(), ...options }, init, files } })
     return mount
@@ -101,15 +112,19 @@ class Mount {
     return await this.order({ unmount: this.path })
   }
 
+  /** Ends the daemon as a crash would; the connection lives while somebody holds the device. */
+  async kill(): Promise<void> {
+    if (this.child.exitCode !== null || this.child.signalCode !== null) return
+    const exit = once(this.child, 'exit')
+    this.child.kill('SIGKILL')
+    await exit
+  }
+
   private async cleanUp(): Promise<void> {
-    if (this.child.exitCode === null && this.child.signalCode === null) {
-      const exit = once(this.child, 'exit')
-      this.abort()
-      this.child.kill('SIGKILL')
-      await exit
-    }
+    this.abort()
+    await this.kill()
     if (this.mounted) sys.umount2(this.path, sys.MNT_DETACH)
-    fs.rmdirSync(this.path)
+    if (fs.existsSync(this.path)) fs.rmdirSync(this.path)
   }
 }
 
@@ -352,4 +367,50 @@ t.test('hundreds of callers at once', { skip, timeout: 60_000 }, async t => {
   t.equal(fs.readdirSync(mount.path).length, 450)
   const { faults, undelivered, pending } = await mount.counters()
   t.strictSame({ faults, undelivered, pending }, { faults: 0, undelivered: 0, pending: 0 })
+})
+
+t.test('passthrough: the kernel reads and writes the file itself', { skip }, async t => {
+  const mount = await Mount.make(t, { zeroOpen: false, passthrough: true }, { passthrough: true })
+  fs.writeFileSync(mount.in('file'), 'written')
+  fs.appendFileSync(mount.in('file'), ' and more')
+  t.equal(fs.readFileSync(mount.in('file'), 'latin1'), 'written and more')
+  t.equal(fs.statSync(mount.in('file')).size, 16, 'attributes are asked for again')
+  const { requests } = await mount.counters()
+  t.equal(requests['READ'], undefined)
+  t.equal(requests['WRITE'], undefined)
+  t.equal((await mount.unmount())['leaked'], 0)
+})
+
+t.test('a new daemon answers what a killed one left unanswered', { skip }, async t => {
+  const path = fs.mkdtempSync(join(tmpdir(), 'lamina-fuse-test-'))
+  // This process keeps the connection alive; it never reads it.
+  const device = fs.openSync('/dev/fuse', 'r+')
+  const daemon = () => fork(CHILD, { stdio: ['ignore', 'inherit', 'inherit', 'ipc', device] })
+  const first = Mount.over(t, path, daemon())
+  const files = { prefix: 'f', count: 3, content: 'survived' }
+  const options = { directory: tmpdir(), prepareDelay: 3_600_000 }
+  const { connection } = await first.order({ mount: { target: path, device: 4, options, init: {}, files } })
+  const reader = spawn('cat', [join(path, 'f1')], { stdio: ['ignore', 'pipe', 'inherit'] })
+  let text = ''
+  reader.stdout.on('data', (chunk: Buffer) => (text += chunk.toString()))
+  const exit = once(reader, 'exit')
+  while ((await first.counters()).pending === 0) await new Promise(resolve => setImmediate(resolve))
+  await first.kill()
+
+  const second = Mount.over(t, path, daemon())
+  await second.order({
+    takeOver: {
+      target: path,
+      device: 4,
+      options: { directory: tmpdir() },
+      init: {},
+      files,
+      connection: connection as ConnectionState,
+    },
+  })
+  const [code] = (await exit) as [number]
+  t.equal(code, 0)
+  t.equal(text, 'survived')
+  t.equal(fs.readFileSync(join(path, 'f2'), 'latin1'), 'survived', 'and goes on')
+  fs.closeSync(device)
 })

@@ -1,0 +1,87 @@
+import { spawnSync } from 'node:child_process'
+import path from 'node:path'
+import { fileURLToPath } from 'node:url'
+import t from 'tap'
+import { candidates } from '../../src/cli/commands/completion.js'
+import { parseArguments } from '../../src/cli/fuse-lamina.js'
+import { createProgram } from '../../src/cli/main.js'
+
+const PROJECT = path.resolve(path.dirname(fileURLToPath(import.meta.url)), '../../..')
+
+function lamina(...args: string[]): { status: number | null; stdout: string; stderr: string } {
+  return spawnSync(process.execPath, [path.join(PROJECT, 'bin/lamina.js'), ...args], { encoding: 'utf8' })
+}
+
+t.test('exit codes: 0 done, 1 failed, 2 asked wrongly', async t => {
+  t.equal(lamina('--help').status, 0)
+  t.equal(lamina('--version').status, 0)
+  t.equal(lamina('nonsense').status, 2)
+  t.equal(lamina('mount', '--nonsense', '/mnt').status, 2)
+  t.equal(lamina('mount').status, 2)
+  const failed = lamina('umount', '/proc')
+  t.equal(failed.status, 1)
+  t.equal(failed.stderr, "lamina: '/proc' is not a Lamina mount of this user; lamina mounts lists them\n")
+  const missing = lamina('diff', '/nowhere')
+  t.equal(missing.status, 1)
+  t.match(missing.stderr, /^lamina: .*'\/nowhere'\n$/)
+})
+
+t.test('a mistyped command is told its likely name', async t => {
+  t.match(lamina('moutn').stderr, /Did you mean .*mount/)
+})
+
+t.test('every command has a description, and help with an example', async t => {
+  const program = await createProgram('all')
+  for (const command of program.createHelp().visibleCommands(program)) {
+    if (command.name() === 'help') continue
+    t.not(command.description(), '', command.name())
+    // A group's examples are with its subcommands.
+    const leaves = command.commands.length === 0 ? [command] : command.createHelp().visibleCommands(command)
+    for (const leaf of leaves) {
+      if (leaf.name() === 'help') continue
+      let help = ''
+      leaf.configureOutput({ writeOut: text => (help += text) }).outputHelp()
+      t.match(help, /Examples?:\n/, `${command.name()} ${leaf.name()}`)
+    }
+  }
+})
+
+t.test('only the group that is asked for is loaded', async t => {
+  const names = (await createProgram(['mount', '/mnt'])).commands.map(command => command.name())
+  t.ok(names.includes('mount'))
+  t.notOk(names.includes('diff'))
+})
+
+t.test('the shell completes commands, options and their values', async t => {
+  t.match(await candidates(['moun']), ['mount', 'mounts'])
+  t.match(await candidates(['mount', '--up']), ['--upper'])
+  t.strictSame(await candidates(['mounts', '--format', 'j']), ['json'])
+  t.strictSame(await candidates(['completion', '']), ['bash', 'zsh', 'fish'])
+  t.strictSame(await candidates(['umount', '/mnt/']), [])
+})
+
+t.test('completion scripts are what their shells accept', async t => {
+  for (const shell of ['bash', 'zsh', 'fish']) {
+    const script = lamina('completion', shell)
+    t.equal(script.status, 0)
+    const check = spawnSync(shell, ['-n'], { input: script.stdout, encoding: 'utf8' })
+    if (check.error === undefined) t.equal(check.stderr, '', shell)
+  }
+  t.equal(lamina('completion', 'csh').status, 2)
+})
+
+t.test('the drop-in parses argv as getopt does', async t => {
+  const parse = (...args: string[]): object => parseArguments(args)
+  t.match(parse('-f', 'm'), { foreground: true, positional: ['m'] })
+  t.match(parse('-o', 'a', '-ob', '-fo', 'c', '-do=', 'm'), {
+    options: ['a', 'b', 'c', '='],
+    foreground: true,
+    debug: true,
+    positional: ['m'],
+  })
+  t.match(parse('overlay', 'm', '-o', 'x'), { positional: ['overlay', 'm'], options: ['x'] })
+  t.match(parse('-z', '--what=1', 'm', '--', '-n'), { unknown: ['-z', '--what=1'], positional: ['m', '-n'] })
+  t.match(parse('--version', '--help'), { ask: 'help' })
+  t.match(parse('-V'), { ask: 'version' })
+  t.match(parse('-'), { positional: ['-'] })
+})

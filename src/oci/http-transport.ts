@@ -186,34 +186,14 @@ export class Transport {
         }),
       )
     })
-    const answered = new Promise<http.IncomingMessage>((resolve, reject) => {
+    const res = await new Promise<http.IncomingMessage>((resolve, reject) => {
       req.once('response', resolve)
       req.once('error', reject)
+      if (body === undefined) req.end()
+      // An answer before the end of the body (401, 413) closes the connection under us, and the answer counts; but a body
+      // that cannot be read is what went wrong, and pipeline() ends the request then without an 'error'.
+      else pipeline(body.open(), req).catch(reject)
     })
-    if (body === undefined) req.end()
-    else {
-      let sourceError: unknown
-      const source = body.open()
-      const guarded = (async function* () {
-        try {
-          yield* source
-        } catch (error) {
-          sourceError = error
-          throw error
-        }
-      })()
-      pipeline(guarded, req).catch((error: unknown) => {
-        // an answer before the end of the body (401, 413) closes the connection under us: the answer counts
-        req.destroy(error as Error)
-      })
-      try {
-        const res = await answered
-        return { status: res.statusCode ?? 0, headers: res.headers, url, body: res }
-      } catch (error) {
-        throw sourceError ?? error
-      }
-    }
-    const res = await answered
     return { status: res.statusCode ?? 0, headers: res.headers, url, body: res }
   }
 }

@@ -15,6 +15,7 @@ const GROUPS: readonly { commands: readonly string[]; load: () => Promise<Group>
   { commands: ['image'], load: () => import('./commands/image.js') },
   { commands: ['layer'], load: () => import('./commands/layer.js') },
   { commands: ['login', 'logout'], load: () => import('./commands/registry.js') },
+  { commands: ['build'], load: () => import('./commands/build.js') },
   { commands: ['commit'], load: () => import('./commands/commit.js') },
   { commands: ['system', 'info'], load: () => import('./commands/system.js') },
   { commands: ['completion', '__complete'], load: () => import('./commands/completion.js') },

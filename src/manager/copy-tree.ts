@@ -23,8 +23,16 @@ export interface CopyTotals {
   shared: number
 }
 
+/** What COPY --chown and --chmod say instead of the source. */
+export interface Override {
+  readonly uid?: number | undefined
+  readonly gid?: number | undefined
+  /** Permission bits. */
+  readonly mode?: number | undefined
+}
+
 /** One copy in progress: where hard links were first written, and the totals. */
-class Copier {
+export class Copier {
   readonly totals: CopyTotals = { entries: 0, bytes: 0, shared: 0 }
   /** `dev:ino` of a source with several names, to its first path in the target. */
   readonly #links = new Map<string, string>()
@@ -32,6 +40,7 @@ class Copier {
   constructor(
     readonly targetRoot: number,
     readonly signal?: AbortSignal,
+    readonly override: Override = {},
   ) {}
 
   /** Copies the non-directory `name`; nothing may exist in its place. */
@@ -39,7 +48,7 @@ class Copier {
     this.signal?.throwIfAborted()
     this.totals.entries += 1
     if (stat.nlink > 1 && this.#link(stat, to, name)) return
-    await this.#create(from, name, stat, to)
+    await this.create(from, name, stat, to, name)
     if (stat.nlink > 1) this.#links.set(`${stat.dev}:${stat.ino}`, path)
   }
 
@@ -62,12 +71,19 @@ class Copier {
     }
   }
 
-  async #create(from: number, name: string, stat: Stat, to: number): Promise<void> {
+  /**
+   * Copies one object, without looking for its other names. `name` '' is the object behind the descriptor `from`
+   * itself, which may be O_PATH; `as` is its name in the target.
+   */
+  async create(from: number, name: string, stat: Stat, to: number, as: string): Promise<void> {
     const type = stat.mode & sys.S_IFMT
     switch (type) {
       case sys.S_IFREG: {
-        using source = sys.openat(from, name, sys.O_RDONLY | sys.O_NOFOLLOW)
-        using target = sys.openat(to, name, sys.O_WRONLY | sys.O_CREAT | sys.O_EXCL | sys.O_NOFOLLOW, 0o600)
+        using source =
+          name === ''
+            ? sys.openat(sys.AT_FDCWD, `/proc/self/fd/${from}`, sys.O_RDONLY)
+            : sys.openat(from, name, sys.O_RDONLY | sys.O_NOFOLLOW)
+        using target = sys.openat(to, as, sys.O_WRONLY | sys.O_CREAT | sys.O_EXCL | sys.O_NOFOLLOW, 0o600)
         if (stat.size > 0) {
           const { method } = await sys.copyData(source.n, target.n, stat.size, { reflink: true })
           this.totals.bytes += stat.size
@@ -76,18 +92,29 @@ class Copier {
         break
       }
       case sys.S_IFLNK:
-        sys.symlinkat(sys.readlinkat(from, name), to, name)
+        sys.symlinkat(sys.readlinkat(from, name), to, as)
         break
       default:
-        sys.mknodat(to, name, type | 0o600, stat.rdev)
+        sys.mknodat(to, as, type | 0o600, stat.rdev)
     }
-    copyMetadata(from, name, stat, to, name)
+    this.metadata(from, name, stat, to, as)
+  }
+
+  metadata(from: number, name: string, stat: Stat, to: number, as: string): void {
+    copyMetadata(from, name, stat, to, as, this.override)
   }
 }
 
 /** Owner, xattrs, mode, times, in the order in which none undoes another. `name` '' is the descriptor itself. */
-function copyMetadata(from: number, name: string, stat: Stat, to: number, target: string): void {
-  sys.fchownat(to, target, stat.uid, stat.gid)
+function copyMetadata(
+  from: number,
+  name: string,
+  stat: Stat,
+  to: number,
+  target: string,
+  override: Override = {},
+): void {
+  sys.fchownat(to, target, override.uid ?? stat.uid, override.gid ?? stat.gid)
   const wanted = new Set<string>()
   for (const attr of sys.listxattrAt(from, name)) {
     // The overlay's own say something about another stack; the target is a tree of its own.
@@ -102,7 +129,7 @@ function copyMetadata(from: number, name: string, stat: Stat, to: number, target
       sys.removexattrAt(to, target, attr)
     }
   }
-  if (!sys.S_ISLNK(stat.mode)) sys.chmodAt(to, target, stat.mode & 0o7777)
+  if (!sys.S_ISLNK(stat.mode)) sys.chmodAt(to, target, override.mode ?? stat.mode & 0o7777)
   sys.utimensAt(to, target, stat.atime, stat.atimeNsec, stat.mtime, stat.mtimeNsec)
 }
 

@@ -3,6 +3,7 @@ import type { ImageRecord } from '../../manager/images.js'
 import { humanSize, jsonName, print, printable, printJson } from '../output.js'
 import { listFormatOption, printList, printObjects } from '../listing.js'
 import { onStore, shortTime, withStore } from '../store-command.js'
+import { define as defineBuild } from './build.js'
 import { registerPullPush } from './registry.js'
 import { register as registerTransfer } from './image-transfer.js'
 
@@ -13,6 +14,7 @@ export function register(program: Command): void {
 
   registerTransfer(image)
   registerPullPush(image)
+  defineBuild(image.command('build'))
   registerReading(image)
   registerNaming(image)
   registerMounting(image)

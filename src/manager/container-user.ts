@@ -1,0 +1,76 @@
+/** `USER name`, `uid:gid`, `name:group` as numbers, by the image's own /etc/passwd and /etc/group. */
+import { E } from '../base/errno.js'
+import { SysError } from '../base/sys-error.js'
+import { fromUtf8 } from '../base/bytes.js'
+import * as sys from '../sys/index.js'
+import { StoreError } from './store-error.js'
+
+export interface ContainerUser {
+  readonly uid: number
+  readonly gid: number
+  /** Supplementary groups. */
+  readonly groups: readonly number[]
+  /** From passwd; `/` where it says nothing. */
+  readonly home: string
+}
+
+const MAX_FILE = 4 << 20
+
+/**
+ * @param text '' is root
+ * @throws StoreError not-found for a name that the image does not have
+ */
+export function resolveUser(rootfs: number, text: string): ContainerUser {
+  const colon = text.indexOf(':')
+  const name = colon < 0 ? text : text.slice(0, colon)
+  const groupName = colon < 0 ? '' : text.slice(colon + 1)
+  const passwd = table(rootfs, 'etc/passwd')
+  const groups = table(rootfs, 'etc/group')
+  const wanted = name === '' ? '0' : name
+  const entry = passwd.find(fields => fields[0] === wanted) ?? passwd.find(fields => fields[2] === wanted)
+  if (entry === undefined && !/^\d+$/.test(wanted)) {
+    throw new StoreError(
+      'not-found',
+      `the image has no user '${wanted}'`,
+      'use a number, or add it to /etc/passwd first',
+    )
+  }
+  const uid = Number(entry?.[2] ?? wanted)
+  const gid = groupName === '' ? Number(entry?.[3] ?? 0) : groupId(groups, groupName)
+  const login = entry?.[0]
+  const supplementary = groupName !== '' || login === undefined ? [] : membership(groups, login)
+  return { uid, gid, groups: supplementary.filter(id => id !== gid), home: entry?.[5] || '/' }
+}
+
+function groupId(groups: readonly string[][], name: string): number {
+  const entry = groups.find(fields => fields[0] === name)
+  if (entry !== undefined) return Number(entry[2])
+  if (/^\d+$/.test(name)) return Number(name)
+  throw new StoreError(
+    'not-found',
+    `the image has no group '${name}'`,
+    'use a number, or add it to /etc/group first',
+  )
+}
+
+function membership(groups: readonly string[][], login: string): number[] {
+  return groups
+    .filter(fields => (fields[3] ?? '').split(',').includes(login))
+    .map(fields => Number(fields[2]))
+}
+
+/** The lines of a colon-separated file in the tree; an image may well have none. Symlinks stay inside. */
+function table(rootfs: number, path: string): string[][] {
+  try {
+    using fd = sys.openat2(rootfs, fromUtf8(path), sys.O_RDONLY | sys.O_NONBLOCK, 0, sys.RESOLVE_IN_ROOT)
+    const stat = sys.statFd(fd.n)
+    if (!sys.S_ISREG(stat.mode) || stat.size > MAX_FILE) return []
+    const bytes = Buffer.alloc(stat.size)
+    const length = sys.preadSync(fd.n, bytes, 0, bytes.length, 0)
+    const lines = bytes.toString('utf8', 0, length).split('\n')
+    return lines.filter(line => line !== '' && !line.startsWith('#')).map(line => line.split(':'))
+  } catch (error) {
+    if (error instanceof SysError && (error.errno === E.ENOENT || error.errno === E.ENOTDIR)) return []
+    throw error
+  }
+}

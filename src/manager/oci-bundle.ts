@@ -1,0 +1,135 @@
+/**
+ * The runtime's view of a container: config.json of an OCI bundle.
+ * Source: OCI runtime-spec config.md, config-linux.md; defaults as docker and podman have them.
+ */
+import { mkdirSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import type { ContainerUser } from './container-user.js'
+
+export interface BundleMount {
+  readonly type: 'bind' | 'tmpfs'
+  readonly source: string
+  /** Absolute in the container. */
+  readonly target: string
+  readonly options: readonly string[]
+}
+
+export interface BundleOptions {
+  /** Absolute path of the mounted root filesystem. */
+  readonly rootfs: string
+  readonly args: readonly string[]
+  readonly env: readonly string[]
+  readonly cwd: string
+  readonly user: ContainerUser
+  readonly hostname?: string
+  /** `host`: the host's network; `none`: a loopback that is down. */
+  readonly network: 'host' | 'none'
+  readonly terminal?: boolean
+  readonly readOnly?: boolean
+  readonly mounts?: readonly BundleMount[]
+}
+
+/** As docker grants them. Source: moby oci/caps/defaults.go. */
+const CAPABILITIES = [
+  'CAP_AUDIT_WRITE',
+  'CAP_CHOWN',
+  'CAP_DAC_OVERRIDE',
+  'CAP_FOWNER',
+  'CAP_FSETID',
+  'CAP_KILL',
+  'CAP_MKNOD',
+  'CAP_NET_BIND_SERVICE',
+  'CAP_NET_RAW',
+  'CAP_SETFCAP',
+  'CAP_SETGID',
+  'CAP_SETPCAP',
+  'CAP_SETUID',
+  'CAP_SYS_CHROOT',
+]
+
+/** Source: moby oci/defaults.go. */
+const MASKED = [
+  '/proc/acpi',
+  '/proc/asound',
+  '/proc/kcore',
+  '/proc/keys',
+  '/proc/latency_stats',
+  '/proc/timer_list',
+  '/proc/timer_stats',
+  '/proc/sched_debug',
+  '/proc/scsi',
+  '/sys/firmware',
+  '/sys/devices/virtual/powercap',
+]
+const READ_ONLY = ['/proc/bus', '/proc/fs', '/proc/irq', '/proc/sys', '/proc/sysrq-trigger']
+
+/** Node's own devices come from the runtime; these are the usual mounts around them. */
+const SYSTEM_MOUNTS = [
+  { destination: '/proc', type: 'proc', source: 'proc', options: ['nosuid', 'noexec', 'nodev'] },
+  {
+    destination: '/dev',
+    type: 'tmpfs',
+    source: 'tmpfs',
+    options: ['nosuid', 'strictatime', 'mode=755', 'size=65536k'],
+  },
+  {
+    destination: '/dev/pts',
+    type: 'devpts',
+    source: 'devpts',
+    options: ['nosuid', 'noexec', 'newinstance', 'ptmxmode=0666', 'mode=0620', 'gid=5'],
+  },
+  {
+    destination: '/dev/shm',
+    type: 'tmpfs',
+    source: 'shm',
+    options: ['nosuid', 'noexec', 'nodev', 'mode=1777', 'size=65536k'],
+  },
+  { destination: '/dev/mqueue', type: 'mqueue', source: 'mqueue', options: ['nosuid', 'noexec', 'nodev'] },
+  { destination: '/sys', type: 'sysfs', source: 'sysfs', options: ['nosuid', 'noexec', 'nodev', 'ro'] },
+]
+
+export function runtimeConfig(options: BundleOptions): object {
+  const namespaces = ['pid', 'ipc', 'uts', 'mount', ...(options.network === 'none' ? ['network'] : [])]
+  const capabilities = options.user.uid === 0 ? CAPABILITIES : []
+  return {
+    ociVersion: '1.0.2',
+    process: {
+      terminal: options.terminal === true,
+      user: { uid: options.user.uid, gid: options.user.gid, additionalGids: options.user.groups },
+      args: options.args,
+      env: options.env,
+      cwd: options.cwd,
+      capabilities: {
+        bounding: CAPABILITIES,
+        effective: capabilities,
+        permitted: capabilities,
+        inheritable: [],
+        ambient: [],
+      },
+      noNewPrivileges: false,
+    },
+    root: { path: options.rootfs, readonly: options.readOnly === true },
+    hostname: options.hostname ?? 'lamina',
+    mounts: [
+      ...SYSTEM_MOUNTS,
+      ...(options.mounts ?? []).map(mount => ({
+        destination: mount.target,
+        type: mount.type,
+        source: mount.source,
+        options: mount.type === 'bind' ? ['rbind', 'rprivate', ...mount.options] : mount.options,
+      })),
+    ],
+    linux: {
+      resources: { devices: [{ allow: true, access: 'rwm' }] },
+      namespaces: namespaces.map(type => ({ type })),
+      maskedPaths: MASKED,
+      readonlyPaths: READ_ONLY,
+    },
+  }
+}
+
+/** Writes DIR/config.json. */
+export function writeBundle(dir: string, options: BundleOptions): void {
+  mkdirSync(dir, { recursive: true, mode: 0o700 })
+  writeFileSync(join(dir, 'config.json'), JSON.stringify(runtimeConfig(options), undefined, 2))
+}

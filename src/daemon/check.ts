@@ -207,7 +207,7 @@ function statQuietly(path: ByteName): sys.Stat | undefined {
 }
 
 /** How long a daemon whose mount is gone already may take to let go of its upperdir, milliseconds. */
-const RELEASE_LIMIT = 3_000
+const RELEASE_LIMIT = 10_000
 
 /**
  * Every daemon holds a lock on its upperdir and workdir. One whose mount was just detached is about to end (a container that

@@ -1,11 +1,11 @@
 import t from 'tap'
 import { E } from '../../src/base/errno.js'
 import { Dispatcher } from '../../src/fuse/dispatch.js'
-import { Op, type OpName } from '../../src/fuse/opcodes.js'
+import { Op, OPCODES, type OpName } from '../../src/fuse/opcodes.js'
 import { InHeader, InitInCompat, SetxattrInCompat } from '../../src/fuse/structs.js'
 import { type Reply, ReplayTransport } from '../../src/fuse/transport-replay.js'
 import { DummyFs } from './fuse-dummy-fs.js'
-import { frame, type FrameSpec, initFrame } from './fuse-frames.js'
+import { EXAMPLES, frame, type FrameSpec, initFrame } from './fuse-frames.js'
 
 interface Bench {
   fs: DummyFs
@@ -293,4 +293,28 @@ t.test('a STATX that the mount does not want is answered ENOSYS', async t => {
   t.equal(ask('STATX').error, -E.ENOSYS)
   t.equal(ask('GETATTR').error, 0)
   t.equal(Op.STATX, 52)
+})
+
+t.test('a request cut off anywhere never reaches the filesystem', async t => {
+  const { fs, transport } = bench()
+  for (const op of Object.keys(EXAMPLES) as OpName[]) {
+    // A message may end early only where what is missing was optional: fuse_init_in, and the count of forgets.
+    if (op === 'INIT' || op === 'BATCH_FORGET') continue
+    const whole = frame(op, EXAMPLES[op])
+    const info = OPCODES[Op[op]]
+    const ignored = op === 'TMPFILE' ? 2 : 0
+    for (let length = InHeader.size; length < whole.length - ignored; length++) {
+      fs.calls.length = 0
+      transport.replies.length = 0
+      const cut = Buffer.from(whole.subarray(0, length))
+      cut.writeUInt32LE(length, InHeader.at.len)
+      transport.feed(cut)
+      if (fs.calls.length > 0) t.fail(`${op} of ${length} bytes`)
+      const expected =
+        info?.replied === false ? [] : [info?.unsupported === undefined ? -E.EINVAL : -E.ENOSYS]
+      const got = transport.replies.map(reply => reply.error)
+      if (String(got) !== String(expected)) t.fail(`${op} of ${length} bytes was answered ${String(got)}`)
+    }
+  }
+  t.pass('every opcode, every length')
 })

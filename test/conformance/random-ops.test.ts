@@ -14,7 +14,7 @@ for (const seed of SEEDS)
   t.test(
     `${OPERATIONS} random operations on the kernel's overlayfs and on ours, seed ${seed}`,
     { skip: reason ?? false },
-    child => {
+    async child => {
       const plan: Plan = {
         left: 'kernel',
         right: 'lamina',
@@ -22,7 +22,7 @@ for (const seed of SEEDS)
         leftOptions: ['redirect_dir=off', 'index=off', 'metacopy=off', 'xino=off'],
         rightOptions: [],
       }
-      const { failure, excused, done } = generate(plan, count => count >= OPERATIONS)
+      const { failure, excused, done } = await generate(plan, count => count >= OPERATIONS)
       for (const [why, count] of excused) child.comment(`${count} differences on purpose: ${why}`)
       if (failure !== undefined) {
         const last = failure.operations.slice(Math.max(0, failure.at - 30), failure.at + 1)

@@ -6,6 +6,8 @@ import type { Operation } from './operation.js'
 export interface Facts {
   /** The slot was opened read-only while the file was in a lower layer. */
   openedLower: boolean
+  /** The file is in one side's upperdir and still below on the other. */
+  copiedUpOnOneSide: boolean
 }
 
 /** Two results that may differ, with the reason. */
@@ -25,12 +27,29 @@ const READS: ReadonlySet<Operation['op']> = new Set([
   'ftruncate',
 ])
 
+const AT_FIRST_WRITE = 'opening for writing copies up in the kernel; ours copies up at the first change'
+
+function withoutNlink(result: Json): string {
+  return JSON.stringify(result, (key, value: unknown) => (key === 'nlink' ? undefined : value))
+}
+
+/** Of whole trees: fields that may differ for a file that only one side has copied up. */
+export const NOT_YET_COPIED = { fields: new Set(['nlink', 'inode']), reason: AT_FIRST_WRITE } as const
+
 export const DIFFERENCES: readonly Difference[] = [
   {
     subject: 'kernel',
     reason:
       'a descriptor opened read-only before copy-up keeps showing the lower file (Documentation/filesystems/overlayfs.rst, "Non-standard behavior"); ours shows the copy',
     covers: (operation, _other, _own, facts) => facts.openedLower && READS.has(operation.op),
+  },
+  {
+    subject: 'lamina',
+    reason: `${AT_FIRST_WRITE}, so that until then st_nlink of a lower hard link counts the lower names`,
+    covers: (operation, other, own, facts) =>
+      facts.copiedUpOnOneSide &&
+      (operation.op === 'stat' || operation.op === 'fstat') &&
+      withoutNlink(other) === withoutNlink(own),
   },
 ]
 

@@ -48,21 +48,21 @@ let total = 0
 
 if (values.replay !== undefined) {
   const saved = JSON.parse(fs.readFileSync(values.replay, 'utf8')) as { plan: Plan; operations: Operation[] }
-  report({ ...saved.plan, left, right }, replay({ ...saved.plan, left, right }, saved.operations))
+  await report({ ...saved.plan, left, right }, await replay({ ...saved.plan, left, right }, saved.operations))
 } else {
   do {
     const plan: Plan = { left, right, seed, leftOptions: optionsOf('left'), rightOptions: optionsOf('right') }
-    const outcome = generate(plan, done =>
+    const outcome = await generate(plan, done =>
       until === undefined ? done >= Number(values.ops) : done >= 5000 || Date.now() > until,
     )
     total += outcome.done
-    report(plan, outcome)
+    await report(plan, outcome)
     seed = (seed + 1) % 2 ** 31
   } while (until !== undefined && Date.now() < until && process.exitCode === undefined)
   console.log(`${total} operations on ${left} and ${right}`)
 }
 
-function report(plan: Plan, outcome: Outcome): void {
+async function report(plan: Plan, outcome: Outcome): Promise<void> {
   const { failure } = outcome
   console.log(
     `seed ${plan.seed}: ${outcome.done} operations, ${failure === undefined ? 'all alike' : 'a difference'}`,
@@ -70,7 +70,7 @@ function report(plan: Plan, outcome: Outcome): void {
   for (const [reason, count] of outcome.excused) console.log(`  ${count} times: ${reason}`)
   if (failure === undefined) return
   process.exitCode = 1
-  const smallest = values['no-minimise'] ? failure : minimise(plan, failure, 90)
+  const smallest = values['no-minimise'] ? failure : await minimise(plan, failure, 90)
   const operations = smallest.operations.slice(0, smallest.at + 1)
   const file = values.save ?? `fuzz-${plan.seed}.json`
   fs.writeFileSync(file, JSON.stringify({ plan, operations }, undefined, 1))

@@ -4,7 +4,7 @@ import type { Operation } from './operation.js'
 import type { Random } from './random.js'
 
 const SLOTS = 8
-const XATTRS = ['user.a', 'user.b', 'trusted.c', 'user.overlay.x', 'user.\xff']
+const XATTRS = ['user.a', 'user.b', 'trusted.c', 'trusted.overlay.x', 'user.\xff']
 const OPEN_FLAGS = [
   sys.O_RDONLY,
   sys.O_RDONLY,

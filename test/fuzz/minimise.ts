@@ -5,12 +5,12 @@ import { replay, type Failure, type Plan } from './session.js'
  * The shortest list of operations, found within `seconds`, that still fails in the same operation: halves, quarters and so
  * on are left out as long as what remains fails (Zeller's ddmin).
  */
-export function minimise(plan: Plan, failure: Failure, seconds: number): Failure {
+export async function minimise(plan: Plan, failure: Failure, seconds: number): Promise<Failure> {
   const until = Date.now() + seconds * 1000
   const culprit = failure.operations[failure.at]?.op
   let best = failure
-  const fails = (operations: Operation[]): boolean => {
-    const { failure: again } = replay(plan, operations)
+  const fails = async (operations: Operation[]): Promise<boolean> => {
+    const { failure: again } = await replay(plan, operations)
     if (again === undefined || again.operations[again.at]?.op !== culprit) return false
     best = again
     return true
@@ -22,7 +22,7 @@ export function minimise(plan: Plan, failure: Failure, seconds: number): Failure
     let smaller: Operation[] | undefined
     for (let start = 0; start < operations.length && Date.now() < until; start += size) {
       const rest = [...operations.slice(0, start), ...operations.slice(start + size)]
-      if (rest.length > 0 && fails(rest)) {
+      if (rest.length > 0 && (await fails(rest))) {
         smaller = best.operations.slice(0, best.at + 1)
         break
       }

@@ -160,7 +160,7 @@ function act(operation: Operation, side: Side): Json {
   })
 }
 
-function actOnSlot(operation: Operation & { slot: number }, side: Side): Json | void {
+function actOnSlot(operation: Extract<Operation, { slot: number }>, side: Side): Json | void {
   const { slots } = side
   if (operation.op === 'open') {
     slots.get(operation.slot)?.close()

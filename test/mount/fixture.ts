@@ -50,6 +50,10 @@ const live = new Set<Scratch>()
 process.on('exit', () => {
   for (const scratch of live) scratch.clear()
 })
+for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const)
+  process.on(signal, () => {
+    process.exit(1)
+  })
 
 /** Why `subject` cannot be mounted on this machine; undefined when it can. */
 export function unavailable(subject: Subject): string | undefined {
@@ -160,7 +164,7 @@ export class Mount implements Disposable {
   /** Of the daemon; undefined for the kernel's. */
   readonly pid: number | undefined
   private mounted = true
-  private atMount: Stats | undefined
+  private fdsAtMount: number | undefined
 
   constructor(
     readonly request: MountRequest,
@@ -175,7 +179,7 @@ export class Mount implements Disposable {
     if (request.subject !== 'kernel' && daemon === undefined)
       throw new Error('mounted, but there is no daemon')
     this.pid = daemon
-    if (request.subject === 'lamina') this.atMount = this.stats()
+    if (request.subject === 'lamina') this.fdsAtMount = openDescriptors(this.pid ?? 0)
   }
 
   get subject(): Subject {
@@ -195,14 +199,18 @@ export class Mount implements Disposable {
     if (!this.mounted) return
     this.mounted = false
     const faults: string[] = []
-    if (this.atMount !== undefined) faults.push(...this.kept(this.atMount))
+    if (this.fdsAtMount !== undefined) faults.push(...this.kept(this.fdsAtMount))
     try {
       if (this.subject === 'lamina') lamina('umount', this.mountpoint)
       else umount(this.mountpoint)
     } catch (error) {
-      faults.push(`cannot unmount: ${String(error)}`)
-      abort(this.mountpoint)
-      if (isMounted(this.mountpoint)) umount(this.mountpoint, '-l')
+      // A mount namespace that another program made meanwhile has a copy of every mount, and keeps it until it ends.
+      const copied = this.pid !== undefined && !isMounted(this.mountpoint) && waitForEnd(this.pid, 60)
+      if (!copied) {
+        faults.push(`cannot unmount: ${String(error)}`)
+        abort(this.mountpoint)
+        if (isMounted(this.mountpoint)) umount(this.mountpoint, '-l')
+      }
     }
     if (this.pid !== undefined && !waitForEnd(this.pid)) {
       faults.push(`daemon ${this.pid} did not end`)
@@ -249,24 +257,33 @@ export class Mount implements Disposable {
   }
 
   /** What the daemon still holds, against just after the mount, once the kernel has let everything go. */
-  private kept(before: Stats): string[] {
+  private kept(fdsAtMount: number): string[] {
     try {
       this.dropCaches()
       let now = this.stats()
       // FORGET is not answered, so there is nothing to wait on but the count itself.
-      for (let tries = 0; tries < 20 && (now.inodes > before.inodes || now.fds > before.fds); tries++) {
+      for (
+        let tries = 0;
+        tries < 20 && (now.inodes > 1 || openDescriptors(this.pid ?? 0) > fdsAtMount);
+        tries++
+      ) {
         pause(50)
         now = this.stats()
       }
       const faults: string[] = []
-      if (now.inodes > before.inodes) faults.push(`${now.inodes - before.inodes} inodes kept`)
-      if (now.fds > before.fds) faults.push(`${now.fds - before.fds} descriptors kept`)
+      if (now.inodes > 1) faults.push(`${now.inodes - 1} inodes kept besides the root`)
+      const fds = openDescriptors(this.pid ?? 0)
+      if (fds > fdsAtMount) faults.push(`${fds - fdsAtMount} descriptors kept`)
       if (now.faults > 0) faults.push(`${now.faults} unexpected exceptions in the daemon`)
       return faults
     } catch (error) {
       return [`no stats: ${String(error)}`]
     }
   }
+}
+
+function openDescriptors(pid: number): number {
+  return fs.readdirSync(`/proc/${pid}/fd`).length
 }
 
 /** Runs `lamina`; its standard output. @throws Error with its standard error */
@@ -375,9 +392,9 @@ function commandOf(pid: number): string[] {
   }
 }
 
-/** Waits at most 10 s for a process that need not be a child. */
-function waitForEnd(pid: number): boolean {
-  for (let waited = 0; waited < 10_000; waited += 5) {
+/** Waits for a process that need not be a child. */
+function waitForEnd(pid: number, seconds = 10): boolean {
+  for (const until = Date.now() + seconds * 1000; Date.now() < until;) {
     const state = stateOf(pid)
     if (state === undefined || state === 'Z') return true
     pause(5)

@@ -53,7 +53,6 @@ const TRIGGERS: Record<string, (path: string) => void> = {
   chmod: path => chmod(path, 0o604),
   chown: path => chown(path, 7, 8),
   'chgrp only': path => chown(path, -1, 9),
-  'chown to nobody new': path => chown(path, -1, -1),
   utimens: path => utimens(path, BEFORE_1970, OLD),
   setxattr: path => setxattr(path, 'user.new', 'v'),
   removexattr: path => sys.removexattrAt(sys.AT_FDCWD, path, 'user.a'),
@@ -98,6 +97,16 @@ export const copyUp: Cases = {
       },
     ]),
   ),
+
+  'chown to nobody new clears setuid': {
+    // FUSE sends nothing for it (fuse_setattr with HANDLE_KILLPRIV_V2), so the bit stays there.
+    on: ['plain', 'kernel'],
+    lowers: [dir => lowerFile(join(dir, 'f'))],
+    run: c => {
+      chown(join(c.dir, 'f'), -1, -1)
+      c.note('facts', facts(join(c.dir, 'f')))
+    },
+  },
 
   'only reading copies nothing up': {
     lowers: [

@@ -338,7 +338,8 @@ export class Dispatcher {
         const at = cursor.take(S.FallocateIn)
         const offset = frame.u64(at + S.FallocateIn.at.offset)
         const length = frame.u64(at + S.FallocateIn.at.length)
-        return this.nothing(fs.fallocate(nodeid, offset, length, frame.u32(at + S.FallocateIn.at.mode)))
+        const mode = frame.u32(at + S.FallocateIn.at.mode)
+        return this.nothing(fs.fallocate(nodeid, offset, length, mode, this.caller(frame)))
       }
       case Op.LSEEK: {
         const at = cursor.take(S.LseekIn)
@@ -525,6 +526,7 @@ export class Dispatcher {
       frame.u64(at + field.off_out),
       Math.min(frame.u64(at + field.len), limit),
       frame.u32(at + field.flags),
+      this.caller(frame),
     )
     const encode = (bytes: number) => (wide ? this.out.count64(bytes) : this.out.count32(bytes))
     return isPromise(copied) ? this.later(copied, encode) : encode(copied)

@@ -183,7 +183,7 @@ export interface FileSystem {
   fsync(nodeid: number, datasync: boolean): Maybe<void>
   fsyncdir(nodeid: number, datasync: boolean): Maybe<void>
   syncfs(): Maybe<void>
-  fallocate(nodeid: number, offset: number, length: number, mode: number): Maybe<void>
+  fallocate(nodeid: number, offset: number, length: number, mode: number, caller: Caller): Maybe<void>
   lseek(nodeid: number, offset: number, whence: number): Maybe<number>
   copyFileRange(
     nodeIn: number,
@@ -192,6 +192,7 @@ export interface FileSystem {
     offOut: number,
     length: number,
     flags: number,
+    caller: Caller,
   ): Maybe<number>
   ioctl(
     nodeid: number,

@@ -2,7 +2,7 @@
 import * as sys from '../sys/index.js'
 import { E } from '../base/errno.js'
 import { SysError } from '../base/sys-error.js'
-import type { AttrReply, SetAttr, StatxReply } from '../fuse/filesystem.js'
+import type { AttrReply, Caller, SetAttr, StatxReply } from '../fuse/filesystem.js'
 import { ensureUpper } from './copy-up.js'
 import type { Inode } from './inode.js'
 import { openReal } from './io.js'
@@ -83,13 +83,22 @@ function keepInAttribute(
   })
 }
 
+/** What fallocate and copy_file_range by an ordinary user take away: these requests carry no KILL_SUIDGID flag. */
+export function contentChangedBy(view: View, inode: Inode, caller: Caller): void {
+  if (caller.uid === 0) return
+  ensureUpper(view, inode)
+  if (killSuidgid(view.at(inode), inode)) view.attrChanged(inode)
+}
+
 /** What a write or truncation by an ordinary user takes away (FUSE_HANDLE_KILLPRIV_V2). */
-function killSuidgid(at: At, inode: Inode): void {
-  if (inode.type !== sys.S_IFREG) return
+function killSuidgid(at: At, inode: Inode): boolean {
+  if (inode.type !== sys.S_IFREG) return false
   const stat = sys.statAt(at.dirfd, at.name)
-  if (stat === undefined) return
+  if (stat === undefined) return false
   const mode = withoutSuidgid(stat.mode)
-  if (mode !== stat.mode) sys.chmodAt(at.dirfd, at.name, mode & 0o7777)
+  if (mode === stat.mode) return false
+  sys.chmodAt(at.dirfd, at.name, mode & 0o7777)
+  return true
 }
 
 function withoutSuidgid(mode: number): number {

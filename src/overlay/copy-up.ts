@@ -139,6 +139,17 @@ function commit(view: View, copy: CopyUp, publish: (dirfd: number, name: string)
   } else {
     inode.upper = new Real(upper.layer, upper, inode.name)
   }
+  if (!inode.isDir() && copy.stat.nlink > 1 && copy.origin === undefined)
+    showOwnNumber(view, inode, parent, dirfd)
+}
+
+/** The names of a lower hard link part at copy-up: two files of one st_ino would be linked together by tar, rsync and cp. */
+function showOwnNumber(view: View, inode: Inode, parent: DirInode, dirfd: number): void {
+  const made = sys.statAt(dirfd, inode.name)
+  if (made === undefined) return
+  inode.ino = view.inos.shown(made)
+  parent.listing?.renumbered(inode.name, made.ino)
+  view.attrChanged(inode)
 }
 
 function copyUpDir(view: View, dir: DirInode): void {

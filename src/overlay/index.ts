@@ -164,6 +164,8 @@ export class Overlay implements FileSystem {
   }
 
   mknod(parent: number, name: string, mode: number, rdev: number, umask: number, caller: Caller): Entry {
+    // That would be a whiteout. The kernel's overlayfs refuses it with the same errno.
+    if (sys.S_ISCHR(mode) && rdev === 0) throw new SysError(E.EPERM, 'mknod', name)
     const what = { mode, rdev: sys.decodeDev(rdev), umask, caller }
     return create.create(this.view, this.dir(parent), name, what)
   }
@@ -229,7 +231,8 @@ export class Overlay implements FileSystem {
     return io.syncfs(this.view)
   }
 
-  fallocate(nodeid: number, offset: number, length: number, mode: number): Maybe<void> {
+  fallocate(nodeid: number, offset: number, length: number, mode: number, caller: Caller): Maybe<void> {
+    attr.contentChangedBy(this.view, this.inode(nodeid), caller)
     return io.fallocate(this.view, this.inode(nodeid), offset, length, mode)
   }
 
@@ -243,7 +246,10 @@ export class Overlay implements FileSystem {
     nodeOut: number,
     offOut: number,
     length: number,
+    _flags: number,
+    caller: Caller,
   ): Maybe<number> {
+    attr.contentChangedBy(this.view, this.view.inode(nodeOut), caller)
     const from = { inode: this.inode(nodeIn), offset: offIn }
     return io.copyFileRange(this.view, from, { inode: this.view.inode(nodeOut), offset: offOut }, length)
   }

@@ -61,4 +61,10 @@ export class Listing {
     this.more[at] = this.more[at] === true || (this.from[at] ?? 0) > 0
     this.from[at] = 0
   }
+
+  /** The real number of an entry that is another object now. */
+  renumbered(name: string, ino: number): void {
+    const at = this.positions.get(name)
+    if (at !== undefined) this.inos[at] = ino
+  }
 }

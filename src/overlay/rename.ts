@@ -38,6 +38,10 @@ export function rename(view: View, from: Place, to: Place, flags: number): void 
   if (source === target) return
   if (source.isDir()) checkMovable(view, source)
   if (exchange && target?.isDir() === true) checkMovable(view, target)
+  // After EXDEV, as the kernel asks: mv(1) then looks for itself what is in the way.
+  if (!exchange && target?.isDir() === true && !isEmpty(view, target)) {
+    throw new SysError(E.ENOTEMPTY, 'rename', to.name)
+  }
 
   ensureUpper(view, from.dir)
   ensureUpper(view, to.dir)
@@ -64,9 +68,6 @@ function checkPlaces(view: View, to: Place, source: Inode, target: Inode | undef
   if ((flags & sys.RENAME_NOREPLACE) !== 0) throw new SysError(E.EEXIST, 'rename', to.name)
   if (source.isDir() && !target.isDir()) throw new SysError(E.ENOTDIR, 'rename', to.name)
   if (!source.isDir() && target.isDir()) throw new SysError(E.EISDIR, 'rename', to.name)
-  if (source !== target && target.isDir() && !isEmpty(view, target)) {
-    throw new SysError(E.ENOTEMPTY, 'rename', to.name)
-  }
 }
 
 /** mv(1) takes EXDEV as "copy and delete", which is what the kernel's overlayfs makes it do. */

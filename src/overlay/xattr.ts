@@ -14,11 +14,17 @@ import { ensureUpper } from './copy-up.js'
 import type { Inode } from './inode.js'
 import type { View } from './view.js'
 
+/** What Linux knows; a name in none of them is EOPNOTSUPP on every local filesystem. Source: xattr(7) */
+const NAMESPACES = ['user.', 'trusted.', 'security.', 'system.'] as const
+
 /** @throws SysError ENODATA; EOPNOTSUPP with noxattrs */
 export function getxattr(view: View, inode: Inode, name: string): Buffer {
   const at = view.at(inode)
   const value = isOwn(view, name) ? undefined : sys.getxattrAt(at.dirfd, at.name, escapeXattr(name))
-  if (value === undefined) throw new SysError(E.ENODATA, 'getxattr', name)
+  if (value === undefined) {
+    const known = NAMESPACES.some(prefix => name.startsWith(prefix))
+    throw new SysError(known ? E.ENODATA : E.EOPNOTSUPP, 'getxattr', name)
+  }
   return value
 }
 

@@ -1,7 +1,7 @@
 /**
  * Runs the tests: `node scripts/test.js [KIND…] [PATTERN…]`. Without a kind, all of them in turn.
  *
- * unit, mount, conformance and manager are tap files (dist/test/KIND/…/*.test.js); integration are shell scripts
+ * unit, mount, conformance, dropin and manager are tap files (dist/test/KIND/…/*.test.js); integration are shell scripts
  * (test/integration/*.sh: exit 0 passed, 77 skipped with the reason on the last line, anything else failed). A PATTERN
  * keeps only the files whose path contains it.
  *
@@ -18,6 +18,7 @@ const KINDS = {
   unit: { seconds: 60, jobs: 2 },
   mount: { seconds: 180, jobs: 2 },
   conformance: { seconds: 300, jobs: 2 },
+  dropin: { seconds: 400, jobs: 1 },
   manager: { seconds: 300, jobs: 2 },
   integration: { seconds: 600, jobs: 1 },
 }

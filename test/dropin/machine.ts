@@ -14,7 +14,6 @@ import { PROJECT } from '../mount/fixture.js'
 
 export const USER = { name: 'lamina', uid: 12_345, subids: 200_000 }
 
-/** The programs of the project, as npm would link them, below {@link Machine.root}. */
 export interface RunOptions {
   /** As the ordinary user rather than as root. */
   user?: boolean
@@ -43,7 +42,15 @@ export function unavailable(...programs: readonly string[]): string | undefined 
   return undefined
 }
 
-const PATH = [path.dirname(process.execPath), '/usr/local/sbin', '/usr/local/bin', '/usr/sbin', '/usr/bin', '/sbin', '/bin']
+const PATH = [
+  path.dirname(process.execPath),
+  '/usr/local/sbin',
+  '/usr/local/bin',
+  '/usr/sbin',
+  '/usr/bin',
+  '/sbin',
+  '/bin',
+]
 
 export function which(program: string): string | undefined {
   return PATH.map(dir => path.join(dir, program)).find(file => fs.existsSync(file))
@@ -81,7 +88,10 @@ export class Machine implements AsyncDisposable {
   /** `lamina`, as npm links it. */
   readonly lamina: string
 
-  private constructor(private readonly holder: ChildProcess, root: string) {
+  private constructor(
+    private readonly holder: ChildProcess,
+    root: string,
+  ) {
     this.root = root
     this.home = path.join(root, 'home')
     this.fuseLamina = path.join(root, 'bin/fuse-lamina')
@@ -119,7 +129,12 @@ export class Machine implements AsyncDisposable {
       ? ['setpriv', `--reuid=${USER.uid}`, `--regid=${USER.uid}`, '--init-groups', '--inh-caps=-all', '--']
       : []
     const own = user
-      ? { HOME: this.home, USER: USER.name, XDG_RUNTIME_DIR: `/run/user/${USER.uid}`, TMPDIR: `${this.home}/tmp` }
+      ? {
+          HOME: this.home,
+          USER: USER.name,
+          XDG_RUNTIME_DIR: `/run/user/${USER.uid}`,
+          TMPDIR: `${this.home}/tmp`,
+        }
       : { HOME: '/root', USER: 'root' }
     const enter = [`--mount=/proc/${this.holder.pid}/ns/mnt`, `--wdns=${cwd}`, '--']
     // Exactly these variables: tap puts loaders into every child's NODE_OPTIONS, which would be in the daemons as well.
@@ -151,7 +166,9 @@ export class Machine implements AsyncDisposable {
       .split('\n')
       .filter(line => line.includes(` ${this.root}/`) && / - fuse/.test(line))
       .map(line => `mount ${line.split(' ')[4] ?? ''}`)
-    const processes = this.processes().map(pid => `process ${pid} (${commandOf(pid).join(' ').slice(0, 200)})`)
+    const processes = this.processes().map(
+      pid => `process ${pid} (${commandOf(pid).join(' ').slice(0, 200)})`,
+    )
     return [...mounts, ...processes]
   }
 
@@ -224,12 +241,15 @@ function run(
     child.stderr.setEncoding('utf8').on('data', (chunk: string) => (stderr += chunk))
     child.stdin.on('error', () => undefined)
     child.stdin.end(options.input ?? '')
-    const timer = setTimeout(() => {
-      stderr += `\nended after ${options.seconds ?? 60} s`
-      if (child.pid !== undefined) process.kill(-child.pid, 'SIGKILL')
-      child.stdout.destroy()
-      child.stderr.destroy()
-    }, (options.seconds ?? 60) * 1000)
+    const timer = setTimeout(
+      () => {
+        stderr += `\nended after ${options.seconds ?? 60} s`
+        if (child.pid !== undefined) process.kill(-child.pid, 'SIGKILL')
+        child.stdout.destroy()
+        child.stderr.destroy()
+      },
+      (options.seconds ?? 60) * 1000,
+    )
     child.once('error', reject)
     child.once('close', (code, signal) => {
       clearTimeout(timer)

@@ -78,7 +78,11 @@ if (missing !== undefined) {
 
   await t.test('mount -t fuse.fuse-lamina', async t => {
     const place = new Place(machine, 'mount8')
-    const ran = await machine.run('mount', ['-t', 'fuse.fuse-lamina', 'overlay', place.at('m'), '-o', place.layers], { env })
+    const ran = await machine.run(
+      'mount',
+      ['-t', 'fuse.fuse-lamina', 'overlay', place.at('m'), '-o', place.layers],
+      { env },
+    )
     t.strictSame(said(ran), quiet)
     t.match(await place.shown(), { type: 'fuse.fuse-lamina' })
     await place.worksAndEnds(t)
@@ -129,7 +133,17 @@ if (missing !== undefined) {
 
   await t.test('several -o, -oX, empty options, a trailing comma, private', async t => {
     const place = new Place(machine, 'several')
-    const args = ['-olowerdir=l1:l2', '-o', 'upperdir=u,,workdir=w,', '-o', ',private', '-o', '', 'overlay', 'm']
+    const args = [
+      '-olowerdir=l1:l2',
+      '-o',
+      'upperdir=u,,workdir=w,',
+      '-o',
+      ',private',
+      '-o',
+      '',
+      'overlay',
+      'm',
+    ]
     t.strictSame(said(await lamina(args, { cwd: place.dir })), quiet)
     await place.worksAndEnds(t)
   })
@@ -152,7 +166,8 @@ if (missing !== undefined) {
     const place = new Place(machine, 'defaults')
     await lamina(['-o', place.layers, place.at('m')])
     const { flags = [] } = (await place.shown()) ?? {}
-    for (const flag of ['rw', 'noatime', 'default_permissions', 'allow_other']) t.ok(flags.includes(flag), flag)
+    for (const flag of ['rw', 'noatime', 'default_permissions', 'allow_other'])
+      t.ok(flags.includes(flag), flag)
     t.notOk(flags.includes('nosuid'))
     await place.worksAndEnds(t)
   })
@@ -168,7 +183,8 @@ if (missing !== undefined) {
     const place = new Place(machine, 'unknown')
     const ran = await lamina(['--strange', '-o', `${place.layers},foo,bar=1`, place.at('m')])
     t.equal(ran.code, 0)
-    for (const option of ['--strange', 'foo', 'bar=1']) t.match(ran.stderr, `unknown argument ignored: ${option}\n`)
+    for (const option of ['--strange', 'foo', 'bar=1'])
+      t.match(ran.stderr, `unknown argument ignored: ${option}\n`)
     await place.worksAndEnds(t)
   })
 
@@ -208,7 +224,15 @@ if (missing !== undefined) {
       exec >&- 2>&- 9>&-
       exit $code`
     const began = Date.now()
-    const ran = await machine.run('bash', ['-c', script, 'sh', machine.fuseLamina, '-o', place.layers, place.at('m')])
+    const ran = await machine.run('bash', [
+      '-c',
+      script,
+      'sh',
+      machine.fuseLamina,
+      '-o',
+      place.layers,
+      place.at('m'),
+    ])
     t.strictSame(said(ran), quiet)
     t.comment(`mounted in ${Date.now() - began} ms`)
     t.ok(ran.took < 4000, 'and no four seconds later')
@@ -217,15 +241,25 @@ if (missing !== undefined) {
 
   await t.test('closed standard input, output and error', async t => {
     const place = new Place(machine, 'closed')
-    await machine.sh(`exec "$0" -o ${place.layers} ${place.at('m')} <&- >&- 2>&-`.replace('"$0"', machine.fuseLamina))
+    await machine.sh(
+      `exec "$0" -o ${place.layers} ${place.at('m')} <&- >&- 2>&-`.replace('"$0"', machine.fuseLamina),
+    )
     await place.worksAndEnds(t)
-    const failed = await machine.run('sh', ['-c', `${machine.fuseLamina} -o lowerdir=/nowhere ${place.at('m')} <&- >&- 2>&-`])
+    const failed = await machine.run('sh', [
+      '-c',
+      `${machine.fuseLamina} -o lowerdir=/nowhere ${place.at('m')} <&- >&- 2>&-`,
+    ])
     t.equal(failed.code, 1, 'failure is told by the exit code')
   })
 
   await t.test('the daemon outlives its starter, its process group and its session', async t => {
     const place = new Place(machine, 'session')
-    await machine.run('setsid', ['-w', 'sh', '-c', `${machine.fuseLamina} -o ${place.layers} ${place.at('m')}; kill -HUP 0; kill -9 0`])
+    await machine.run('setsid', [
+      '-w',
+      'sh',
+      '-c',
+      `${machine.fuseLamina} -o ${place.layers} ${place.at('m')}; kill -HUP 0; kill -9 0`,
+    ])
     await place.worksAndEnds(t)
   })
 

@@ -110,7 +110,8 @@ async function podmanRound(
 ): Promise<Round> {
   const store = new Store(machine, `podman-${path.basename(program)}`, program, user)
   const tar = path.join(machine.root, 'base.tar')
-  if (!fs.existsSync(tar)) await machine.ok('tar', ['-C', context.base, '--sort=name', '--owner=0', '--group=0', '-cf', tar, '.'])
+  if (!fs.existsSync(tar))
+    await machine.ok('tar', ['-C', context.base, '--sort=name', '--owner=0', '--group=0', '-cf', tar, '.'])
   await store.podman(['import', '--quiet', tar, 'localhost/base'])
   const started = Date.now()
   await store.podman(['build', '--quiet', '--layers', '--timestamp=0', '--tag=ten', ...Store.LIMITS, '.'], {
@@ -154,7 +155,9 @@ async function savedLayers(machine: Machine, store: Store): Promise<string[][]> 
   const dir = path.join(store.dir, 'saved')
   fs.mkdirSync(dir)
   await machine.ok('tar', ['-C', dir, '-xf', out])
-  const [manifest] = JSON.parse(fs.readFileSync(path.join(dir, 'manifest.json'), 'utf8')) as { Layers: string[] }[]
+  const [manifest] = JSON.parse(fs.readFileSync(path.join(dir, 'manifest.json'), 'utf8')) as {
+    Layers: string[]
+  }[]
   return (manifest?.Layers ?? []).map(layer => entriesOf(path.join(dir, layer)))
 }
 
@@ -203,6 +206,7 @@ function compare(t: Test, [ours, theirs]: Round[]): void {
     return
   }
   t.equal(ours.layers.length, theirs.layers.length, 'as many layers')
-  for (const [i, layer] of ours.layers.entries()) t.strictSame(layer, theirs.layers[i], `layer ${i} is the same`)
+  for (const [i, layer] of ours.layers.entries())
+    t.strictSame(layer, theirs.layers[i], `layer ${i} is the same`)
   for (const [name, value] of Object.entries(ours.results)) t.strictSame(value, theirs.results[name], name)
 }

@@ -15,6 +15,8 @@ export type UnmountHow = 'plain' | 'lazy' | 'force'
 /** What `lamina stats` shows. Counts are since the mount. */
 export interface Stats {
   pid: number
+  /** How file contents are read and written, and why so. */
+  io: { mode: 'cached' | 'passthrough'; why: string }
   /** Requests by name, e.g. `LOOKUP`, those that the data plane served without JavaScript included. */
   requests: Record<string, number>
   /** Error replies by request name. An absent name is an error of LOOKUP only where it cannot be cached. */

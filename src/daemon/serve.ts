@@ -62,16 +62,13 @@ class RunningMount {
   /** @throws Error whose message is one line for people; nothing is mounted then */
   static async start(spec: MountSpec): Promise<RunningMount> {
     const { overlay: config } = spec
-    if (config.options.io === 'passthrough') {
-      throw new CheckError('io=passthrough is not there yet; io=auto and io=cached are')
-    }
     config.mountpoint = await checkMount(config, spec.exclusive)
     const overlay = openOverlay(spec)
     try {
       const device = await mountFuse(spec, config.mountpoint)
       try {
         const session = await startSession(spec, overlay, device)
-        const mount = new RunningMount(session, overlay, recordOf(spec))
+        const mount = new RunningMount(session, overlay, recordOf(spec, overlay))
         await mount.listen()
         return mount
       } catch (error) {
@@ -144,6 +141,7 @@ class RunningMount {
       // The descriptor that reads the directory is not counted.
       fds: readdirSync('/proc/self/fd').length - 1,
       memory: process.memoryUsage.rss(),
+      io: this.overlay.ioMode(),
       ...this.session.counters(),
     }
   }
@@ -174,7 +172,11 @@ async function startSession(spec: MountSpec, overlay: Overlay, device: Fd): Prom
   const { options } = spec.overlay
   const transport = new DeviceTransport(device.release(), INIT_DEFAULTS.maxWrite)
   const session = new Session(transport, {
-    init: { writebackCache: options.writeback, posixAcl: !options.noacl },
+    init: {
+      writebackCache: options.writeback && options.io !== 'passthrough',
+      passthrough: options.io === 'passthrough',
+      posixAcl: !options.noacl,
+    },
   })
   overlay.attach(session)
   session.start(overlay)
@@ -182,7 +184,7 @@ async function startSession(spec: MountSpec, overlay: Overlay, device: Fd): Prom
   return session
 }
 
-function recordOf(spec: MountSpec): MountRecord {
+function recordOf(spec: MountSpec, overlay: Overlay): MountRecord {
   const { lower, dataOnly, upper, work, mountpoint } = spec.overlay
   return {
     id: `${process.pid}`,
@@ -197,7 +199,7 @@ function recordOf(spec: MountSpec): MountRecord {
     ...(upper === undefined ? {} : { upper }),
     ...(work === undefined ? {} : { work }),
     readOnly: spec.flags.includes('ro'),
-    io: 'cached',
+    io: overlay.ioMode().mode,
     since: new Date().toISOString(),
   }
 }

@@ -3,6 +3,7 @@
  */
 import * as sys from '../sys/index.js'
 import { E } from '../base/errno.js'
+import type { Fd } from '../base/fd.js'
 import { SysError } from '../base/sys-error.js'
 import type {
   AttrReply,
@@ -30,6 +31,7 @@ import { link } from './link.js'
 import { ListingCache } from './listing-cache.js'
 import { lookup } from './lookup.js'
 import { endVolatile, type OpenedLayers, openLayers } from './open-layers.js'
+import { Opens } from './opens.js'
 import { Ownership } from './ownership.js'
 import { readdir } from './readdir.js'
 import { rmdir, unlink } from './remove.js'
@@ -50,6 +52,9 @@ export interface OverlayFacts {
 }
 
 export class Overlay implements FileSystem {
+  /** Present when opens are answered one by one. */
+  private opens: Opens | undefined
+
   private constructor(
     private readonly view: View,
     private readonly layers: OpenedLayers,
@@ -124,8 +129,18 @@ export class Overlay implements FileSystem {
     return this.view.dir(nodeid)
   }
 
-  init(_connection: Connection): void {
-    // Everything that was negotiated is the session's concern so far.
+  init(connection: Connection): void {
+    if (connection.has('PASSTHROUGH')) this.opens = new Opens(this.view)
+  }
+
+  /** How file contents are read and written, and why. */
+  ioMode(): { mode: 'cached' | 'passthrough'; why: string } {
+    const { io } = this.config.options
+    if (this.opens === undefined) {
+      return { mode: 'cached', why: io === 'passthrough' ? 'the kernel offers no passthrough' : `io=${io}` }
+    }
+    const { refused } = this.opens
+    return refused === undefined ? { mode: 'passthrough', why: `io=${io}` } : { mode: 'cached', why: refused }
   }
 
   destroy(): void {
@@ -192,27 +207,35 @@ export class Overlay implements FileSystem {
     return link(this.view, this.inode(nodeid), this.view.dir(newParent), newName)
   }
 
-  /** Opens send no message: data is served by inode, whichever file is behind it at that moment. */
-  open(_nodeid: number, _flags: number): Maybe<OpenReply | undefined> {
-    return undefined
+  /**
+   * io=cached: opens send no message after the first (ENOSYS), because data is served by inode, whichever file is behind it at
+   * that moment. io=passthrough: every open is answered, with the backing file where there may be one.
+   */
+  open(nodeid: number, flags: number): Maybe<OpenReply | undefined> {
+    return this.opens?.openFile(this.inode(nodeid), flags)
   }
 
   create(parent: number, name: string, _flags: number, mode: number, umask: number, caller: Caller) {
     const what = { mode: sys.S_IFREG | (mode & 0o7777), umask, caller }
-    const { entry, fd } = create.createFile(this.view, this.dir(parent), name, what)
-    this.view.kernel.registerFile(entry.nodeid, fd.release(), true)
-    return { entry, open: KEEP_CACHE }
+    return this.created(create.createFile(this.view, this.dir(parent), name, what))
   }
 
   tmpfile(parent: number, _flags: number, mode: number, umask: number, caller: Caller) {
     const what = { mode: sys.S_IFREG | (mode & 0o7777), umask, caller }
-    const { entry, fd } = create.createTmpfile(this.view, this.dir(parent), what)
-    this.view.kernel.registerFile(entry.nodeid, fd.release(), true)
-    return { entry, open: KEEP_CACHE }
+    return this.created(create.createTmpfile(this.view, this.dir(parent), what))
   }
 
-  release(): void {
-    // There is no state per open file.
+  private created({ entry, fd }: { entry: Entry; fd: Fd }): { entry: Entry; open: OpenReply } {
+    const open = this.opens?.created(this.view.inode(entry.nodeid), fd.n) ?? KEEP_CACHE
+    // The descriptor serves READ and WRITE later on, whatever the file's mode says.
+    if (open.backingId === undefined) this.view.kernel.registerFile(entry.nodeid, fd.release(), true)
+    else fd.close()
+    return { entry, open }
+  }
+
+  release(nodeid: number, fh: number): void {
+    const inode = this.view.table.get(nodeid)
+    if (inode !== undefined) this.opens?.release(inode, fh)
   }
 
   prepareIo(nodeid: number, write: boolean): void {

@@ -133,7 +133,7 @@ Examples:
       const requests = Object.entries(stats.requests).sort(([, a], [, b]) => b - a)
       print(table(['REQUEST', 'COUNT'], requests))
       print('')
-      const { requests: _requests, dataPlane, errors, waits, ...rest } = stats
+      const { requests: _requests, dataPlane, errors, waits, io, ...rest } = stats
       const named = (prefix: string, counts: Record<string, number>): [string, number][] =>
         Object.entries(counts).map(([name, count]) => [`${prefix}${name}`, count])
       const counters = [
@@ -143,6 +143,7 @@ Examples:
         ...named('waits of ', waits),
       ]
       print(table(['COUNTER', 'VALUE'], counters))
+      print(`I/O mode: ${io.mode} (${io.why})`)
     })
 }
 

@@ -1,7 +1,8 @@
 /** Other people's tools as the tests use them: Debian's registry on loopback, skopeo, GNU tar, a small root filesystem. */
 import { execFile, execFileSync, spawn } from 'node:child_process'
-import { existsSync, mkdirSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { createServer, connect } from 'node:net'
+import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
 
@@ -21,6 +22,25 @@ export function missing(...programs: string[]): string | false {
   const absent = programs.filter(program => !path.some(directory => existsSync(join(directory, program))))
   if (process.geteuid?.() !== 0) return 'needs root'
   return absent.length > 0 && `needs ${absent.join(', ')} (apt-get install)`
+}
+
+/** A directory for large trees: in memory where that has attributes (tmpfs since Linux 6.6) and room, else on disk. */
+export function scratch(prefix: string): string {
+  const path = '/dev/shm'
+  try {
+    if (Number(sh(`df --output=avail -B1M ${path} | tail -1`)) > 2000) {
+      const place = mkdtempSync(join(path, prefix))
+      try {
+        sh(`touch x && setfattr -n user.a -v b x && rm x`, place)
+        return place
+      } catch {
+        rmSync(place, { recursive: true })
+      }
+    }
+  } catch {
+    // no such place
+  }
+  return mkdtempSync(join(tmpdir(), prefix))
 }
 
 export async function freePort(): Promise<number> {

@@ -176,6 +176,8 @@ async function startSession(spec: MountSpec, overlay: Overlay, device: Fd): Prom
       writebackCache: options.writeback && options.io !== 'passthrough',
       passthrough: options.io === 'passthrough',
       posixAcl: !options.noacl,
+      // Every mount of ours has default_permissions, without which the kernel refuses this.
+      allowIdmap: true,
     },
   })
   overlay.attach(session)

@@ -106,6 +106,15 @@ function withoutSuidgid(mode: number): number {
   return mode & ~(sys.S_ISUID | setgid)
 }
 
+/** Setting an ACL takes setgid from a file whose group the caller is not in (FUSE_SETXATTR_ACL_KILL_SGID). */
+export function dropSetgid(view: View, inode: Inode): void {
+  const at = view.at(inode)
+  const stat = sys.statAt(at.dirfd, at.name)
+  if (stat !== undefined && (stat.mode & sys.S_ISGID) !== 0) {
+    chmod(view, inode, at, stat.mode & 0o7777 & ~sys.S_ISGID)
+  }
+}
+
 function utimens(at: At, change: SetAttr): void {
   const [atime, atimeNsec] = timeOf(change.atime)
   const [mtime, mtimeNsec] = timeOf(change.mtime)

@@ -26,6 +26,7 @@ import * as create from './create.js'
 import { DirInode, type Inode, ROOT_ID } from './inode.js'
 import { InoMap } from './ino.js'
 import * as io from './io.js'
+import { ioctl } from './ioctl.js'
 import { DirFds } from './layer.js'
 import { link } from './link.js'
 import { ListingCache } from './listing-cache.js'
@@ -36,7 +37,7 @@ import { Ownership } from './ownership.js'
 import { readdir } from './readdir.js'
 import { rmdir, unlink } from './remove.js'
 import { rename } from './rename.js'
-import { View } from './view.js'
+import { type Mountpoint, View } from './view.js'
 import * as xattr from './xattr.js'
 
 /** Listings are held for at most so many entries in all (about 100 bytes each). */
@@ -52,6 +53,7 @@ export interface OverlayFacts {
 }
 
 export class Overlay implements FileSystem {
+  private readonly privileged = sys.geteuid() === 0
   /** Present when opens are answered one by one. */
   private opens: Opens | undefined
 
@@ -91,6 +93,7 @@ export class Overlay implements FileSystem {
       layers.prefix,
       root,
     )
+    if (!layers.cloned) view.mountpoint = entryOf(config.mountpoint)
     return new Overlay(view, layers, config)
   }
 
@@ -228,8 +231,13 @@ export class Overlay implements FileSystem {
   private created({ entry, fd }: { entry: Entry; fd: Fd }): { entry: Entry; open: OpenReply } {
     const open = this.opens?.created(this.view.inode(entry.nodeid), fd.n) ?? KEEP_CACHE
     // The descriptor serves READ and WRITE later on, whatever the file's mode says.
-    if (open.backingId === undefined) this.view.kernel.registerFile(entry.nodeid, fd.release(), true)
-    else fd.close()
+    if (open.backingId === undefined) {
+      this.view.kernel.registerFile(entry.nodeid, fd.release(), true)
+      // An ordinary user's daemon could not open a read-only file for writing a second time.
+      if (!this.privileged && (entry.attr.mode & 0o600) !== 0o600) this.view.kernel.pin(entry.nodeid, true)
+    } else {
+      fd.close()
+    }
     return { entry, open }
   }
 
@@ -277,8 +285,8 @@ export class Overlay implements FileSystem {
     return io.copyFileRange(this.view, from, { inode: this.view.inode(nodeOut), offset: offOut }, length)
   }
 
-  ioctl(): Maybe<{ result: number; output: Buffer }> {
-    throw new SysError(E.ENOTTY, 'ioctl')
+  ioctl(nodeid: number, command: number, _arg: bigint, input: Buffer) {
+    return ioctl(this.view, this.inode(nodeid), command, input)
   }
 
   /** Zero messages here too: cookies are stable without a handle, and the kernel caches the listing. */
@@ -301,8 +309,10 @@ export class Overlay implements FileSystem {
     return { blocks, bfree, bavail, files, ffree, bsize, namelen, frsize }
   }
 
-  setxattr(nodeid: number, name: string, value: Buffer, flags: number): void {
-    xattr.setxattr(this.view, this.inode(nodeid), name, value, flags)
+  setxattr(nodeid: number, name: string, value: Buffer, flags: number, killSgid: boolean): void {
+    const inode = this.inode(nodeid)
+    xattr.setxattr(this.view, inode, name, value, flags)
+    if (killSgid) attr.dropSetgid(this.view, inode)
   }
 
   getxattr(nodeid: number, name: string): Buffer {
@@ -316,6 +326,14 @@ export class Overlay implements FileSystem {
   removexattr(nodeid: number, name: string): void {
     xattr.removexattr(this.view, this.inode(nodeid), name)
   }
+}
+
+/** The directory entry behind a path, before anything is mounted on it. */
+function entryOf(path: string): Mountpoint | null {
+  const slash = path.lastIndexOf('/')
+  const dir = sys.statAt(sys.AT_FDCWD, path.slice(0, slash) || '/', 0)
+  if (dir === undefined) return null
+  return { dev: dir.dev, inoHi: dir.inoHi, inoLo: dir.inoLo, name: path.slice(slash + 1) }
 }
 
 /** FOPEN_KEEP_CACHE: the page cache belongs to the inode, not to one opening of it. */

@@ -51,7 +51,8 @@ export async function fsync(view: View, inode: Inode, datasync: boolean): Promis
   await (datasync ? sys.fdatasync(fd.n) : sys.fsync(fd.n))
 }
 
-function openDir(view: View, inode: Inode): number {
+/** Opens the directory whose attributes the view shows. */
+export function openDir(view: View, inode: Inode): number {
   const { dirfd, name } = view.at(inode)
   return openBeneath(dirfd, name === '' ? '.' : name, sys.O_RDONLY | sys.O_DIRECTORY)
 }

@@ -190,6 +190,7 @@ export function lowerPositive(view: View, parent: DirInode, name: string): boole
 /** What one real directory has under a name. `below`: whether a marker could hide anything. */
 export function probe(view: View, dir: DirReal, name: string, below: boolean): Stat | 'hidden' | 'absent' {
   const dirfd = view.fds.get(dir)
+  if (view.mountpoint !== null && view.isOwnMountpoint(dirfd, name)) return 'absent'
   const stat = sys.statAt(dirfd, name)
   if (stat === undefined) return below && hasMarker(dir, dirfd, name) ? 'hidden' : 'absent'
   if (isCharWhiteout(stat)) return 'hidden'

@@ -131,6 +131,7 @@ function mergeOne(
           if (hiddenName !== undefined) hides.push(hiddenName)
           continue
         }
+        if (view.mountpoint !== null && view.isOwnMountpoint(dirfd, name)) continue
         const at = first ? undefined : listing.position(name)
         if (at !== undefined) {
           listing.more[at] = true

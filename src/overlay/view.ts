@@ -16,6 +16,14 @@ import type { ListingCache } from './listing-cache.js'
 import type { Ownership } from './ownership.js'
 import type { WorkDir } from './workdir.js'
 
+/** A directory entry on which the view is mounted: the directory that holds it, and its name. */
+export interface Mountpoint {
+  readonly dev: number
+  readonly inoHi: number
+  readonly inoLo: number
+  readonly name: string
+}
+
 /** A real object as the *at calls take it: name '' is the object behind the descriptor itself. */
 export interface At {
   readonly dirfd: number
@@ -24,6 +32,8 @@ export interface At {
 
 export class View {
   kernel!: KernelSide
+  /** Where the view itself is mounted, while a layer could lead there; see {@link isOwnMountpoint}. */
+  mountpoint: Mountpoint | null = null
   readonly table: InodeTable
 
   constructor(
@@ -66,6 +76,17 @@ export class View {
     if (real === null) throw new SysError(E.ESTALE, 'inode', inode.name)
     if (real.parent === null) return { dirfd: real.layer.rootFd.n, name: '' }
     return { dirfd: this.fds.get(real.parent), name: real.name }
+  }
+
+  /**
+   * Whether `name` in a real directory is the place where this view is mounted. Looking at it would be a request to this daemon,
+   * which would wait for itself for ever. Layers that could be cloned never lead there.
+   */
+  isOwnMountpoint(dirfd: number, name: string): boolean {
+    const own = this.mountpoint
+    if (own?.name !== name) return false
+    const dir = sys.statAt(dirfd, '')
+    return dir?.inoLo === own.inoLo && dir.inoHi === own.inoHi && dir.dev === own.dev
   }
 
   stat(inode: Inode): Stat {

@@ -1,4 +1,5 @@
 /** Extended attributes: the overlay's own are hidden, and those of an overlay on top of this one are escaped. */
+import { readFileSync } from 'node:fs'
 import * as sys from '../sys/index.js'
 import { E } from '../base/errno.js'
 import { SysError } from '../base/sys-error.js'
@@ -17,8 +18,9 @@ import type { View } from './view.js'
 /** What Linux knows; a name in none of them is EOPNOTSUPP on every local filesystem. Source: xattr(7) */
 const NAMESPACES = ['user.', 'trusted.', 'security.', 'system.'] as const
 
-/** @throws SysError ENODATA; EOPNOTSUPP with noxattrs */
+/** @throws SysError ENODATA; EOPNOTSUPP for what the mount does not show; ENOSYS with noxattrs */
 export function getxattr(view: View, inode: Inode, name: string): Buffer {
+  checkShown(view, name)
   const at = view.at(inode)
   const value = isOwn(view, name) ? undefined : sys.getxattrAt(at.dirfd, at.name, escapeXattr(name))
   if (value === undefined) {
@@ -28,21 +30,40 @@ export function getxattr(view: View, inode: Inode, name: string): Buffer {
   return value
 }
 
-/** trusted.* is listed for root only, as fs/overlayfs/xattrs.c does. */
+/** trusted.* is listed for those who may read it, as fs/overlayfs/xattrs.c does. */
 export function listxattr(view: View, inode: Inode, caller: Caller): string[] {
+  checkShown(view, '')
   const at = view.at(inode)
   const shown: string[] = []
+  let admin: boolean | undefined
   for (const stored of sys.listxattrAt(at.dirfd, at.name)) {
     const name = unescapeXattr(stored)
     if (name === undefined || isOwn(view, name)) continue
-    if (name.startsWith('trusted.') && caller.uid !== 0) continue
+    if (view.options.noacl && name.startsWith(ACL)) continue
+    if (name.startsWith('trusted.') && !(admin ??= isAdmin(caller))) continue
     shown.push(name)
   }
   return shown
 }
 
+const NO_UID = 0xffffffff
+const CAP_SYS_ADMIN = 1n << 21n
+
+/** A kernel that allows idmapped mounts says who asks only where something is created: the process itself tells the rest. */
+function isAdmin(caller: Caller): boolean {
+  if (caller.uid !== NO_UID) return caller.uid === 0
+  try {
+    const status = readFileSync(`/proc/${caller.pid}/status`, 'latin1')
+    const effective = /^CapEff:\s*([0-9a-f]+)$/m.exec(status)?.[1]
+    return effective !== undefined && (BigInt(`0x${effective}`) & CAP_SYS_ADMIN) !== 0n
+  } catch {
+    return false
+  }
+}
+
 /** @throws SysError EEXIST (XATTR_CREATE), ENODATA (XATTR_REPLACE), ENOSPC, EDQUOT, EROFS, EPERM */
 export function setxattr(view: View, inode: Inode, name: string, value: Buffer, flags: number): void {
+  checkShown(view, name)
   if (isOwn(view, name)) throw new SysError(E.EPERM, 'setxattr', name)
   ensureUpper(view, inode, 'metadata')
   const at = view.at(inode)
@@ -50,12 +71,21 @@ export function setxattr(view: View, inode: Inode, name: string, value: Buffer, 
 }
 
 export function removexattr(view: View, inode: Inode, name: string): void {
+  checkShown(view, name)
   if (isOwn(view, name)) throw new SysError(E.EPERM, 'removexattr', name)
   // Asked before the copy-up: removing nothing must not copy anything.
   if (inode.upper === null) getxattr(view, inode, name)
   ensureUpper(view, inode, 'metadata')
   const at = view.at(inode)
   sys.removexattrAt(at.dirfd, at.name, escapeXattr(name))
+}
+
+const ACL = 'system.posix_acl_'
+
+/** ENOSYS is for the whole mount: with noxattrs the kernel never asks again, and `ls -l` sends nothing. */
+function checkShown(view: View, name: string): void {
+  if (view.options.noxattrs) throw new SysError(E.ENOSYS, 'xattr', name)
+  if (view.options.noacl && name.startsWith(ACL)) throw new SysError(E.EOPNOTSUPP, 'xattr', name)
 }
 
 /** Names that are this overlay's own and have no escaped form. */

@@ -32,7 +32,7 @@ function filesOf(kind, patterns) {
   const ending = kind === 'integration' ? '.sh' : '.test.ts'
   return readdirSync(directory, { recursive: true })
     .map(name => join('test', kind, name))
-    .filter(path => path.endsWith(ending))
+    .filter(path => path.endsWith(ending) && !path.endsWith('/lib.sh')) // lib.sh: what the scripts share
     .filter(path => patterns.length === 0 || patterns.some(pattern => path.includes(pattern)))
     .sort()
 }

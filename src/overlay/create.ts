@@ -29,6 +29,8 @@ export interface NewObject {
 
 /** Creates the object and answers as LOOKUP would. @throws SysError EEXIST, ENOSPC, EROFS, … */
 export function create(view: View, parent: DirInode, name: string, what: NewObject): Entry {
+  // It would be a whiteout of the upper layer. The kernel refuses it too, so that a nested overlay writes xattrs instead.
+  if ((what.mode & sys.S_IFMT) === sys.S_IFCHR && what.rdev === 0) throw new SysError(E.EPERM, 'mknod', name)
   return createWith(view, parent, name, what, at => {
     makeObject(at, what)
   }).entry

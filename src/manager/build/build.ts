@@ -1,0 +1,440 @@
+/**
+ * The builder: a Containerfile becomes an image. Each instruction that changes files is a layer; what a step made is
+ * found again in the build cache by the digest of everything it depends on: the stack below, the run config, the
+ * instruction, its arguments, and the contents that COPY and ADD bring.
+ */
+import { join } from 'node:path'
+import { mkdirSync } from 'node:fs'
+import { fromUtf8 } from '../../base/bytes.js'
+import {
+  digestOf,
+  expandWord,
+  hostPlatform,
+  parseInstruction,
+  readStep,
+  type BuildStep,
+  type Containerfile,
+  type CopyStep,
+  type Digest,
+  type IgnoreRules,
+  type ImageConfig,
+  type Instruction,
+  type Platform,
+  type Stage,
+} from '../../oci/index.js'
+import * as sys from '../../sys/index.js'
+import { applyConfigStep, commandLine, isConfigStep } from '../config-change.js'
+import { emptyConfig, historyStep, record, withLayer } from '../image-create.js'
+import { pullImage, type RegistryAccess } from '../image-pull.js'
+import type { TransferEvent } from '../image-install.js'
+import type { ImageRecord } from '../images.js'
+import type { Lease } from '../leases.js'
+import type { Store } from '../store.js'
+import { StoreError, causeOf } from '../store-error.js'
+import { copyFiles, makeDirectories } from './copy-files.js'
+import { CopySource } from './copy-source.js'
+import { runMount } from './run-mounts.js'
+import { runStep } from './run-step.js'
+import { changeTree, readTree } from './step-box.js'
+import { BuildVariables } from './variables.js'
+
+export interface BuildOptions extends RegistryAccess {
+  readonly containerfile: Containerfile
+  /** Directory of the build context; absent where there is none. */
+  readonly context?: string
+  readonly ignore?: IgnoreRules
+  readonly names?: readonly string[]
+  readonly args?: Readonly<Record<string, string>>
+  readonly labels?: Readonly<Record<string, string>>
+  /** A stage's name or number; the last one otherwise. */
+  readonly target?: string
+  readonly useCache?: boolean
+  /** `always` asks the registry also for images that are here; `never` does not ask at all. */
+  readonly pull?: 'missing' | 'always' | 'never'
+  readonly network?: 'host' | 'none'
+  readonly platform?: Platform
+  /** id to file, for RUN --mount=type=secret. */
+  readonly secrets?: Readonly<Record<string, string>>
+  readonly signal?: AbortSignal
+  readonly onStep?: (step: StepReport) => void
+  readonly onOutput?: (chunk: Buffer) => void
+  readonly onProgress?: (event: TransferEvent) => void
+}
+
+export interface StepReport {
+  /** Of the stages that are needed, counted from 1. */
+  readonly number: number
+  readonly total: number
+  /** The instruction, on one line. */
+  readonly text: string
+  readonly state: 'begins' | 'cached' | 'done'
+}
+
+/** Where a stage stands. */
+interface StageState {
+  chain: Digest | undefined
+  config: ImageConfig
+  /** This stage has said CMD itself: an ENTRYPOINT then leaves it. */
+  hasCmd: boolean
+}
+
+/** @throws StoreError failed for a RUN that fails, OciError for what is wrong in the file; no layer of that step stays */
+export async function buildImage(store: Store, options: BuildOptions): Promise<ImageRecord> {
+  using lease = store.lease()
+  const builder = new Builder(store, lease, options)
+  const { config } = await builder.build(builder.target())
+  const labels = options.labels ?? {}
+  const finished =
+    Object.keys(labels).length === 0
+      ? config
+      : { ...config, config: { ...config.config, Labels: { ...config.config?.Labels, ...labels } } }
+  const image = record(store, finished, {})
+  store.db.transaction(() => {
+    for (const name of options.names ?? []) store.images.tag(image.id, name)
+  })
+  return store.images.find(image.id)
+}
+
+class Builder {
+  readonly #stages: readonly Stage[]
+  readonly #done = new Map<number, Promise<StageState>>()
+  readonly #needed = new Set<number>()
+  readonly #total: number
+  #number = 0
+  readonly #platform: Platform
+  readonly #globals: BuildVariables
+
+  constructor(
+    readonly store: Store,
+    readonly lease: Lease,
+    readonly options: BuildOptions,
+  ) {
+    this.#stages = options.containerfile.stages
+    this.#platform = options.platform ?? hostPlatform()
+    this.#globals = BuildVariables.globals(options.containerfile, options.args ?? {}, this.#platform)
+    this.#need(this.target())
+    this.#total = [...this.#needed].reduce((sum, index) => sum + 1 + (this.#stages[index]?.instructions.length ?? 0), 0)
+  }
+
+  target(): number {
+    const wanted = this.options.target
+    if (wanted === undefined) return this.#stages.length - 1
+    const index = this.#stageIndex(wanted, this.#stages.length)
+    if (index === undefined) throw new StoreError('not-found', `the file has no stage '${wanted}'`)
+    return index
+  }
+
+  /** A stage before `limit`, by name or number. */
+  #stageIndex(name: string, limit: number): number | undefined {
+    const byName = this.#stages.findIndex((stage, index) => index < limit && stage.name === name.toLowerCase())
+    if (byName >= 0) return byName
+    return /^\d+$/.test(name) && Number(name) < limit ? Number(name) : undefined
+  }
+
+  /** Stages that the target stands on or copies from; others are not built. */
+  #need(index: number): void {
+    const stage = this.#stages[index]
+    if (stage === undefined || this.#needed.has(index)) return
+    this.#needed.add(index)
+    const base = this.#stageIndex(expandWord(stage.base, this.#globals.lookup()), index)
+    if (base !== undefined) this.#need(base)
+    for (const instruction of stage.instructions) {
+      for (const flag of instruction.flags) {
+        const from = flag.name === 'from' ? flag.value : /(?:^|,)from=([^,]+)/.exec(flag.value)?.[1]
+        const other = from === undefined ? undefined : this.#stageIndex(from, index)
+        if (other !== undefined) this.#need(other)
+      }
+    }
+  }
+
+  build(index: number): Promise<StageState> {
+    const known = this.#done.get(index)
+    if (known !== undefined) return known
+    const stage = this.#stages[index]
+    if (stage === undefined) throw new Error(`there is no stage ${index}`)
+    const building = this.#buildStage(stage)
+    this.#done.set(index, building)
+    return building
+  }
+
+  async #buildStage(stage: Stage): Promise<StageState> {
+    const base = expandWord(stage.base, this.#globals.lookup(), this.options.containerfile.escape)
+    // Stages that this one needs come first, so that the output reads from top to bottom.
+    const parent = this.#stageIndex(base, stage.index)
+    const before = parent === undefined ? undefined : await this.build(parent)
+    for (const instruction of stage.instructions) {
+      const from = instruction.flags.find(flag => flag.name === 'from')?.value
+      const other = from === undefined ? undefined : this.#stageIndex(from, stage.index)
+      if (other !== undefined) await this.build(other)
+    }
+    const report = this.#begin(stage.from)
+    const state = before === undefined ? await this.#fromImage(base) : { ...before, hasCmd: false }
+    report('done')
+    const triggers = state.config.config?.OnBuild ?? []
+    if (triggers.length > 0) state.config = { ...state.config, config: { ...state.config.config, OnBuild: [] } }
+    const variables = this.#globals.forStage()
+    const { escape } = this.options.containerfile
+    for (const trigger of triggers) {
+      await this.#step(state, parseInstruction(trigger, escape, stage.from.line), variables, stage)
+    }
+    for (const instruction of stage.instructions) await this.#step(state, instruction, variables, stage)
+    return state
+  }
+
+  #begin(instruction: Instruction): (state: 'cached' | 'done') => void {
+    this.#number += 1
+    const report = {
+      number: this.#number,
+      total: Math.max(this.#total, this.#number),
+      text: instructionLine(instruction),
+    }
+    this.options.onStep?.({ ...report, state: 'begins' })
+    return state => this.options.onStep?.({ ...report, state })
+  }
+
+  async #fromImage(name: string): Promise<StageState> {
+    if (name === 'scratch') return { chain: undefined, config: emptyConfig(this.#platform), hasCmd: false }
+    const image = await this.#image(name)
+    return { chain: image.chainId, config: this.store.images.config(image.id), hasCmd: false }
+  }
+
+  /** A local image, or one of a registry; leased until the build is over. */
+  async #image(name: string): Promise<ImageRecord> {
+    const { pull = 'missing', signal, onProgress } = this.options
+    const here = pull === 'always' ? undefined : this.store.images.lookup(name)
+    if (here === undefined && pull === 'never') {
+      throw new StoreError('not-found', `image ${name} is not here`, 'pull it, or build without --pull=never')
+    }
+    const image =
+      here ??
+      (await pullImage(this.store, name, {
+        ...(this.options.insecure === undefined ? {} : { insecure: this.options.insecure }),
+        ...(this.options.credentials === undefined ? {} : { credentials: this.options.credentials }),
+        ...(this.options.platform === undefined ? {} : { platform: this.options.platform }),
+        ...(signal === undefined ? {} : { signal }),
+        ...(onProgress === undefined ? {} : { onProgress }),
+      }))
+    if (image.chainId !== undefined) this.lease.keepChain(image.chainId)
+    return image
+  }
+
+  async #step(state: StageState, instruction: Instruction, variables: BuildVariables, stage: Stage): Promise<void> {
+    const { signal, containerfile } = this.options
+    signal?.throwIfAborted()
+    const report = this.#begin(instruction)
+    const run = state.config.config ?? {}
+    const step = readStep(instruction, variables.lookup(run.Env), containerfile.escape)
+    if (step.kind === 'arg') {
+      variables.declare(step.args)
+      report('done')
+      return
+    }
+    const key = await this.#cacheKey(state, step, variables, stage)
+    const hadCmd = state.hasCmd
+    if (step.kind === 'cmd') state.hasCmd = true
+    const cached = this.options.useCache === false ? undefined : this.store.buildCache.find(key)
+    if (cached !== undefined && (cached.chainId === undefined || this.lease.keepChain(cached.chainId))) {
+      state.chain = cached.chainId
+      state.config = cached.config
+      report('cached')
+      return
+    }
+    try {
+      await this.#carryOut({ state, hadCmd }, step, instruction, variables, stage)
+    } catch (error) {
+      if (signal?.aborted === true) throw error
+      const output = error instanceof StoreError && error.cause instanceof Error ? { cause: error.cause } : { cause: error }
+      throw new StoreError('failed', `line ${instruction.line}: ${causeOf(error)}`, undefined, output)
+    }
+    this.store.buildCache.add(key, { chainId: state.chain, config: state.config }, `${instruction.keyword} ${instruction.args}`.slice(0, 200))
+    report('done')
+  }
+
+  async #carryOut(
+    { state, hadCmd }: { state: StageState; hadCmd: boolean },
+    step: BuildStep,
+    instruction: Instruction,
+    variables: BuildVariables,
+    stage: Stage,
+  ): Promise<void> {
+    const run = { ...state.config.config }
+    const before = state.chain
+    let createdBy = instructionLine(instruction)
+    if (step.kind === 'run') {
+      createdBy = variables.createdBy(run.Env, commandLine(run, step.command))
+      state.chain = await this.#run(state, step, variables, stage)
+    } else if (step.kind === 'copy' || step.kind === 'add') {
+      state.chain = await this.#copy(state, step, stage)
+    } else if (isConfigStep(step)) {
+      applyConfigStep(run, step)
+      // A CMD of the base image was an argument of its own ENTRYPOINT.
+      if (step.kind === 'entrypoint' && !hadCmd) delete run.Cmd
+      state.config = { ...state.config, config: run }
+      if (step.kind === 'workdir') state.chain = await this.#workdir(state, run.WorkingDir ?? '/')
+    }
+    const chain = state.chain
+    if (chain !== undefined && chain !== before) {
+      const layer = this.store.layers.getChain(chain)
+      if (layer === undefined) throw new Error('the layer that was just made is gone')
+      state.config = withLayer(state.config, layer.diffId, createdBy)
+    } else {
+      const history = [...(state.config.history ?? []), historyStep(createdBy, undefined, true)]
+      state.config = { ...state.config, history }
+    }
+  }
+
+  async #run(
+    state: StageState,
+    step: Extract<BuildStep, { kind: 'run' }>,
+    variables: BuildVariables,
+    stage: Stage,
+  ): Promise<Digest | undefined> {
+    const run = state.config.config ?? {}
+    const { signal, context, secrets = {}, onOutput = () => undefined } = this.options
+    if (step.network !== undefined && !['default', 'host', 'none'].includes(step.network)) {
+      throw new StoreError('invalid', `RUN --network=${step.network}`, 'default, host or none')
+    }
+    const network = step.network === 'none' ? 'none' : (this.options.network ?? 'host')
+    const trees: { from: string; chain: Digest | undefined }[] = []
+    for (const text of step.mounts) {
+      const from = /(?:^|,)from=([^,]+)/.exec(text)?.[1]
+      if (from !== undefined) trees.push({ from, chain: await this.#chainOf(from, stage) })
+    }
+    const caches = join(this.store.root, 'build-mounts')
+    mkdirSync(caches, { recursive: true, mode: 0o700 })
+    return await this.#withTrees(trees, new Map(), async mounted =>
+      changeTree(
+        this.store,
+        state.chain,
+        this.lease,
+        async (rootfs, path, scratch) => {
+          const treeOf = (from: string): Promise<string> => Promise.resolve(mounted.get(from) ?? '')
+          const sources = { caches, context, secrets, treeOf, scratch, workingDir: run.WorkingDir }
+          const mounts = []
+          for (const text of step.mounts) mounts.push(await runMount(text, sources))
+          await runStep({
+            rootfs,
+            path,
+            scratch,
+            args: commandLine(run, step.command),
+            env: variables.environment(run.Env ?? []),
+            workingDir: run.WorkingDir,
+            user: run.User,
+            network,
+            mounts: mounts.filter(mount => mount !== undefined),
+            onOutput,
+            ...(signal === undefined ? {} : { signal }),
+          })
+        },
+        signal,
+      ),
+    )
+  }
+
+  /** Mounts the trees that a RUN binds from, one within the other, for as long as `work` takes. */
+  async #withTrees<T>(
+    trees: readonly { from: string; chain: Digest | undefined }[],
+    mounted: Map<string, string>,
+    work: (mounted: ReadonlyMap<string, string>) => Promise<T>,
+  ): Promise<T> {
+    const [first, ...rest] = trees
+    if (first === undefined) return await work(mounted)
+    return await readTree(this.store, first.chain, path => {
+      mounted.set(first.from, path)
+      return this.#withTrees(rest, mounted, work)
+    })
+  }
+
+  async #copy(state: StageState, step: CopyStep, stage: Stage): Promise<Digest | undefined> {
+    this.#refuseUrls(step)
+    const workingDir = state.config.config?.WorkingDir
+    const { signal } = this.options
+    return await this.#withSource(step, stage, source =>
+      changeTree(this.store, state.chain, this.lease, rootfs => copyFiles(step, source, rootfs.n, workingDir, signal), signal),
+    )
+  }
+
+  #refuseUrls(step: CopyStep): void {
+    const url = step.sources.find(source => /^(https?|git|ssh):\/\/|^git@/.test(source))
+    if (step.kind === 'add' && url !== undefined) {
+      throw new StoreError('unsupported', `ADD ${url}: only files of the context can be added`, 'fetch it in a RUN step')
+    }
+  }
+
+  async #withSource<T>(step: CopyStep, stage: Stage, work: (source: CopySource) => Promise<T>): Promise<T> {
+    if (step.from === undefined) {
+      const { context, ignore } = this.options
+      if (context === undefined && step.sources.length > 0) {
+        throw new StoreError('invalid', 'this build has no context to copy from', 'name a directory')
+      }
+      using root = sys.openat(sys.AT_FDCWD, fromUtf8(context ?? '/'), sys.O_RDONLY | sys.O_DIRECTORY)
+      return await work(new CopySource(root.n, 'the build context', ignore, false))
+    }
+    const chain = await this.#chainOf(step.from, stage)
+    return await readTree(this.store, chain, async path => {
+      using root = sys.openat(sys.AT_FDCWD, fromUtf8(path), sys.O_RDONLY | sys.O_DIRECTORY)
+      return await work(new CopySource(root.n, `${step.from ?? ''}`))
+    })
+  }
+
+  /** The stack of a stage or image that is copied from. */
+  async #chainOf(from: string, stage: Stage): Promise<Digest | undefined> {
+    const index = this.#stageIndex(from, stage.index)
+    if (index !== undefined) return (await this.build(index)).chain
+    return (await this.#image(from)).chainId
+  }
+
+  /** WORKDIR makes its directory. */
+  async #workdir(state: StageState, path: string): Promise<Digest | undefined> {
+    if (path === '/') return state.chain
+    return await changeTree(this.store, state.chain, this.lease, rootfs => {
+      makeDirectories(rootfs.n, fromUtf8(path)).close()
+      return Promise.resolve()
+    })
+  }
+
+  /** The digest of everything that decides what the step makes. */
+  async #cacheKey(state: StageState, step: BuildStep, variables: BuildVariables, stage: Stage): Promise<string> {
+    const parts: unknown[] = [
+      'v1',
+      state.chain ?? 'scratch',
+      state.config.config ?? {},
+      `${this.#platform.os}/${this.#platform.architecture}/${this.#platform.variant ?? ''}`,
+      step.kind === 'onbuild' ? step.text : step,
+      step.kind === 'entrypoint' && state.hasCmd,
+    ]
+    if (step.kind === 'run') {
+      parts.push(variables.environment(state.config.config?.Env ?? []), this.options.network ?? 'host')
+      for (const text of step.mounts) {
+        const from = /(?:^|,)from=([^,]+)/.exec(text)?.[1]
+        if (from !== undefined) parts.push(await this.#chainOf(from, stage))
+        else if (/(?:^|,)type=bind(?:,|$)/.test(text) || !text.includes('type=')) parts.push(this.#contextDigest(text))
+      }
+    } else if (step.kind === 'copy' || step.kind === 'add') {
+      this.#refuseUrls(step)
+      parts.push(await this.#contentDigest(step, stage))
+    }
+    return digestOf(JSON.stringify(parts))
+  }
+
+  /** Of what a RUN binds from the build context. */
+  #contextDigest(mount: string): string {
+    const { context, ignore } = this.options
+    const path = /(?:^|,)(?:source|src)=([^,]+)/.exec(mount)?.[1] ?? ''
+    using root = sys.openat(sys.AT_FDCWD, fromUtf8(context ?? '/'), sys.O_RDONLY | sys.O_DIRECTORY)
+    return context === undefined ? '' : new CopySource(root.n, 'the build context', ignore, false).digest(fromUtf8(path))
+  }
+
+  async #contentDigest(step: CopyStep, stage: Stage): Promise<unknown> {
+    // A stage's or image's own identity says enough, and costs no reading.
+    if (step.from !== undefined) return await this.#chainOf(step.from, stage)
+    return await this.#withSource(step, stage, source =>
+      Promise.resolve(step.sources.flatMap(pattern => source.expand(pattern)).map(path => [path, source.digest(path)])),
+    )
+  }
+}
+
+function instructionLine(instruction: Instruction): string {
+  const flags = instruction.flags.map(flag => `--${flag.name}${flag.value === '' ? '' : `=${flag.value}`} `)
+  return `${instruction.keyword} ${flags.join('')}${instruction.args}`
+}

@@ -143,7 +143,7 @@ export class Scratch implements Disposable {
     const faults: string[] = []
     for (const mountpoint of mountsBelow(this.root).reverse()) {
       faults.push(`mount ${mountpoint}`)
-      abort(mountpoint)
+      abort(connectionOf(mountpoint))
       umount(mountpoint, '-l')
     }
     for (const pid of processesBelow(this.root)) {
@@ -163,6 +163,7 @@ export class Mount implements Disposable {
   readonly mountpoint: string
   /** Of the daemon; undefined for the kernel's. */
   readonly pid: number | undefined
+  private readonly connection: string
   private mounted = true
   private fdsAtMount: number | undefined
 
@@ -173,6 +174,7 @@ export class Mount implements Disposable {
     this.mountpoint = request.mountpoint
     const before = new Set(processesBelow(root))
     start(request)
+    this.connection = connectionOf(request.mountpoint)
     const daemon = processesBelow(root).find(
       pid => !before.has(pid) && commandOf(pid).includes(request.mountpoint),
     )
@@ -201,16 +203,11 @@ export class Mount implements Disposable {
     const faults: string[] = []
     if (this.fdsAtMount !== undefined) faults.push(...this.kept(this.fdsAtMount))
     try {
-      if (this.subject === 'lamina') lamina('umount', this.mountpoint)
-      else umount(this.mountpoint)
+      this.letGo()
     } catch (error) {
-      // A mount namespace that another program made meanwhile has a copy of every mount, and keeps it until it ends.
-      const copied = this.pid !== undefined && !isMounted(this.mountpoint) && waitForEnd(this.pid, 60)
-      if (!copied) {
-        faults.push(`cannot unmount: ${String(error)}`)
-        abort(this.mountpoint)
-        if (isMounted(this.mountpoint)) umount(this.mountpoint, '-l')
-      }
+      faults.push(`cannot unmount: ${String(error)}`)
+      if (isMounted(this.mountpoint)) umount(this.mountpoint, '-l')
+      abort(this.connection)
     }
     if (this.pid !== undefined && !waitForEnd(this.pid)) {
       faults.push(`daemon ${this.pid} did not end`)
@@ -221,6 +218,18 @@ export class Mount implements Disposable {
     if (this.subject === 'lamina' && this.request.work !== undefined)
       faults.push(...temporaries(this.request.work))
     if (faults.length > 0) throw new Error(`${this.subject}: ${faults.join('; ')}`)
+  }
+
+  private letGo(): void {
+    if (this.subject === 'kernel') umount(this.mountpoint)
+    else if (!copiedElsewhere(this.mountpoint)) {
+      if (this.subject === 'lamina') lamina('umount', this.mountpoint)
+      else umount(this.mountpoint)
+    } else {
+      // Then the daemon would go on for as long as that namespace does.
+      umount(this.mountpoint)
+      abort(this.connection)
+    }
   }
 
   [Symbol.dispose](): void {
@@ -368,20 +377,41 @@ function unescaped(field: string): string {
   return field.replace(/\\([0-7]{3})/g, (_, octal: string) => String.fromCharCode(parseInt(octal, 8)))
 }
 
-/** Ends a FUSE connection, so that nothing waits for its daemon. No effect on another kind of mount. */
-function abort(mountpoint: string): void {
-  const device = mountinfo().find(fields => unescaped(fields[4] ?? '') === mountpoint)?.[2]
-  const control = `/sys/fs/fuse/connections/${device?.split(':')[1] ?? ''}/abort`
-  if (fs.existsSync(control)) fs.writeFileSync(control, '1')
+/** The number of a mount below /sys/fs/fuse/connections, should it be a FUSE one. */
+function connectionOf(mountpoint: string): string {
+  const device = mountinfo().findLast(fields => unescaped(fields[4] ?? '') === mountpoint)?.[2]
+  return device?.split(':')[1] ?? ''
 }
 
-/** Processes, other than this one, with a path below `root` in their arguments. */
-function processesBelow(root: string): number[] {
+/** Ends a FUSE connection, so that nothing waits for its daemon. No effect on another kind of mount. */
+function abort(connection: string): void {
+  const control = `/sys/fs/fuse/connections/${connection}/abort`
+  if (connection !== '' && fs.existsSync(control)) fs.writeFileSync(control, '1')
+}
+
+/** Whether a program that runs beside has made a mount namespace, which copies every mount there is. */
+function copiedElsewhere(mountpoint: string): boolean {
+  const own = fs.readlinkSync('/proc/self/ns/mnt')
+  return processes().some(pid => {
+    try {
+      if (fs.readlinkSync(`/proc/${pid}/ns/mnt`) === own) return false
+      return fs.readFileSync(`/proc/${pid}/mountinfo`, 'utf8').includes(` ${mountpoint} `)
+    } catch {
+      return false
+    }
+  })
+}
+
+function processes(): number[] {
   return fs
     .readdirSync('/proc')
     .filter(name => /^[0-9]+$/.test(name) && Number(name) !== process.pid)
     .map(Number)
-    .filter(pid => commandOf(pid).some(arg => arg.includes(`${root}/`)))
+}
+
+/** Processes, other than this one, with a path below `root` in their arguments. */
+function processesBelow(root: string): number[] {
+  return processes().filter(pid => commandOf(pid).some(arg => arg.includes(`${root}/`)))
 }
 
 function commandOf(pid: number): string[] {

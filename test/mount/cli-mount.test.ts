@@ -380,6 +380,22 @@ t.test(
   },
 )
 
+t.test('the mountpoint may be a lower layer, or lie inside one', { skip }, async t => {
+  using scratch = new Scratch('cli-over-itself')
+  const [lower, upper, work] = [scratch.mkdir('lower'), scratch.mkdir('upper'), scratch.mkdir('work')]
+  const inside = scratch.mkdir('lower/mnt')
+  fs.writeFileSync(path.join(lower, 'a'), 'below')
+  fs.writeFileSync(path.join(inside, 'hidden'), '')
+  for (const mnt of [lower, inside]) {
+    lamina('mount', '--lower', lower, '--upper', upper, '--work', work, mnt)
+    t.match(execFileSync('find', [mnt, '-printf', '%P '], { encoding: 'utf8', timeout: 10_000 }), /a /)
+    fs.writeFileSync(path.join(mnt, 'new'), '')
+    lamina('umount', mnt)
+  }
+  t.strictSame(fs.readdirSync(lower).sort(), ['a', 'mnt'])
+  t.strictSame(fs.readdirSync(upper), ['new'])
+})
+
 t.test(
   'an ordinary user mounts through fusermount3',
   { skip: skip || !fs.existsSync('/usr/bin/fusermount3') },
@@ -403,6 +419,11 @@ t.test(
       "$node" "$lamina" diff mnt
       "$node" "$lamina" umount mnt
       ! grep " $PWD/mnt " /proc/mounts
+      # Without privilege the layers cannot be cloned, and the mount lies in its own lower.
+      mkdir lower/inside
+      "$node" "$lamina" mount --lower lower --upper upper --work work lower/inside
+      timeout -s KILL 10 find lower/inside
+      "$node" "$lamina" umount lower/inside
     '`
     const done = spawnSync('unshare', ['-m', '--propagation', 'private', 'sh', '-c', script], {
       encoding: 'utf8',
@@ -414,6 +435,7 @@ t.test(
     t.match(done.stdout, /^some,thing \S+ fuse\.lamina rw,nosuid,nodev,noatime,user_id=65534,/)
     t.match(done.stdout, /\nbelow\n/)
     t.match(done.stdout, /\nD \/a\nA \/b\n/)
+    t.match(done.stdout, /\nlower\/inside\/b\n/)
     t.equal(fs.statSync('/dev/fuse').mode & 0o777, deviceMode)
   },
 )

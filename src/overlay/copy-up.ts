@@ -239,7 +239,7 @@ async function completeMetacopy(view: View, inode: Inode, size: number): Promise
   const before = sys.statFd(target.n)
   await sys.copyData(source.n, target.n, Math.min(size, before.size))
   copyTimes({ dirfd: target.n, name: '' }, before)
-  if (view.options.fsync && !view.options.volatile) await sys.fsync(target.n)
+  await syncCopy(view, target)
   for (const prefix of OVERLAY_PREFIXES) {
     if (sys.fgetxattr(target.n, prefix + 'metacopy') !== undefined)
       sys.fremovexattr(target.n, prefix + 'metacopy')
@@ -261,7 +261,7 @@ async function copyUpFile(view: View, inode: Inode, size: number): Promise<void>
   // The directory descriptors of `begin` may have been closed meanwhile: the open files stand for the objects.
   const opened: CopyUp = { ...copy, from: { dirfd: (original ?? source).n, name: '' } }
   dress(view, opened, { dirfd: temp.fd.n, name: '' })
-  if (view.options.fsync && !view.options.volatile) await sys.fsync(temp.fd.n)
+  if (copy.stat.size > 0) await syncCopy(view, temp.fd)
   if (inode.nameless) {
     inode.orphan = temp.keepNameless()
   } else {
@@ -273,6 +273,11 @@ async function copyUpFile(view: View, inode: Inode, size: number): Promise<void>
   inode.data = null
   // The page cache of the inode stays valid; only the file behind it is another one now.
   view.kernel.unregisterFile(inode.nodeid)
+}
+
+/** Data is on disk before a name leads to it: a crash never shows an empty file in the place of a full one. */
+async function syncCopy(view: View, file: Fd): Promise<void> {
+  if (view.options.fsync && !view.options.volatile) await sys.fsync(file.n)
 }
 
 /** A regular file being built: without a name where the filesystem can do that, else under a temporary one. */

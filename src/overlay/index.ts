@@ -102,8 +102,10 @@ export class Overlay implements FileSystem {
     this.view.kernel = kernel
   }
 
-  /** In order: a volatile upper becomes an ordinary one. */
+  /** After copy-ups under way have ended, one way or the other. A volatile upper becomes an ordinary one. */
   async close(): Promise<void> {
+    const copying = [...this.view.table.all()].map(inode => inode.copyUp).filter(copy => copy !== null)
+    await Promise.allSettled(copying)
     const { upper, work } = this.layers
     if (upper !== null && work !== null && this.config.options.volatile) {
       await sys.syncfs(upper.rootFd.n)

@@ -1,5 +1,5 @@
 import { spawn, type ChildProcess, type StdioOptions } from 'node:child_process'
-import { closeSync, openSync } from 'node:fs'
+import { closeSync, openSync, statSync } from 'node:fs'
 import type { Socket } from 'node:net'
 import { fileURLToPath } from 'node:url'
 import { toUtf8 } from '../base/bytes.js'
@@ -43,7 +43,7 @@ const REPLY_LIMIT = 65_536
 
 /** Starts the daemon and waits until the mount is there. @throws MountError */
 export async function launch(spec: MountSpec, options: LaunchOptions = {}): Promise<Launched> {
-  const main = fileURLToPath(new URL('./main.js', import.meta.url))
+  const main = mainFile()
   const foreground = options.foreground === true
   const bound = foreground || options.bound === true
   const log = options.log === undefined ? undefined : openLog(options.log)
@@ -85,6 +85,16 @@ export async function launch(spec: MountSpec, options: LaunchOptions = {}): Prom
   if (!bound) channel.destroy()
   setRef(foreground)
   return { pid: reply.ready.pid, ended: exited, kill: signal => void child.kill(signal), setRef }
+}
+
+/** The daemon as one file where that is there and not older than what the compiler wrote, since it starts sooner. */
+function mainFile(): string {
+  const [bundle, main, compiled] = ['./main.bundle.js', './main.js', '../../.tsbuildinfo'].map(name =>
+    fileURLToPath(new URL(name, import.meta.url)),
+  ) as [string, string, string]
+  const time = (file: string): number => statSync(file, { throwIfNoEntry: false })?.mtimeMs ?? 0
+  const bundled = time(bundle)
+  return bundled > 0 && bundled >= time(compiled) ? bundle : main
 }
 
 function openLog(path: string): number {

@@ -18,6 +18,7 @@ const GROUPS: readonly { commands: readonly string[]; load: () => Promise<Group>
   { commands: ['build'], load: () => import('./commands/build.js') },
   { commands: ['commit'], load: () => import('./commands/commit.js') },
   { commands: ['system', 'info'], load: () => import('./commands/system.js') },
+  { commands: ['volume'], load: () => import('./commands/volume.js') },
   { commands: ['completion', '__complete'], load: () => import('./commands/completion.js') },
 ]
 

@@ -162,4 +162,14 @@ export const MIGRATIONS: readonly string[] = [
     PRIMARY KEY (driver, chain_id)
   ) STRICT;
   `,
+  `
+  -- Who has a volume mounted now. 'container:ID' is true while the kernel shows that container's rootfs, 'plugin:ID'
+  -- from Mount to Unmount; rows of an earlier boot say nothing any more.
+  CREATE TABLE volume_mounts (
+    volume    TEXT NOT NULL REFERENCES volumes (name) ON UPDATE CASCADE ON DELETE RESTRICT,
+    user      TEXT NOT NULL,
+    boot      TEXT NOT NULL,                 -- /proc/sys/kernel/random/boot_id
+    PRIMARY KEY (volume, user)
+  ) STRICT;
+  `,
 ]

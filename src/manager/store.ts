@@ -21,6 +21,7 @@ import { StorePaths, storeRoot } from './paths.js'
 import { removeTree } from './remove-tree.js'
 import type { StoreContext } from './store-context.js'
 import { StoreError, causeOf } from './store-error.js'
+import { Volumes } from './volumes/volumes.js'
 
 export interface StoreOptions {
   /** Default: LAMINA_ROOT, /var/lib/lamina, or ~/.local/share/lamina. */
@@ -36,6 +37,7 @@ export class Store implements Disposable, StoreContext {
   readonly imageMounts: ImageMounts
   readonly buildCache: BuildCache
   readonly drivers: Drivers
+  readonly volumes: Volumes
 
   private constructor(
     readonly paths: StorePaths,
@@ -48,6 +50,7 @@ export class Store implements Disposable, StoreContext {
     this.drivers = new Drivers(this, this.layers, choice)
     this.images = new Images(this, this.layers)
     this.containers = new Containers(this, this.layers, this.images, this.drivers)
+    this.volumes = new Volumes(this)
     this.imageMounts = new ImageMounts(this, this.layers, this.images, this.drivers)
   }
 

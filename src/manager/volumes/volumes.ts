@@ -1,0 +1,419 @@
+/**
+ * Volumes: data that outlives containers. One is volumes/DIR/_data; DIR never changes, so a rename moves nothing. A
+ * volume with driver options is a mount on `_data` that is there while somebody uses it.
+ *
+ * In use is: a container was created with it (volume_users), or somebody has it mounted (volume_mounts). Making,
+ * mounting and removing one volume are ordered between processes by the claim `volume-DIR`.
+ */
+import { randomBytes } from 'node:crypto'
+import { chmodSync, mkdirSync } from 'node:fs'
+import { join } from 'node:path'
+import type { Claim } from '../claims.js'
+import { isUniqueError } from '../database.js'
+import { unmountTarget } from '../drivers/bind.js'
+import { bootId, detachWithin, isMounted } from '../mount-table.js'
+import { removeTree } from '../remove-tree.js'
+import type { StoreContext } from '../store-context.js'
+import { notFound, StoreError } from '../store-error.js'
+import { treeUsage, type TreeUsage } from '../tree-usage.js'
+import type { VolumeFilter } from './volume-filter.js'
+import { checkVolumeOptions, isMountedVolume, mountVolume, type VolumeOptions } from './volume-options.js'
+
+export interface VolumeRecord {
+  readonly name: string
+  /** Made for one container, which did not name it: goes with it. */
+  readonly anonymous: boolean
+  readonly options: VolumeOptions
+  readonly labels: Readonly<Record<string, string>>
+  /** Name of its directory under volumes/. */
+  readonly dir: string
+  /** Absolute path of the data. */
+  readonly mountpoint: string
+  /** An image's content has been copied in, or it never shall. */
+  readonly filled: boolean
+  readonly created: number
+}
+
+export interface CreateVolume {
+  /** 64 hex digits otherwise. */
+  readonly name?: string | undefined
+  readonly anonymous?: boolean
+  readonly options?: VolumeOptions
+  readonly labels?: Readonly<Record<string, string>>
+  readonly filled?: boolean
+}
+
+export interface PrunedVolumes {
+  readonly names: readonly string[]
+  readonly bytes: number
+}
+
+interface VolumeRow {
+  name: string
+  anonymous: number
+  options: string
+  labels: string
+  dir: string
+  filled: number
+  created: number
+}
+
+export class Volumes {
+  constructor(readonly context: StoreContext) {}
+
+  // ---- making
+
+  /**
+   * Makes a volume, or finds the one of that name with the same options, as Docker does.
+   * @param populate writes its first content, before anybody can see the volume
+   * @throws StoreError invalid, unsupported, exists
+   */
+  async create(
+    options: CreateVolume = {},
+    populate?: (data: string) => Promise<void>,
+  ): Promise<VolumeRecord> {
+    const driverOptions = options.options ?? {}
+    checkVolumeOptions(driverOptions)
+    const name = options.name ?? randomBytes(32).toString('hex')
+    checkVolumeName(name)
+    const existing = this.lookup(name)
+    if (existing !== undefined) {
+      if (populate !== undefined) throw alreadyThere(name)
+      return sameOptions(existing, driverOptions)
+    }
+    const { db, claims, paths } = this.context
+    const dir = randomBytes(6).toString('hex')
+    const claim = claims.claim('volume', dir)
+    const home = join(paths.volumes, dir)
+    try {
+      mkdirSync(join(home, '_data'), { recursive: true, mode: 0o755 })
+      // The umask of whoever runs the command is not the volume's.
+      chmodSync(join(home, '_data'), 0o755)
+      await populate?.(join(home, '_data'))
+      db.run(
+        'INSERT INTO volumes (name, anonymous, options, labels, dir, filled, created) VALUES (?, ?, ?, ?, ?, ?, ?)',
+        name,
+        options.anonymous === true ? 1 : 0,
+        JSON.stringify(driverOptions),
+        JSON.stringify(options.labels ?? {}),
+        dir,
+        options.filled === true ? 1 : 0,
+        Date.now(),
+      )
+      claim.release()
+      return this.find(name)
+    } catch (error) {
+      await removeTree(home).then(
+        () => claim.release(),
+        () => claim.abandon(),
+      )
+      if (!isUniqueError(error)) throw error
+      if (populate !== undefined) throw alreadyThere(name)
+      return sameOptions(this.find(name), driverOptions)
+    }
+  }
+
+  // ---- reading
+
+  lookup(name: string): VolumeRecord | undefined {
+    const row = this.context.db.get<VolumeRow>('SELECT * FROM volumes WHERE name = ?', name)
+    return row === undefined ? undefined : this.#record(row)
+  }
+
+  /** By name, or by the beginning of an anonymous volume's name. @throws StoreError not-found, ambiguous */
+  find(ref: string): VolumeRecord {
+    const byName = this.lookup(ref)
+    if (byName !== undefined) return byName
+    const rows = /^[0-9a-f]{4,63}$/.test(ref)
+      ? this.context.db.all<VolumeRow>(
+          'SELECT * FROM volumes WHERE anonymous = 1 AND name >= ? AND name < ?',
+          ref,
+          ref + 'g',
+        )
+      : []
+    const [first, second] = rows
+    if (first === undefined) throw notFound('volume', ref)
+    if (second !== undefined) {
+      throw new StoreError('ambiguous', `${ref} means ${rows.length} volumes`, 'give more digits')
+    }
+    return this.#record(first)
+  }
+
+  list(filters: readonly VolumeFilter[] = []): VolumeRecord[] {
+    const all = this.context.db.all<VolumeRow>('SELECT * FROM volumes ORDER BY name')
+    return all.map(row => this.#record(row)).filter(volume => this.#matches(volume, filters))
+  }
+
+  /** Conditions of one kind are alternatives, but labels, which all must hold; as in Docker. */
+  #matches(volume: VolumeRecord, filters: readonly VolumeFilter[]): boolean {
+    const any = <K extends VolumeFilter['kind']>(
+      kind: K,
+      test: (filter: Extract<VolumeFilter, { kind: K }>) => boolean,
+    ): boolean => {
+      const some = filters.filter((f): f is Extract<VolumeFilter, { kind: K }> => f.kind === kind)
+      return some.length === 0 || some.some(test)
+    }
+    return (
+      any('name', f => volume.name.includes(f.part)) &&
+      any('driver', f => f.name === 'local') &&
+      any('dangling', f => f.wanted === (this.users(volume).length === 0)) &&
+      filters.every(f => {
+        if (f.kind !== 'label') return true
+        const value = volume.labels[f.key]
+        return (value !== undefined && (f.value === undefined || f.value === value)) !== f.not
+      })
+    )
+  }
+
+  /** Who needs the volume: `container web`, `plugin 3f2a…`. */
+  users(volume: VolumeRecord): string[] {
+    const { db } = this.context
+    const containers = db.all<{ name: string }>(
+      'SELECT DISTINCT c.name FROM volume_users AS u JOIN containers AS c ON c.id = u.container WHERE u.volume = ? ORDER BY 1',
+      volume.name,
+    )
+    const others = this.#mounters(volume.name).filter(user => !user.startsWith('container:'))
+    return [
+      ...containers.map(row => `container ${row.name}`),
+      ...others.map(user => {
+        const [kind = '', id = ''] = user.split(':')
+        return kind === 'plugin' ? `plugin client ${id.slice(0, 12)}` : `a running command`
+      }),
+    ]
+  }
+
+  #isRunning(command: string): boolean {
+    const claim = this.context.claims.tryClaim('lease', command)
+    claim?.release()
+    return claim === undefined
+  }
+
+  /** Whether a mounted container, or a plugin's client, could be writing to it now. */
+  isActive(volume: VolumeRecord): boolean {
+    return this.#mounters(volume.name).length > 0
+  }
+
+  /** Those who have it mounted, as the kernel agrees. */
+  #mounters(name: string): string[] {
+    const { db } = this.context
+    const rows = db.all<{ user: string }>(
+      'SELECT user FROM volume_mounts WHERE volume = ? AND boot = ?',
+      name,
+      bootId(),
+    )
+    return rows
+      .map(row => row.user)
+      .filter(user => {
+        if (user.startsWith('command:')) return this.#isRunning(user.slice('command:'.length))
+        if (!user.startsWith('container:')) return true
+        const sql = 'SELECT target FROM mounts WHERE container = ?'
+        const mount = db.get<{ target: string }>(sql, user.slice('container:'.length))
+        return mount !== undefined && isMounted(mount.target)
+      })
+  }
+
+  /** What it takes on disk. One with driver options counts while it is mounted. */
+  usage(volume: VolumeRecord): TreeUsage {
+    return treeUsage(volume.mountpoint)
+  }
+
+  // ---- changing
+
+  /** Adds and removes labels. */
+  update(ref: string, add: Readonly<Record<string, string>>, remove: readonly string[]): VolumeRecord {
+    const { db } = this.context
+    return db.transaction(() => {
+      const volume = this.find(ref)
+      const kept = Object.entries(volume.labels).filter(([key]) => !remove.includes(key))
+      const labels = { ...Object.fromEntries(kept), ...add }
+      db.run('UPDATE volumes SET labels = ? WHERE name = ?', JSON.stringify(labels), volume.name)
+      return this.find(volume.name)
+    })
+  }
+
+  /** A renamed volume is a named one. Containers that have it keep it. @throws StoreError exists, invalid */
+  rename(ref: string, name: string): void {
+    checkVolumeName(name)
+    const volume = this.find(ref)
+    try {
+      this.context.db.run('UPDATE volumes SET name = ?, anonymous = 0 WHERE name = ?', name, volume.name)
+    } catch (error) {
+      if (isUniqueError(error)) throw alreadyThere(name)
+      throw error
+    }
+  }
+
+  markFilled(volume: VolumeRecord): void {
+    this.context.db.run('UPDATE volumes SET filled = 1 WHERE name = ?', volume.name)
+  }
+
+  // ---- mounting
+
+  /**
+   * Makes the volume's data appear and notes that `user` has it. Returns the path of the data.
+   * @throws StoreError not-found; failed with what mount(8) said
+   */
+  async acquire(name: string, user: string): Promise<VolumeRecord> {
+    const { db } = this.context
+    const volume = this.find(name)
+    using claim = await this.context.claims.wait('volume', volume.dir)
+    void claim
+    // The row first: it keeps the volume. Whoever waited looks again whether it still is there.
+    db.transaction(() => {
+      this.find(volume.name)
+      const sql = 'INSERT OR REPLACE INTO volume_mounts (volume, user, boot) VALUES (?, ?, ?)'
+      db.run(sql, volume.name, user, bootId())
+    })
+    if (!isMountedVolume(volume.options) || isMounted(volume.mountpoint)) return volume
+    try {
+      mountVolume(volume.options, volume.mountpoint)
+    } catch (error) {
+      db.run('DELETE FROM volume_mounts WHERE volume = ? AND user = ?', volume.name, user)
+      throw error
+    }
+    return volume
+  }
+
+  /** Ends the use; the last one to go ends the mount. A volume that `user` did not have is no error. */
+  async release(name: string, user: string): Promise<void> {
+    const { db } = this.context
+    const volume = this.lookup(name)
+    if (volume === undefined) return
+    using claim = await this.context.claims.wait('volume', volume.dir)
+    void claim
+    db.run('DELETE FROM volume_mounts WHERE volume = ? AND user = ?', volume.name, user)
+    if (isMountedVolume(volume.options) && this.#mounters(volume.name).length === 0) {
+      unmountTarget(volume.mountpoint, false)
+    }
+  }
+
+  /** Acquires for as long as one command runs: a use that ends with its process. */
+  async use(name: string): Promise<VolumeUse> {
+    const id = randomBytes(8).toString('hex')
+    const claim = this.context.claims.claim('lease', id)
+    try {
+      return new VolumeUse(this, await this.acquire(name, `command:${id}`), claim)
+    } catch (error) {
+      claim.release()
+      throw error
+    }
+  }
+
+  // ---- removing
+
+  /** @throws StoreError in-use */
+  async remove(ref: string): Promise<void> {
+    const { db, claims, paths } = this.context
+    const volume = this.find(ref)
+    const claim = await claims.wait('volume', volume.dir)
+    try {
+      db.transaction(() => {
+        this.#refuseIfUsed(this.find(volume.name))
+        db.run('DELETE FROM volume_mounts WHERE volume = ?', volume.name)
+        db.run('DELETE FROM volumes WHERE name = ?', volume.name)
+      })
+    } catch (error) {
+      claim.release()
+      throw error
+    }
+    try {
+      detachWithin(join(paths.volumes, volume.dir))
+      await removeTree(join(paths.volumes, volume.dir))
+      claim.release()
+    } catch (error) {
+      claim.abandon()
+      throw error
+    }
+  }
+
+  #refuseIfUsed(volume: VolumeRecord): void {
+    const users = this.users(volume)
+    if (users.length === 0) return
+    const more = users.length > 3 ? ` and ${users.length - 3} more` : ''
+    throw new StoreError(
+      'in-use',
+      `volume ${volume.name} is used by ${users.slice(0, 3).join(', ')}${more}`,
+      'remove what uses it first',
+    )
+  }
+
+  /** Removes anonymous volumes that nothing uses; with `all`, named ones too. */
+  async prune(
+    options: {
+      readonly all?: boolean
+      readonly dryRun?: boolean
+      readonly filters?: readonly VolumeFilter[]
+    } = {},
+  ): Promise<PrunedVolumes> {
+    const names: string[] = []
+    let bytes = 0
+    for (const volume of this.list(options.filters)) {
+      if ((!volume.anonymous && options.all !== true) || this.users(volume).length > 0) continue
+      const size = this.usage(volume).bytes
+      try {
+        if (options.dryRun !== true) await this.remove(volume.name)
+      } catch (error) {
+        // Taken into use, or removed, since we looked.
+        if (error instanceof StoreError && (error.code === 'in-use' || error.code === 'not-found')) continue
+        throw error
+      }
+      names.push(volume.name)
+      bytes += size
+    }
+    return { names, bytes }
+  }
+
+  #record(row: VolumeRow): VolumeRecord {
+    return {
+      name: row.name,
+      anonymous: row.anonymous === 1,
+      options: JSON.parse(row.options) as Record<string, string>,
+      labels: JSON.parse(row.labels) as Record<string, string>,
+      dir: row.dir,
+      mountpoint: join(this.context.paths.volumes, row.dir, '_data'),
+      filled: row.filled === 1,
+      created: row.created,
+    }
+  }
+}
+
+export class VolumeUse implements AsyncDisposable {
+  constructor(
+    readonly volumes: Volumes,
+    readonly volume: VolumeRecord,
+    readonly claim: Claim,
+  ) {}
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.volumes.release(this.volume.name, `command:${this.claim.id}`)
+    this.claim.release()
+  }
+}
+
+/** @throws StoreError invalid. Source: moby daemon/names */
+export function checkVolumeName(name: string): void {
+  if (/^[a-zA-Z0-9][a-zA-Z0-9_.-]+$/.test(name) && name.length <= 255) return
+  throw new StoreError(
+    'invalid',
+    `'${name}' is not a volume name`,
+    'letters, digits, _ . - and at least two; for a directory of the host give its absolute path',
+  )
+}
+
+function alreadyThere(name: string): StoreError {
+  return new StoreError(
+    'exists',
+    `a volume is already called ${name}`,
+    'remove or rename it, or choose another name',
+  )
+}
+
+function sameOptions(volume: VolumeRecord, options: VolumeOptions): VolumeRecord {
+  const text = (all: VolumeOptions): string => JSON.stringify(Object.entries(all).sort())
+  if (Object.keys(options).length === 0 || text(volume.options) === text(options)) return volume
+  throw new StoreError(
+    'exists',
+    `volume ${volume.name} exists with other options`,
+    "see 'lamina volume inspect', or choose another name",
+  )
+}

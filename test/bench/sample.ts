@@ -1,0 +1,148 @@
+import fs from 'node:fs'
+import path from 'node:path'
+import { PLAIN, type Place, type Subject } from './subjects.js'
+import type { Results, Unit } from './statistics.js'
+import { run } from './tool.js'
+
+/** One workload on one subject, once: a fresh mount, what is measured in it, and everything removed again. */
+
+export interface Workload {
+  /** As on the command line: `--workload NAME`. */
+  name: string
+  what: string
+  /** Makes the lower layer, and what else the workload reads, once for all subjects. `scale` is 1, or less with --quick. */
+  prepare?(input: Input): void
+  /** The workload changes what it finds: a plain directory then works on a copy. */
+  changes: boolean
+  /** Why it cannot be done here. */
+  missing?(): string | undefined
+  /** Only these make sense. Default: all. */
+  subjects?(subject: Subject): boolean
+  run(sample: Sample): void | Promise<void>
+}
+
+export interface Input {
+  /** The lower layer. */
+  lower: string
+  /** For whatever else is needed: archives, lists, caches. */
+  extra: string
+  /** `n` at full size. */
+  scaled(n: number): number
+}
+
+export class Sample {
+  readonly place: Place
+  private mounted = false
+  /** The value of the root's own time, so that a view's root looks like the lower one's. */
+  constructor(
+    readonly workload: Workload,
+    readonly subject: Subject,
+    readonly input: Input,
+    private readonly root: string,
+    private readonly results: Results,
+    /** The last one of its kind counts requests, which takes a moment. */
+    private readonly last: boolean,
+  ) {
+    this.place = {
+      lower: input.lower,
+      upper: path.join(root, 'upper'),
+      work: path.join(root, 'work'),
+      merged: path.join(root, 'merged'),
+    }
+    for (const directory of [this.place.upper, this.place.work, this.place.merged, this.scratch])
+      fs.mkdirSync(directory, { recursive: true })
+  }
+
+  /** Where the workload finds the lower tree and makes its changes. */
+  get path(): string {
+    return this.subject === PLAIN && !this.workload.changes ? this.place.lower : this.place.merged
+  }
+
+  /** On the same filesystem, outside of the view. */
+  get scratch(): string {
+    return path.join(this.root, 'scratch')
+  }
+
+  mount(): void {
+    if (this.subject === PLAIN && this.workload.changes && !this.mounted)
+      run('cp', ['-a', `${this.place.lower}/.`, this.place.merged])
+    else this.subject.mount(this.place)
+    this.mounted = true
+  }
+
+  async unmount(): Promise<void> {
+    if (this.mounted && this.subject !== PLAIN) await this.subject.unmount(this.place)
+    if (this.subject !== PLAIN) this.mounted = false
+  }
+
+  /** Mounted anew, with nothing in any cache of the kernel's. */
+  async cold(): Promise<void> {
+    await this.unmount()
+    run('sync', ['-f', this.root])
+    fs.writeFileSync('/proc/sys/vm/drop_caches', '3')
+    if (this.subject !== PLAIN) this.mount()
+  }
+
+  /** Mounted anew; what lies below stays in the caches of its own filesystem. */
+  async fresh(): Promise<void> {
+    if (this.subject === PLAIN) return
+    await this.unmount()
+    this.mount()
+  }
+
+  /** What was written before is on disk, and does not slow down what comes. */
+  settle(): void {
+    run('sync', ['-f', this.root])
+  }
+
+  /** Measures the time of an action. `name` '' is the workload itself. */
+  async time(name: string, action: () => void | Promise<void>): Promise<void> {
+    const before = this.requests()
+    const started = process.hrtime.bigint()
+    await action()
+    const nanoseconds = Number(process.hrtime.bigint() - started)
+    this.record(name, nanoseconds / 1e6, 'ms')
+    this.countRequests(name, before)
+  }
+
+  /** Takes a value that the action itself has measured. */
+  async take(name: string, unit: Unit, action: () => number | Promise<number>): Promise<void> {
+    const before = this.requests()
+    this.record(name, await action(), unit)
+    this.countRequests(name, before)
+  }
+
+  record(name: string, value: number, unit: Unit): void {
+    this.results.add(this.measure(name), this.subject.name, value, unit)
+  }
+
+  requests(): Record<string, number> | undefined {
+    return this.last && this.mounted ? this.subject.requests?.(this.place) : undefined
+  }
+
+  private measure(name: string): string {
+    return name === '' ? this.workload.name : `${this.workload.name} ${name}`
+  }
+
+  private countRequests(name: string, before: Record<string, number> | undefined): void {
+    const now = before === undefined ? undefined : this.requests()
+    if (before === undefined || now === undefined) return
+    const sent = Object.entries(now).map(
+      ([request, count]) => [request, count - (before[request] ?? 0)] as const,
+    )
+    this.results.addRequests(
+      this.measure(name),
+      this.subject.name,
+      Object.fromEntries(sent.filter(([, count]) => count > 0)),
+    )
+  }
+
+  /** Unmounts, by force if need be, and removes everything but the input. */
+  async end(): Promise<void> {
+    try {
+      await this.unmount()
+    } finally {
+      run('rm', ['-rf', '--one-file-system', this.root])
+    }
+  }
+}

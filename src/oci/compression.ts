@@ -7,6 +7,7 @@ import { Decompress as FzstdDecompress } from 'fzstd'
 import { asBuffer, humanBytes, OciError, type ByteSource } from './error.js'
 import type { Compression } from './media-types.js'
 import { findProgram, throughProgram } from './program-stream.js'
+import { ZstdFrames } from './zstd-frames.js'
 
 /** What an archive may be packed with; images use the first three, `ADD` and `import` also the others. */
 export type AnyCompression = Compression | 'bzip2' | 'xz'
@@ -14,6 +15,7 @@ export type AnyCompression = Compression | 'bzip2' | 'xz'
 /** Node 22.15 and 23.8 have zstd in zlib; Node 20 does not, nor do its types. */
 interface ZstdOfZlib {
   createZstdDecompress?: (options?: { chunkSize?: number }) => Duplex
+  zstdDecompressSync?: (data: Uint8Array, options?: { maxOutputLength?: number }) => Buffer
   createZstdCompress?: (options?: { chunkSize?: number; params?: Record<number, number> }) => Duplex
 }
 const zstdOfZlib: ZstdOfZlib = zlib as ZstdOfZlib
@@ -124,9 +126,7 @@ function decoder(
     case 'gzip':
       return throughTransform(source, zlib.createGunzip({ chunkSize }), what)
     case 'zstd': {
-      if (zstdOfZlib.createZstdDecompress) {
-        return throughTransform(source, zstdOfZlib.createZstdDecompress({ chunkSize }), what)
-      }
+      if (zstdOfZlib.createZstdDecompress) return unzstdFrames(source, what, zstdOfZlib.createZstdDecompress)
       const program = findProgram('zstd')
       if (program !== undefined) return throughProgram(source, program, ['-dcq'], what)
       return unzstdInJavaScript(source, what)
@@ -178,6 +178,58 @@ async function* throughTransform(
   } finally {
     transform.destroy()
     await feeding
+  }
+}
+
+/** A frame of at most this many bytes is unpacked at once, unless it turns out large. */
+const smallFrame = 128 * 1024
+const smallOutput = 4 << 20
+
+/** With Node's own decoder, frame by frame (see zstd-frames.ts). */
+async function* unzstdFrames(
+  source: ByteSource,
+  what: string,
+  create: NonNullable<ZstdOfZlib['createZstdDecompress']>,
+): AsyncGenerator<Uint8Array, void, void> {
+  const frames = new ZstdFrames(source, what)
+  try {
+    while (await frames.more()) {
+      const frame = frames.frame()
+      const parts: Buffer[] = []
+      let size = 0
+      let complete = false
+      while (size <= smallFrame && !complete) {
+        const next = await frame.next()
+        if (next.done === true) complete = true
+        else {
+          parts.push(next.value)
+          size += next.value.length
+        }
+      }
+      if (complete && size === 0) continue // a skippable frame
+      const small = complete ? unzstdSmall(Buffer.concat(parts), what) : undefined
+      if (small !== undefined) yield small
+      else yield* throughTransform(chain(parts, frame), create({ chunkSize }), what)
+    }
+  } finally {
+    await frames.close()
+  }
+}
+
+async function* chain(parts: readonly Buffer[], rest: ByteSource): AsyncGenerator<Uint8Array, void, void> {
+  yield* parts
+  yield* rest
+}
+
+/** undefined when the frame unpacks to more than should be in memory at once. */
+function unzstdSmall(frame: Buffer, what: string): Buffer | undefined {
+  try {
+    return zstdOfZlib.zstdDecompressSync?.(frame, { maxOutputLength: smallOutput })
+  } catch (error) {
+    if ((error as { code?: string }).code === 'ERR_BUFFER_TOO_LARGE') return undefined
+    throw new OciError('malformed', `${what}: damaged compressed data (${(error as Error).message})`, {
+      cause: error,
+    })
   }
 }
 

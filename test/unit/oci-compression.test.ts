@@ -4,6 +4,7 @@ import { gunzipSync, gzipSync } from 'node:zlib'
 import t from 'tap'
 import { compress, decompress, detectCompression, type OciError } from '../../src/oci/index.js'
 import { unzstdInJavaScript } from '../../src/oci/compression.js'
+import { ZstdFrames } from '../../src/oci/zstd-frames.js'
 import { findProgram } from '../../src/oci/program-stream.js'
 import { chunked, collect } from './oci-fixture.js'
 
@@ -68,6 +69,39 @@ t.test('zstd both ways, several frames, and in JavaScript alone', { skip: noZstd
   t.ok((await collect(unzstdInJavaScript(chunked(twice, 100_000), 'x'))).equals(Buffer.concat([data, data])))
   const long = pack('zstd', '-cq', '-19', '--long=27')
   t.ok((await unpack(long)).equals(data))
+})
+
+t.test('zstd frames are cut where they end, however the stream comes', { skip: noZstd }, async t => {
+  const text = randomBytes(20_000)
+  const one = execFileSync('zstd', ['-cq'], { input: text })
+  const tiny = execFileSync('zstd', ['-cq', '--no-check'], { input: 'x' })
+  const runs = execFileSync('zstd', ['-cq'], { input: Buffer.alloc(1_000_000) })
+  const empty = execFileSync('zstd', ['-cq'], { input: '' })
+  const skippable = Buffer.from([0x5a, 0x2a, 0x4d, 0x18, 5, 0, 0, 0, 1, 2, 3, 4, 5])
+  const noBody = Buffer.from([0x50, 0x2a, 0x4d, 0x18, 0, 0, 0, 0])
+  const all = [one, skippable, tiny, runs, empty, noBody, tiny]
+  const stream = Buffer.concat(all)
+  for (const chunk of [1, 3, 1000, 1 << 20]) {
+    const frames = new ZstdFrames(chunked(stream, chunk), 'x')
+    const seen: Buffer[] = []
+    while (await frames.more()) seen.push(await collect(frames.frame()))
+    t.same(
+      seen.map(frame => frame.length),
+      all.map(frame => (frame === skippable || frame === noBody ? 0 : frame.length)),
+    )
+  }
+  const expected = Buffer.concat([text, Buffer.from('x'), Buffer.alloc(1_000_000), Buffer.from('x')])
+  t.ok((await unpack(stream)).equals(expected))
+  for (const length of [one.length + 7, one.length + 15, stream.length - 1, stream.length - 9]) {
+    const frames = new ZstdFrames(chunked(stream.subarray(0, length)), 'x')
+    const whole = async () => {
+      while (await frames.more()) await collect(frames.frame())
+    }
+    await t.rejects(whole(), { code: 'truncated' }, `cut at ${length}`)
+  }
+  const bad = new ZstdFrames(chunked(Buffer.concat([tiny, Buffer.from('junk junk')])), 'x')
+  await collect(bad.frame())
+  await t.rejects(collect(bad.frame()), { code: 'malformed' })
 })
 
 t.test('bzip2 and xz through their programs', async t => {

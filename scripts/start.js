@@ -140,10 +140,21 @@ function tour(upper) {
     if (done.status !== 0) throw new Error(`"${command}" failed: ${done.stderr.trim()}`)
     say('')
   }
-  const quote = name => `'${name.replaceAll("'", "'\\''")}'`
+  const quote = name => {
+    const word = name.startsWith('-') ? `./${name}` : name
+    return /^[\w./-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`
+  }
+  const writable = name => {
+    try {
+      accessSync(join(mountpoint, name), constants.W_OK)
+      return true
+    } catch {
+      return false
+    }
+  }
   // Files at the top of DIR that anybody can follow with the eye; the names are the ones that are really there.
   const files = readdirSync(mountpoint, { withFileTypes: true })
-    .filter(entry => entry.isFile() && !entry.name.startsWith('.'))
+    .filter(entry => entry.isFile() && !entry.name.startsWith('.') && writable(entry.name))
     .map(entry => entry.name)
   // The one that is shown should be text.
   const text = name => (/^(readme|license)|\.(md|txt|json)$/i.test(name) ? 0 : 1)
@@ -151,13 +162,19 @@ function tour(upper) {
     (a, b) => text(a) - text(b) || (a < b ? -1 : 1),
   )
   show('ls')
+  if (!writable('.')) {
+    say(
+      `${directory} is not yours to change, and neither is a view over it: owner and mode count here as there.`,
+    )
+    return
+  }
   if (files.length === 0) show('echo hello > hello.txt')
-  show(`head -n 3 ./${quote(changed)}`)
-  show(`echo 'a line that only the upperdir has' >> ./${quote(changed)}`)
-  if (deleted !== undefined) show(`rm ./${quote(deleted)}`)
-  if (renamed !== undefined) show(`mv ./${quote(renamed)} ./${quote(`renamed-${renamed}`)}`)
+  show(`head -n 3 ${quote(changed)}`)
+  show(`echo 'a line that only the upperdir has' >> ${quote(changed)}`)
+  if (deleted !== undefined) show(`rm ${quote(deleted)}`)
+  if (renamed !== undefined) show(`mv ${quote(renamed)} ${quote(`renamed-${renamed}`)}`)
   show('mkdir new && echo fresh > new/file')
-  show(`tail -n 1 ./${quote(changed)}`)
+  show(`tail -n 1 ${quote(changed)}`)
   say(`$ ls ${upper}`)
   say(spawnSync('ls', ['-l', upper], { encoding: 'utf8' }).stdout)
   say(`$ lamina diff ${mountpoint}`)

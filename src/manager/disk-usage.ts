@@ -36,102 +36,126 @@ export interface DiskUsage {
   readonly perContainer: readonly ContainerUsage[]
 }
 
-/** Every chain with all it stands on, by who needs it. `owner` is of the query before it. */
-function reach(roots: string): string {
-  return `WITH RECURSIVE up (owner, chain_id) AS (
-    ${roots}
-    UNION
-    SELECT up.owner, c.parent FROM up JOIN chains AS c ON c.chain_id = up.chain_id WHERE c.parent IS NOT NULL
-  )`
+interface ChainRow {
+  chain_id: string
+  diff_id: string
+  parent: string | null
+  pinned: number
 }
 
-const LAYERS_OF =
-  'SELECT DISTINCT up.owner, l.diff_id, l.size FROM up JOIN chains AS c USING (chain_id) JOIN layers AS l USING (diff_id)'
+/** Rows of one snapshot, with what can be reached from where. */
+class Rows {
+  readonly #chains: ReadonlyMap<string, ChainRow>
+  readonly sizes: ReadonlyMap<string, number>
+
+  constructor(readonly context: StoreContext) {
+    const { db } = context
+    const chains = db.all<ChainRow>('SELECT chain_id, diff_id, parent, pinned FROM chains')
+    this.#chains = new Map(chains.map(row => [row.chain_id, row]))
+    const layers = db.all<{ diff_id: string; size: number }>('SELECT diff_id, size FROM layers')
+    this.sizes = new Map(layers.map(row => [row.diff_id, row.size]))
+  }
+
+  get pinned(): string[] {
+    return [...this.#chains.values()].filter(row => row.pinned === 1).map(row => row.chain_id)
+  }
+
+  /** The layers of some chains and of all below them. */
+  reach(chains: Iterable<string | null>): Set<string> {
+    const layers = new Set<string>()
+    const seen = new Set<string>()
+    for (const first of chains) {
+      for (let next = first; next !== null && !seen.has(next);) {
+        seen.add(next)
+        const row = this.#chains.get(next)
+        if (row === undefined) break
+        layers.add(row.diff_id)
+        next = row.parent
+      }
+    }
+    return layers
+  }
+
+  sum(layers: Iterable<string>): number {
+    let bytes = 0
+    for (const layer of layers) bytes += this.sizes.get(layer) ?? 0
+    return bytes
+  }
+
+  column(sql: string): (string | null)[] {
+    return this.context.db.all<{ chain_id: string | null }>(sql).map(row => row.chain_id)
+  }
+}
 
 export async function diskUsage(context: StoreContext, containers: Containers): Promise<DiskUsage> {
-  const { db } = context
   const perContainer: ContainerUsage[] = []
   for (const container of containers.list()) {
     const { bytes } = await containers.usage(container)
     perContainer.push({ id: container.id, name: container.name, size: bytes, driver: container.driver })
   }
-  const mounted = new Set(
-    db
-      .all<{ container: string }>("SELECT container FROM mounts WHERE kind = 'container'")
-      .map(row => row.container),
-  )
-  return db.snapshot(() => {
-    const perImage = imageUsage(context)
-    const sum = (sql: string, ...params: string[]): number =>
-      db.get<{ n: number | null }>(sql, ...params)?.n ?? 0
-    const used = `SELECT '' AS owner, chain_id FROM containers WHERE chain_id IS NOT NULL
-      UNION SELECT '', chain_id FROM mounts WHERE chain_id IS NOT NULL
-      UNION SELECT '', chain_id FROM chains WHERE pinned = 1`
-    const usedSize = sum(`${reach(used)} SELECT sum(size) AS n FROM (${LAYERS_OF})`)
-    const usedCount = sum(`${reach(used)} SELECT count(*) AS n FROM (${LAYERS_OF})`)
-    const layerCount = sum('SELECT count(*) AS n FROM layers')
-    const layerSize = sum('SELECT sum(size) AS n FROM layers')
-    const ofImages = "SELECT '' AS owner, chain_id FROM images WHERE chain_id IS NOT NULL"
-    const imageSize = sum(`${reach(ofImages)} SELECT sum(size) AS n FROM (${LAYERS_OF})`)
-    const ofOthers = `${used} UNION SELECT '', chain_id FROM build_cache WHERE chain_id IS NOT NULL`
-    const imageOnly = sum(
-      `${reach(`SELECT 'image' AS owner, chain_id FROM images WHERE chain_id IS NOT NULL
-          AND id NOT IN (SELECT image FROM containers WHERE image IS NOT NULL)
-        UNION SELECT 'other', chain_id FROM (${ofOthers})
-        UNION SELECT 'other', chain_id FROM images WHERE id IN (SELECT image FROM containers)`)}
-       SELECT sum(size) AS n FROM (SELECT diff_id, size, max(owner = 'other') AS other FROM (${LAYERS_OF}) GROUP BY diff_id, size) WHERE other = 0`,
-    )
-    const cacheOnly = sum(
-      `${reach(`SELECT 'cache' AS owner, chain_id FROM build_cache WHERE chain_id IS NOT NULL
-        UNION SELECT 'other', chain_id FROM images WHERE chain_id IS NOT NULL
-        UNION SELECT 'other', chain_id FROM (${used})`)}
-       SELECT sum(size) AS n FROM (SELECT diff_id, size, max(owner = 'other') AS other FROM (${LAYERS_OF}) GROUP BY diff_id, size) WHERE other = 0`,
-    )
-    const cacheCount = sum('SELECT count(*) AS n FROM build_cache')
-    const containerSize = perContainer.reduce((total, one) => total + one.size, 0)
-    const idle = perContainer.filter(one => !mounted.has(one.id))
-    return {
-      images: {
-        count: perImage.length,
-        active: perImage.filter(image => image.containers > 0).length,
-        size: imageSize,
-        reclaimable: imageOnly,
-      },
-      layers: { count: layerCount, active: usedCount, size: layerSize, reclaimable: layerSize - usedSize },
-      containers: {
-        count: perContainer.length,
-        active: mounted.size,
-        size: containerSize,
-        reclaimable: idle.reduce((total, one) => total + one.size, 0),
-      },
-      buildCache: { count: cacheCount, active: 0, size: cacheOnly, reclaimable: cacheOnly },
-      perImage,
-      perContainer,
-    }
-  })
+  return context.db.snapshot(() => usageOf(new Rows(context), perContainer))
 }
 
-function imageUsage(context: StoreContext): ImageUsage[] {
-  const { db } = context
-  const roots = 'SELECT id AS owner, chain_id FROM images WHERE chain_id IS NOT NULL'
-  const rows = db.all<{ owner: Digest; size: number; shared: number }>(
-    `${reach(roots)}, mine AS (${LAYERS_OF}),
-     holders AS (SELECT diff_id, count(*) AS n FROM mine GROUP BY diff_id)
-     SELECT mine.owner, sum(mine.size) AS size, sum(CASE WHEN holders.n > 1 THEN mine.size ELSE 0 END) AS shared
-     FROM mine JOIN holders USING (diff_id) GROUP BY mine.owner`,
+function usageOf(rows: Rows, perContainer: readonly ContainerUsage[]): DiskUsage {
+  const { db } = rows.context
+  const images = db.all<{ id: Digest; chain_id: string | null; containers: number }>(
+    'SELECT id, chain_id, (SELECT count(*) FROM containers WHERE image = images.id) AS containers FROM images',
   )
-  const sizes = new Map(rows.map(row => [row.owner, row]))
-  const counts = new Map(
+  const mounted = new Set(
     db
-      .all<{ image: Digest; n: number }>(
-        'SELECT image, count(*) AS n FROM containers WHERE image IS NOT NULL GROUP BY image',
-      )
-      .map(row => [row.image, row.n]),
+      .all<{ container: string | null }>("SELECT container FROM mounts WHERE kind = 'container'")
+      .map(row => row.container),
   )
-  return db.all<{ id: Digest }>('SELECT id FROM images').map(({ id }) => {
-    const row = sizes.get(id)
-    const size = row?.size ?? 0
-    const shared = row?.shared ?? 0
-    return { id, size, shared, unique: size - shared, containers: counts.get(id) ?? 0 }
+  const inUse = rows.reach([
+    ...rows.column('SELECT chain_id FROM containers'),
+    ...rows.column('SELECT chain_id FROM mounts'),
+    ...rows.pinned,
+  ])
+  const ofImages = rows.reach(images.map(image => image.chain_id))
+  const cached = rows.column('SELECT chain_id FROM build_cache')
+  const ofCache = rows.reach(cached)
+  const without = (layers: ReadonlySet<string>, ...others: ReadonlySet<string>[]): string[] =>
+    [...layers].filter(layer => !others.some(other => other.has(layer)))
+  const cacheOnly = rows.sum(without(ofCache, ofImages, inUse))
+  const idle = perContainer.filter(one => !mounted.has(one.id))
+  const total = (list: readonly ContainerUsage[]): number => list.reduce((sum, one) => sum + one.size, 0)
+  const layerSize = rows.sum(rows.sizes.keys())
+  return {
+    images: {
+      count: images.length,
+      active: images.filter(image => image.containers > 0).length,
+      size: rows.sum(ofImages),
+      reclaimable: rows.sum(without(ofImages, inUse, ofCache)),
+    },
+    layers: {
+      count: rows.sizes.size,
+      active: inUse.size,
+      size: layerSize,
+      reclaimable: layerSize - rows.sum(inUse),
+    },
+    containers: {
+      count: perContainer.length,
+      active: mounted.size,
+      size: total(perContainer),
+      reclaimable: total(idle),
+    },
+    buildCache: { count: cached.length, active: 0, size: cacheOnly, reclaimable: cacheOnly },
+    perImage: imageUsage(rows, images),
+    perContainer,
+  }
+}
+
+function imageUsage(
+  rows: Rows,
+  images: readonly { id: Digest; chain_id: string | null; containers: number }[],
+): ImageUsage[] {
+  const layersOf = images.map(image => rows.reach([image.chain_id]))
+  const holders = new Map<string, number>()
+  for (const layers of layersOf) for (const layer of layers) holders.set(layer, (holders.get(layer) ?? 0) + 1)
+  return images.map(({ id, containers }, index) => {
+    const layers = layersOf[index] ?? new Set<string>()
+    const size = rows.sum(layers)
+    const shared = rows.sum([...layers].filter(layer => (holders.get(layer) ?? 0) > 1))
+    return { id, size, shared, unique: size - shared, containers }
   })
 }

@@ -20,3 +20,4 @@ export { buildImage, type BuildOptions, type StepReport } from './build/build.js
 export { Volumes, type CreateVolume, type PrunedVolumes, type VolumeRecord } from './volumes/volumes.js'
 export { parseVolumeFilter, type VolumeFilter } from './volumes/volume-filter.js'
 export { backupVolume, cloneVolume, restoreVolume, type BackupOptions } from './volumes/volume-transfer.js'
+export { exploreImage, type Exploration } from './explore.js'

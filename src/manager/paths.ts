@@ -1,7 +1,7 @@
 /** Where the store lies, and what lies where in it. */
-import { mkdirSync } from 'node:fs'
+import { existsSync, mkdirSync } from 'node:fs'
 import { homedir } from 'node:os'
-import { isAbsolute, join, resolve } from 'node:path'
+import { dirname, isAbsolute, join, resolve } from 'node:path'
 import { StoreError, causeOf } from './store-error.js'
 
 /**
@@ -56,7 +56,7 @@ export class StorePaths {
    */
   make(): void {
     try {
-      mkdirSync(this.root, { recursive: true, mode: 0o711 })
+      makeRoot(this.root)
       const inner = [this.claims, this.layers, this.containers, this.volumes, this.snapshots, this.partial]
       for (const dir of [...inner, this.scratch, this.mounts])
         mkdirSync(dir, { recursive: true, mode: 0o700 })
@@ -78,5 +78,21 @@ export class StorePaths {
   /** What it takes to write the layer's tar again byte for byte. */
   layerRecipe(dir: string): string {
     return join(this.layers, dir, 'recipe')
+  }
+}
+
+/** Parents first. Not mkdir's own `recursive`: in /proc, where nothing can be made, Node 20 never returns from it. */
+function makeRoot(dir: string): void {
+  if (existsSync(dir)) return
+  makeRoot(dirname(dir))
+  makeOne(dir, 0o711)
+}
+
+/** Another process may have been faster. */
+function makeOne(dir: string, mode: number): void {
+  try {
+    mkdirSync(dir, { mode })
+  } catch (error) {
+    if (!existsSync(dir)) throw error
   }
 }

@@ -57,7 +57,7 @@ async function runInNamespaces(options: RunOptions): Promise<number> {
   const { user } = options
   const groups = user.groups.length > 0 ? user.groups.join(',') : ''
   const script = `
-    set -e; root=$1; spec=$2; groups=$3; cwd=$4; shift 4
+    set -e; path=$PATH; PATH=/usr/sbin:/usr/bin:/sbin:/bin; root=$1; spec=$2; groups=$3; cwd=$4; shift 4
     mount --bind "$root" "$root"; cd "$root"
     mkdir -p proc sys dev
     mount -t proc proc proc; mount -t sysfs -o ro,nosuid,nodev,noexec sysfs sys
@@ -75,7 +75,8 @@ async function runInNamespaces(options: RunOptions): Promise<number> {
       shift 4
     done
     shift
-    exec chroot --userspec="$spec" --groups="$groups" "$root" /bin/sh -c 'cd "$1" && shift && exec "$@"' sh "$cwd" "$@"`
+    chroot=$(command -v chroot); PATH=$path
+    exec "$chroot" --userspec="$spec" --groups="$groups" "$root" /bin/sh -c 'cd "$1" && shift && exec "$@"' sh "$cwd" "$@"`
   const words = [
     unshare,
     ...namespaces,

@@ -132,6 +132,25 @@ function registerReading(image: Command): void {
         for (const { kind, path } of changes) print(`${kind} ${printable(`/${path}`)}`)
       })
     })
+
+  onStore(image.command('explore'))
+    .description('show where the bytes of an image are, and which are wasted')
+    .argument('<image>')
+    .option('--html <file>', 'write one self-contained page with a treemap')
+    .option('--format <format>', 'table or json', 'table')
+    .option('--top <n>', 'how many wasted paths to list', '20')
+    .addHelpText(
+      'after',
+      '\nExamples:\n  lamina image explore app:latest\n  lamina image explore --html app.html app:latest',
+    )
+    .action(
+      async (ref: string, options: { html?: string; format: string; top: string }, command: Command) => {
+        await withStore(command, async store => {
+          const { exploreCommand } = await import('../explore-output.js')
+          await exploreCommand(store, ref, options)
+        })
+      },
+    )
 }
 
 function registerNaming(image: Command): void {

@@ -113,7 +113,10 @@ class Builder {
     this.#platform = options.platform ?? hostPlatform()
     this.#globals = BuildVariables.globals(options.containerfile, options.args ?? {}, this.#platform)
     this.#need(this.target())
-    this.#total = [...this.#needed].reduce((sum, index) => sum + 1 + (this.#stages[index]?.instructions.length ?? 0), 0)
+    this.#total = [...this.#needed].reduce(
+      (sum, index) => sum + 1 + (this.#stages[index]?.instructions.length ?? 0),
+      0,
+    )
   }
 
   target(): number {
@@ -126,7 +129,9 @@ class Builder {
 
   /** A stage before `limit`, by name or number. */
   #stageIndex(name: string, limit: number): number | undefined {
-    const byName = this.#stages.findIndex((stage, index) => index < limit && stage.name === name.toLowerCase())
+    const byName = this.#stages.findIndex(
+      (stage, index) => index < limit && stage.name === name.toLowerCase(),
+    )
     if (byName >= 0) return byName
     return /^\d+$/.test(name) && Number(name) < limit ? Number(name) : undefined
   }
@@ -171,7 +176,8 @@ class Builder {
     const state = before === undefined ? await this.#fromImage(base) : { ...before, hasCmd: false }
     report('done')
     const triggers = state.config.config?.OnBuild ?? []
-    if (triggers.length > 0) state.config = { ...state.config, config: { ...state.config.config, OnBuild: [] } }
+    if (triggers.length > 0)
+      state.config = { ...state.config, config: { ...state.config.config, OnBuild: [] } }
     const variables = this.#globals.forStage()
     const { escape } = this.options.containerfile
     for (const trigger of triggers) {
@@ -218,7 +224,12 @@ class Builder {
     return image
   }
 
-  async #step(state: StageState, instruction: Instruction, variables: BuildVariables, stage: Stage): Promise<void> {
+  async #step(
+    state: StageState,
+    instruction: Instruction,
+    variables: BuildVariables,
+    stage: Stage,
+  ): Promise<void> {
     const { signal, containerfile } = this.options
     signal?.throwIfAborted()
     const report = this.#begin(instruction)
@@ -243,10 +254,17 @@ class Builder {
       await this.#carryOut({ state, hadCmd }, step, instruction, variables, stage)
     } catch (error) {
       if (signal?.aborted === true) throw error
-      const output = error instanceof StoreError && error.cause instanceof Error ? { cause: error.cause } : { cause: error }
+      const output =
+        error instanceof StoreError && error.cause instanceof Error
+          ? { cause: error.cause }
+          : { cause: error }
       throw new StoreError('failed', `line ${instruction.line}: ${causeOf(error)}`, undefined, output)
     }
-    this.store.buildCache.add(key, { chainId: state.chain, config: state.config }, `${instruction.keyword} ${instruction.args}`.slice(0, 200))
+    this.store.buildCache.add(
+      key,
+      { chainId: state.chain, config: state.config },
+      `${instruction.keyword} ${instruction.args}`.slice(0, 200),
+    )
     report('done')
   }
 
@@ -350,14 +368,24 @@ class Builder {
     const workingDir = state.config.config?.WorkingDir
     const { signal } = this.options
     return await this.#withSource(step, stage, source =>
-      changeTree(this.store, state.chain, this.lease, rootfs => copyFiles(step, source, rootfs.n, workingDir, signal), signal),
+      changeTree(
+        this.store,
+        state.chain,
+        this.lease,
+        rootfs => copyFiles(step, source, rootfs.n, workingDir, signal),
+        signal,
+      ),
     )
   }
 
   #refuseUrls(step: CopyStep): void {
     const url = step.sources.find(source => /^(https?|git|ssh):\/\/|^git@/.test(source))
     if (step.kind === 'add' && url !== undefined) {
-      throw new StoreError('unsupported', `ADD ${url}: only files of the context can be added`, 'fetch it in a RUN step')
+      throw new StoreError(
+        'unsupported',
+        `ADD ${url}: only files of the context can be added`,
+        'fetch it in a RUN step',
+      )
     }
   }
 
@@ -394,7 +422,12 @@ class Builder {
   }
 
   /** The digest of everything that decides what the step makes. */
-  async #cacheKey(state: StageState, step: BuildStep, variables: BuildVariables, stage: Stage): Promise<string> {
+  async #cacheKey(
+    state: StageState,
+    step: BuildStep,
+    variables: BuildVariables,
+    stage: Stage,
+  ): Promise<string> {
     const parts: unknown[] = [
       'v1',
       state.chain ?? 'scratch',
@@ -408,7 +441,8 @@ class Builder {
       for (const text of step.mounts) {
         const from = /(?:^|,)from=([^,]+)/.exec(text)?.[1]
         if (from !== undefined) parts.push(await this.#chainOf(from, stage))
-        else if (/(?:^|,)type=bind(?:,|$)/.test(text) || !text.includes('type=')) parts.push(this.#contextDigest(text))
+        else if (/(?:^|,)type=bind(?:,|$)/.test(text) || !text.includes('type='))
+          parts.push(this.#contextDigest(text))
       }
     } else if (step.kind === 'copy' || step.kind === 'add') {
       this.#refuseUrls(step)
@@ -422,14 +456,18 @@ class Builder {
     const { context, ignore } = this.options
     const path = /(?:^|,)(?:source|src)=([^,]+)/.exec(mount)?.[1] ?? ''
     using root = sys.openat(sys.AT_FDCWD, fromUtf8(context ?? '/'), sys.O_RDONLY | sys.O_DIRECTORY)
-    return context === undefined ? '' : new CopySource(root.n, 'the build context', ignore, false).digest(fromUtf8(path))
+    return context === undefined
+      ? ''
+      : new CopySource(root.n, 'the build context', ignore, false).digest(fromUtf8(path))
   }
 
   async #contentDigest(step: CopyStep, stage: Stage): Promise<unknown> {
     // A stage's or image's own identity says enough, and costs no reading.
     if (step.from !== undefined) return await this.#chainOf(step.from, stage)
     return await this.#withSource(step, stage, source =>
-      Promise.resolve(step.sources.flatMap(pattern => source.expand(pattern)).map(path => [path, source.digest(path)])),
+      Promise.resolve(
+        step.sources.flatMap(pattern => source.expand(pattern)).map(path => [path, source.digest(path)]),
+      ),
     )
   }
 }

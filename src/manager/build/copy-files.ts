@@ -4,7 +4,14 @@ import type { Fd } from '../../base/fd.js'
 import { fromUtf8, toUtf8 } from '../../base/bytes.js'
 import { E } from '../../base/errno.js'
 import { SysError } from '../../base/sys-error.js'
-import { applyTar, decompress, parseDockerignore, peek, type CopyStep, type IgnoreRules } from '../../oci/index.js'
+import {
+  applyTar,
+  decompress,
+  parseDockerignore,
+  peek,
+  type CopyStep,
+  type IgnoreRules,
+} from '../../oci/index.js'
 import * as sys from '../../sys/index.js'
 import type { Stat } from '../../sys/index.js'
 import { resolveWorkdir } from '../config-change.js'
@@ -41,12 +48,20 @@ export async function copyFiles(
       await walker.directory(from.n, dir.n, path)
       continue
     }
-    if (step.kind === 'add' && sys.S_ISREG(stat.mode) && (await addArchive(fd, rootfs, target, override, signal))) continue
+    if (
+      step.kind === 'add' &&
+      sys.S_ISREG(stat.mode) &&
+      (await addArchive(fd, rootfs, target, override, signal))
+    )
+      continue
     const name = path.slice(path.lastIndexOf('/') + 1)
-    const parent = step.parents ? joined(target, path.slice(0, Math.max(0, path.length - name.length - 1))) : target
+    const parent = step.parents
+      ? joined(target, path.slice(0, Math.max(0, path.length - name.length - 1)))
+      : target
     await place(copier, fd, stat, rootfs, parent, name, intoDir || many || step.parents)
   }
-  for (const { name, content } of step.inline) writeInline(rootfs, target, fromUtf8(name), content, override, intoDir || many)
+  for (const { name, content } of step.inline)
+    writeInline(rootfs, target, fromUtf8(name), content, override, intoDir || many)
 }
 
 function joined(a: string, b: string): string {
@@ -59,7 +74,11 @@ function overrideOf(step: CopyStep, source: CopySource, rootfs: number): Overrid
   if (step.chmod !== undefined && !/^[0-7]{1,4}$/.test(step.chmod)) {
     throw new StoreError('invalid', `--chmod=${step.chmod} is no octal mode`, 'e.g. --chmod=0644')
   }
-  return { ...fallback, ...owner, ...(step.chmod === undefined ? {} : { mode: Number.parseInt(step.chmod, 8) }) }
+  return {
+    ...fallback,
+    ...owner,
+    ...(step.chmod === undefined ? {} : { mode: Number.parseInt(step.chmod, 8) }),
+  }
 }
 
 /** Without a group, `--chown=1000` means group 1000, and a name its own group. */
@@ -103,7 +122,8 @@ class Walker {
       if (stat === undefined) continue
       const isDir = sys.S_ISDIR(stat.mode)
       const hidden = this.source.ignores(full) || this.exclude?.ignores(full) === true
-      const mayReturn = this.source.ignore?.mayContainExceptions === true || this.exclude?.mayContainExceptions === true
+      const mayReturn =
+        this.source.ignore?.mayContainExceptions === true || this.exclude?.mayContainExceptions === true
       if (hidden && !(isDir && mayReturn)) continue
       if (!isDir) {
         clear(to, name)
@@ -174,12 +194,16 @@ function writeInline(
 ): void {
   const existing = statInRoot(rootfs, target)
   const asDir = intoDir || (existing !== undefined && sys.S_ISDIR(existing.mode))
-  using dir = makeDirectories(rootfs, asDir ? target : target.slice(0, Math.max(0, target.lastIndexOf('/'))), override)
+  using dir = makeDirectories(
+    rootfs,
+    asDir ? target : target.slice(0, Math.max(0, target.lastIndexOf('/'))),
+    override,
+  )
   const as = asDir ? name : target.slice(target.lastIndexOf('/') + 1)
   clear(dir.n, as)
   using file = sys.openat(dir.n, as, sys.O_WRONLY | sys.O_CREAT | sys.O_EXCL | sys.O_NOFOLLOW, 0o600)
   const bytes = Buffer.from(content)
-  for (let at = 0; at < bytes.length; ) at += sys.pwriteSync(file.n, bytes, at, bytes.length - at, at)
+  for (let at = 0; at < bytes.length;) at += sys.pwriteSync(file.n, bytes, at, bytes.length - at, at)
   sys.fchown(file.n, override.uid ?? 0, override.gid ?? 0)
   sys.fchmod(file.n, override.mode ?? 0o644)
 }

@@ -44,9 +44,11 @@ export class CopySource {
     for (const part of parts) {
       found = found.flatMap(path => this.#step(path, part))
     }
-    const kept = found.filter(path => path === '' || !this.ignores(path) || this.ignore?.mayContainExceptions === true)
+    const kept = found.filter(
+      path => path === '' || !this.ignores(path) || this.ignore?.mayContainExceptions === true,
+    )
     if (kept.length > 0) return kept.sort(byteOrder)
-    const ignored = found.length > 0 ? " (a pattern of .dockerignore hides it)" : ''
+    const ignored = found.length > 0 ? ' (a pattern of .dockerignore hides it)' : ''
     throw new StoreError('not-found', `'${pattern}' is not in ${this.what}${ignored}`)
   }
 
@@ -61,7 +63,10 @@ export class CopySource {
     if (dir === undefined || !sys.S_ISDIR(sys.statFd(dir.n).mode)) return []
     using list = sys.openat(dir.n, '.', OPEN_DIR)
     const matcher = componentPattern(part)
-    return sys.listDir(list.n).names.filter(name => matcher.test(name)).map(join)
+    return sys
+      .listDir(list.n)
+      .names.filter(name => matcher.test(name))
+      .map(join)
   }
 
   /** An O_PATH descriptor of what the path leads to, symlinks followed. */
@@ -73,9 +78,16 @@ export class CopySource {
 
   tryOpen(path: string): Fd | undefined {
     try {
-      return sys.openat2(this.root, path === '' ? '.' : path, sys.O_PATH, 0, sys.RESOLVE_IN_ROOT | sys.RESOLVE_NO_MAGICLINKS)
+      return sys.openat2(
+        this.root,
+        path === '' ? '.' : path,
+        sys.O_PATH,
+        0,
+        sys.RESOLVE_IN_ROOT | sys.RESOLVE_NO_MAGICLINKS,
+      )
     } catch (error) {
-      if (error instanceof SysError && (error.errno === E.ENOENT || error.errno === E.ENOTDIR)) return undefined
+      if (error instanceof SysError && (error.errno === E.ENOENT || error.errno === E.ENOTDIR))
+        return undefined
       throw error
     }
   }
@@ -130,7 +142,7 @@ export class CopySource {
       name === ''
         ? sys.openat(sys.AT_FDCWD, `/proc/self/fd/${dir}`, sys.O_RDONLY)
         : sys.openat(dir, name, sys.O_RDONLY | sys.O_NOFOLLOW)
-    for (let offset = 0; ; ) {
+    for (let offset = 0; ;) {
       const length = sys.preadSync(file.n, buffer, 0, buffer.length, offset)
       if (length === 0) return
       hash.update(buffer.subarray(0, length))

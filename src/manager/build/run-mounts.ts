@@ -28,23 +28,41 @@ export async function runMount(text: string, sources: MountSources): Promise<Bun
     const equals = part.indexOf('=')
     fields.set(equals < 0 ? part : part.slice(0, equals), equals < 0 ? 'true' : part.slice(equals + 1))
   }
-  const value = (...names: string[]): string | undefined => names.map(name => fields.get(name)).find(found => found !== undefined)
+  const value = (...names: string[]): string | undefined =>
+    names.map(name => fields.get(name)).find(found => found !== undefined)
   const type = value('type') ?? 'bind'
   const asked = value('target', 'dst', 'destination')
-  const target = resolveWorkdir(sources.workingDir, asked ?? (type === 'secret' ? `/run/secrets/${value('id') ?? ''}` : ''))
+  const target = resolveWorkdir(
+    sources.workingDir,
+    asked ?? (type === 'secret' ? `/run/secrets/${value('id') ?? ''}` : ''),
+  )
   if (target === '/') throw new StoreError('invalid', `RUN --mount=${text} has no target`)
-  const readOnly = flag(value('readonly', 'ro'), type === 'bind' && flag(value('rw', 'readwrite'), false) === false)
+  const readOnly = flag(
+    value('readonly', 'ro'),
+    type === 'bind' && flag(value('rw', 'readwrite'), false) === false,
+  )
   switch (type) {
     case 'tmpfs': {
       const size = value('size')
-      return { type: 'tmpfs', source: 'tmpfs', target, options: ['nosuid', 'nodev', ...(size === undefined ? [] : [`size=${size}`])] }
+      return {
+        type: 'tmpfs',
+        source: 'tmpfs',
+        target,
+        options: ['nosuid', 'nodev', ...(size === undefined ? [] : [`size=${size}`])],
+      }
     }
     case 'cache':
-      return { type: 'bind', source: cacheDir(sources.caches, value('id') ?? target, value), target, options: readOnly ? ['ro'] : [] }
+      return {
+        type: 'bind',
+        source: cacheDir(sources.caches, value('id') ?? target, value),
+        target,
+        options: readOnly ? ['ro'] : [],
+      }
     case 'bind': {
       const from = value('from')
       const root = from === undefined ? sources.context : await sources.treeOf(from)
-      if (root === undefined) throw new StoreError('invalid', `RUN --mount=${text}: this build has no context`)
+      if (root === undefined)
+        throw new StoreError('invalid', `RUN --mount=${text}: this build has no context`)
       const inside = resolveWorkdir('/', value('source', 'src') ?? '/')
       return { type: 'bind', source: join(root, inside), target, options: readOnly ? ['ro'] : [] }
     }
@@ -53,16 +71,27 @@ export async function runMount(text: string, sources: MountSources): Promise<Bun
       const file = sources.secrets[id]
       if (file === undefined) {
         if (!flag(value('required'), false)) return undefined
-        throw new StoreError('invalid', `the build needs the secret '${id}'`, `give it with --secret id=${id},src=FILE`)
+        throw new StoreError(
+          'invalid',
+          `the build needs the secret '${id}'`,
+          `give it with --secret id=${id},src=FILE`,
+        )
       }
-      const copy = join(sources.scratch, `secret-${createHash('sha256').update(id).digest('hex').slice(0, 16)}`)
+      const copy = join(
+        sources.scratch,
+        `secret-${createHash('sha256').update(id).digest('hex').slice(0, 16)}`,
+      )
       copyFileSync(file, copy)
       chmodSync(copy, Number.parseInt(value('mode') ?? '400', 8))
       chownSync(copy, Number(value('uid') ?? 0), Number(value('gid') ?? 0))
       return { type: 'bind', source: copy, target, options: ['ro'] }
     }
     default:
-      throw new StoreError('unsupported', `RUN --mount=type=${type} is not supported`, 'bind, cache, tmpfs and secret are')
+      throw new StoreError(
+        'unsupported',
+        `RUN --mount=type=${type} is not supported`,
+        'bind, cache, tmpfs and secret are',
+      )
   }
 }
 

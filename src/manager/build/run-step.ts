@@ -35,7 +35,10 @@ export async function runStep(step: RunStep): Promise<void> {
   if (!env.some(entry => entry.startsWith('PATH='))) env.unshift(DEFAULT_PATH)
   if (!env.some(entry => entry.startsWith('HOME='))) env = withVariable(env, 'HOME', user.home)
   const mounts = [...networkFiles(step), ...step.mounts]
-  const stubs = new Stubs(step.path, mounts.map(mount => mount.target))
+  const stubs = new Stubs(
+    step.path,
+    mounts.map(mount => mount.target),
+  )
   let tail = Buffer.alloc(0)
   const onOutput = (chunk: Buffer): void => {
     tail = Buffer.concat([tail, chunk]).subarray(-TAIL)
@@ -70,7 +73,12 @@ function networkFiles(step: RunStep): BundleMount[] {
   if (step.network === 'none') return []
   const mounts: BundleMount[] = []
   if (existsSync('/etc/resolv.conf')) {
-    mounts.push({ type: 'bind', source: realpathSync('/etc/resolv.conf'), target: '/etc/resolv.conf', options: ['ro'] })
+    mounts.push({
+      type: 'bind',
+      source: realpathSync('/etc/resolv.conf'),
+      target: '/etc/resolv.conf',
+      options: ['ro'],
+    })
   }
   const hosts = join(step.scratch, 'hosts')
   writeFileSync(hosts, '127.0.0.1\tlocalhost lamina\n::1\tlocalhost\n')

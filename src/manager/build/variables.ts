@@ -6,7 +6,10 @@ import { hostPlatform, readStep, type Containerfile, type Lookup, type Platform 
 
 /** May be given without an ARG in the file, and leave no trace in the image. */
 const PROXIES = new Set(
-  ['HTTP_PROXY', 'HTTPS_PROXY', 'FTP_PROXY', 'NO_PROXY', 'ALL_PROXY'].flatMap(name => [name, name.toLowerCase()]),
+  ['HTTP_PROXY', 'HTTPS_PROXY', 'FTP_PROXY', 'NO_PROXY', 'ALL_PROXY'].flatMap(name => [
+    name,
+    name.toLowerCase(),
+  ]),
 )
 
 export class BuildVariables {
@@ -84,4 +87,3 @@ function platformArgs(platform: Platform): Map<string, string> {
   ]
   return new Map([...of('TARGET', platform), ...of('BUILD', host)])
 }
-

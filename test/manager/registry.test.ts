@@ -1,0 +1,217 @@
+import { once } from 'node:events'
+import { existsSync, mkdirSync, writeFileSync } from 'node:fs'
+import { spawn, type ChildProcess } from 'node:child_process'
+import { createServer, connect, type AddressInfo } from 'node:net'
+import { setTimeout as wait } from 'node:timers/promises'
+import t from 'tap'
+import { Bench, isRoot, lacking, leftovers, run } from './fixture.js'
+
+/** pull, push and login with Debian's docker-registry on loopback; skopeo and podman read and write the same. */
+
+const skip = (!isRoot && 'needs root') || lacking('docker-registry') || lacking('skopeo') || false
+
+async function freePort(): Promise<number> {
+  const server = createServer().listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  const { port } = server.address() as AddressInfo
+  server.close()
+  return port
+}
+
+async function startRegistry(bench: Bench, test: { teardown(end: () => unknown): void }): Promise<string> {
+  const port = await freePort()
+  const config = bench.path('registry.yml')
+  writeFileSync(
+    config,
+    `version: 0.1\nlog: {level: error}\nstorage: {filesystem: {rootdirectory: ${bench.path('registry')}}, delete: {enabled: true}}\nhttp: {addr: '127.0.0.1:${port}'}\n`,
+  )
+  const child = spawn('docker-registry', ['serve', config], { stdio: 'ignore' })
+  test.teardown(() => child.kill())
+  for (let tries = 0; tries < 200; tries += 1) {
+    const socket = connect(port, '127.0.0.1')
+    const open = await Promise.race([
+      once(socket, 'connect').then(() => true),
+      once(socket, 'error').then(() => false),
+    ]).catch(() => false)
+    socket.destroy()
+    if (open) return `127.0.0.1:${port}`
+    await wait(50)
+  }
+  throw new Error('the registry did not start')
+}
+
+function twoLayers(bench: Bench): void {
+  const files = Object.fromEntries(Array.from({ length: 300 }, (_, i) => [`d/f${i}`, `${i} `.repeat(2000)]))
+  bench.run('image', 'import', bench.tree('base', files), 'base')
+  const context = bench.tree('context', { Containerfile: 'FROM base\nCOPY f /f\n', f: 'f' })
+  bench.run('build', '-t', 'app', context)
+}
+
+void t.test(
+  'what is pushed is read by skopeo and podman and pulled by us, and only what lacks travels',
+  { skip },
+  async t => {
+    const bench = new Bench(t)
+    const host = await startRegistry(bench, t)
+    twoLayers(bench)
+    const id = bench.run('image', 'inspect', '--format', '{{.id}}', 'app')
+    const digest = bench.run('image', 'push', 'app', `${host}/team/app:1`).trim()
+    const seen = JSON.parse(
+      run('skopeo', ['inspect', '--tls-verify=false', `docker://${host}/team/app:1`]),
+    ) as { Digest: string; Layers: string[] }
+    t.equal(seen.Digest, digest)
+    t.equal(seen.Layers.length, 2)
+
+    const other = new Bench(t)
+    t.equal(`${other.run('image', 'pull', `${host}/team/app:1`).trim()}\n`, id)
+    t.equal(other.lamina('system', 'check', '--content').status, 0)
+    t.same(leftovers(other.root), [])
+    t.match(other.run('image', 'ls', '--digests'), digest)
+    t.match(
+      other.run('image', 'inspect', '--format', '{{.id}}', `${host}/team/app@${digest}`),
+      /^sha256/,
+      'and is found by digest',
+    )
+    t.equal(
+      other.run('image', 'push', `${host}/team/app:1`, `${host}/other/app:2`).trim(),
+      digest,
+      'pushed on, it keeps its digest',
+    )
+
+    run('skopeo', [
+      'copy',
+      '--insecure-policy',
+      '--dest-tls-verify=false',
+      '--src-tls-verify=false',
+      `docker://${host}/team/app:1`,
+      `docker://${host}/skopeo/app:1`,
+    ])
+    t.equal(other.run('image', 'pull', `${host}/skopeo/app:1`).trim(), id.trim())
+    bench.run('image', 'save', '-o', bench.path('app.tar'), 'app')
+    run('skopeo', [
+      'copy',
+      '--insecure-policy',
+      '--dest-tls-verify=false',
+      `docker-archive:${bench.path('app.tar')}`,
+      `docker://${host}/archive/app:1`,
+    ])
+    const third = new Bench(t)
+    t.equal(
+      third.run('image', 'pull', `${host}/archive/app:1`).trim(),
+      id.trim(),
+      'what another tool packed is the same image',
+    )
+
+    const missing = bench.lamina('image', 'pull', `${host}/no/such:thing`)
+    t.equal(missing.status, 1)
+    t.match(missing.stderr, /^lamina: .*no\/such.*\n$/)
+  },
+)
+
+void t.test('a multi-platform index gives the platform that is asked for', { skip }, async t => {
+  const bench = new Bench(t)
+  const host = await startRegistry(bench, t)
+  const { buildIndex } = await import('../../src/oci/index.js')
+  const entries = []
+  for (const architecture of ['amd64', 'arm64']) {
+    bench.run(
+      'image',
+      'import',
+      '--platform',
+      `linux/${architecture}`,
+      bench.tree(architecture, { arch: architecture }),
+      architecture,
+    )
+    const digest = bench
+      .run('image', 'push', architecture, `${host}/multi:${architecture}`)
+      .trim() as `sha256:${string}`
+    const raw = run('skopeo', [
+      'inspect',
+      '--raw',
+      '--tls-verify=false',
+      `docker://${host}/multi:${architecture}`,
+    ])
+    entries.push({
+      mediaType: 'application/vnd.oci.image.manifest.v1+json',
+      digest,
+      size: Buffer.byteLength(raw),
+      platform: { os: 'linux', architecture },
+    })
+  }
+  const index = buildIndex(entries)
+  const answer = await fetch(`http://${host}/v2/multi/manifests/all`, {
+    method: 'PUT',
+    headers: { 'content-type': index.mediaType },
+    body: new Uint8Array(index.bytes),
+  })
+  t.equal(answer.status, 201)
+  for (const architecture of ['amd64', 'arm64']) {
+    const other = new Bench(t)
+    other.run('image', 'pull', '--platform', `linux/${architecture}`, `${host}/multi:all`)
+    t.equal(
+      other.run('image', 'inspect', '--format', '{{.platform}}', `${host}/multi:all`).trim(),
+      `linux/${architecture}`,
+    )
+  }
+  t.match(
+    bench.lamina('image', 'pull', '--platform', 'linux/s390x', `${host}/multi:all`).stderr,
+    /no image for linux\/s390x in the index; it has: linux\/amd64, linux\/arm64/,
+  )
+})
+
+void t.test(
+  'pulls at once, one of them killed: all that end well have the image, and the store is sound',
+  { skip },
+  async t => {
+    const bench = new Bench(t)
+    const host = await startRegistry(bench, t)
+    twoLayers(bench)
+    bench.run('image', 'push', 'app', `${host}/team/app:1`)
+    for (let round = 0; round < 3; round += 1) {
+      const other = new Bench(t)
+      mkdirSync(other.root)
+      const pulls = Array.from({ length: 3 }, () => other.start('image', 'pull', `${host}/team/app:1`))
+      const exits = pulls.map(
+        async (child: ChildProcess) => ((await once(child, 'exit')) as [number | null])[0],
+      )
+      await wait(150 + 200 * Math.random())
+      pulls[0]?.kill('SIGKILL')
+      const [, ...codes] = await Promise.all(exits)
+      t.same(codes, [0, 0])
+      t.match(other.run('image', 'ls'), 'team/app')
+      const checked = other.lamina('system', 'check', '--content')
+      t.equal(checked.status, 0, checked.stdout + checked.stderr)
+      other.run('system', 'prune')
+      t.same(leftovers(other.root), [])
+    }
+  },
+)
+
+void t.test(
+  'login keeps credentials where docker and podman look, and a refusal is one line',
+  { skip },
+  async t => {
+    const bench = new Bench(t)
+    const host = await startRegistry(bench, t)
+    const file = bench.path('auth.json')
+    const done = bench.laminaWith(
+      { input: 'secret\n' },
+      'login',
+      '-u',
+      'me',
+      '--password-stdin',
+      '--authfile',
+      file,
+      host,
+    )
+    t.equal(done.status, 0, done.stderr)
+    t.ok(existsSync(file))
+    t.match(run('cat', [file]), Buffer.from('me:secret').toString('base64'))
+    t.equal(bench.lamina('logout', '--authfile', file, host).status, 0)
+    t.notMatch(run('cat', [file]), 'bWU6')
+    const port = await freePort()
+    const refused = bench.lamina('image', 'pull', `127.0.0.1:${port}/x`)
+    t.equal(refused.status, 1)
+    t.equal(refused.stderr.trim().split('\n').length, 1, refused.stderr)
+  },
+)

@@ -1,6 +1,6 @@
 import js from '@eslint/js'
 import tseslint from 'typescript-eslint'
-import { rooms } from './lint/rooms.js'
+import { rooms } from './.ci/rooms.js'
 
 const root = import.meta.dirname ?? new URL('.', import.meta.url).pathname
 

@@ -2,7 +2,7 @@ import { randomInt } from 'node:crypto'
 import { parseArgs } from 'node:util'
 import { tarRound } from './tar-round.js'
 
-/** `node scripts/run.js test/fuzz/tar-fuzz.js [--rounds N] [--seed S]`: damaged archives, until one breaks something. */
+/** `node .ci/run.js test/fuzz/tar-fuzz.js [--rounds N] [--seed S]`: damaged archives, until one breaks something. */
 const { values } = parseArgs({
   options: { rounds: { type: 'string', default: '20000' }, seed: { type: 'string' } },
 })
@@ -13,7 +13,7 @@ for (let seed = first; seed < first + Number(values.rounds); seed++) {
     counts[await tarRound(seed)]++
   } catch (error) {
     console.error(`seed ${seed}:`, error)
-    console.error(`again: node scripts/run.js test/fuzz/tar-fuzz.js --rounds 1 --seed ${seed}`)
+    console.error(`again: node .ci/run.js test/fuzz/tar-fuzz.js --rounds 1 --seed ${seed}`)
     process.exit(1)
   }
 }

@@ -11,7 +11,7 @@ function start(
   scratch: Scratch,
   ...args: string[]
 ): { status: number | null; stdout: string; stderr: string } {
-  return spawnSync(process.execPath, [path.join(PROJECT, 'scripts/start.js'), ...args], {
+  return spawnSync(process.execPath, [path.join(PROJECT, '.ci/start.js'), ...args], {
     encoding: 'utf8',
     timeout: 60_000,
     stdio: ['ignore', 'pipe', 'pipe'],

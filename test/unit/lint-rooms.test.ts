@@ -4,7 +4,7 @@ import { fileURLToPath } from 'node:url'
 import t from 'tap'
 // Plain JavaScript that eslint.config.js loads; it has no types.
 // @ts-expect-error no declaration file
-import { rooms } from '../../../lint/rooms.js'
+import { rooms } from '../../../.ci/rooms.js'
 
 const root = resolve(dirname(fileURLToPath(import.meta.url)), '../../..')
 

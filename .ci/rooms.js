@@ -33,10 +33,10 @@ export const rooms = {
     schema: [{ type: 'object', properties: { root: { type: 'string' } }, required: ['root'] }],
     messages: {
       arrow:
-        '{{from}} may not import {{to}}: the arrows between rooms go one way (ARCHITECTURE.md, lint/rooms.js)',
+        '{{from}} may not import {{to}}: the arrows between rooms go one way (ARCHITECTURE.md, .ci/rooms.js)',
       type: '{{from}} may import types of {{to}} only: write `import type`',
       face: '{{from}} may import of {{to}} only {{faces}}',
-      unknown: 'src/{{from}} is not a room: give it its arrows in lint/rooms.js',
+      unknown: 'src/{{from}} is not a room: give it its arrows in .ci/rooms.js',
     },
   },
   create(context) {

@@ -1,5 +1,5 @@
 /**
- * Runs the tests: `node scripts/test.js [KIND…] [PATTERN…]`. Without a kind, all of them in turn.
+ * Runs the tests: `node .ci/test.js [KIND…] [PATTERN…]`. Without a kind, all of them in turn.
  *
  * unit, mount, conformance, dropin and manager are tap files (dist/test/KIND/…/*.test.js); integration are shell scripts
  * (test/integration/*.sh: exit 0 passed, 77 skipped with the reason on the last line, anything else failed). A PATTERN

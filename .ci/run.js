@@ -1,4 +1,4 @@
-/** `node scripts/run.js test/bench/bench.js ARGS…`: builds what is stale, then runs that compiled file. */
+/** `node .ci/run.js test/bench/bench.js ARGS…`: builds what is stale, then runs that compiled file. */
 import { spawn } from 'node:child_process'
 import { join } from 'node:path'
 import { prepare, root } from './prepare.js'

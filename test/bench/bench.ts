@@ -5,7 +5,7 @@ import path from 'node:path'
 import { parseArgs } from 'node:util'
 import { chart } from './chart.js'
 import { goalsTable, ratiosTable, timesTable } from './report.js'
-import { Sample, type Input, type Workload } from './sample.js'
+import { Disturbed, Sample, type Input, type Workload } from './sample.js'
 import { Results } from './statistics.js'
 import { SUBJECTS, type Subject } from './subjects.js'
 import { PROJECT, installed, run } from './tool.js'
@@ -204,21 +204,21 @@ async function measure(
       if (subject === undefined) continue
       const failed = `${workload.name} on ${subject.name}`
       if (results.failures.has(failed)) continue
-      const sample = new Sample(
-        workload,
-        subject,
-        input,
-        path.join(base, 'sample'),
-        results,
-        round === repeat - 1,
-      )
-      try {
-        sample.mount()
-        await workload.run(sample)
-      } catch (error) {
-        results.failures.set(failed, error instanceof Error ? error.message : String(error))
+      for (let attempt = 1; ; attempt++) {
+        const last = round === repeat - 1
+        const sample = new Sample(workload, subject, input, path.join(base, 'sample'), results, last)
+        let disturbed = false
+        try {
+          sample.mount()
+          await workload.run(sample)
+          sample.commit()
+        } catch (error) {
+          disturbed = error instanceof Disturbed && attempt < 5
+          if (!disturbed) results.failures.set(failed, error instanceof Error ? error.message : String(error))
+        }
+        await sample.end()
+        if (!disturbed) break
       }
-      await sample.end()
     }
   }
   run('rm', ['-rf', '--one-file-system', base])

@@ -30,10 +30,18 @@ export interface Input {
   scaled(n: number): number
 }
 
+/** Somebody else emptied the kernel's caches while something was measured in them. The sample is taken anew. */
+export class Disturbed extends Error {}
+
+/** How often anybody has dropped dentries and inodes since the machine started. */
+const drops = (): string | undefined => /^drop_slab \d+/m.exec(fs.readFileSync('/proc/vmstat', 'utf8'))?.[0]
+
 export class Sample {
   readonly place: Place
   private mounted = false
-  /** The value of the root's own time, so that a view's root looks like the lower one's. */
+  private drops = drops()
+  /** Handed to `results` when the sample is complete. */
+  private readonly collected: (() => void)[] = []
   constructor(
     readonly workload: Workload,
     readonly subject: Subject,
@@ -80,6 +88,7 @@ export class Sample {
     await this.unmount()
     run('sync', ['-f', this.root])
     fs.writeFileSync('/proc/sys/vm/drop_caches', '3')
+    this.drops = drops()
     if (this.subject !== PLAIN) this.mount()
   }
 
@@ -101,6 +110,7 @@ export class Sample {
     const started = process.hrtime.bigint()
     await action()
     const nanoseconds = Number(process.hrtime.bigint() - started)
+    this.undisturbed()
     this.record(name, nanoseconds / 1e6, 'ms')
     this.countRequests(name, before)
   }
@@ -108,12 +118,24 @@ export class Sample {
   /** Takes a value that the action itself has measured. */
   async take(name: string, unit: Unit, action: () => number | Promise<number>): Promise<void> {
     const before = this.requests()
-    this.record(name, await action(), unit)
+    const value = await action()
+    this.undisturbed()
+    this.record(name, value, unit)
     this.countRequests(name, before)
   }
 
   record(name: string, value: number, unit: Unit): void {
-    this.results.add(this.measure(name), this.subject.name, value, unit)
+    this.collected.push(() => this.results.add(this.measure(name), this.subject.name, value, unit))
+  }
+
+  /** The sample is complete: its values count. */
+  commit(): void {
+    for (const add of this.collected) add()
+  }
+
+  /** @throws Disturbed */
+  private undisturbed(): void {
+    if (drops() !== this.drops) throw new Disturbed('somebody else drops the caches of this machine')
   }
 
   requests(): Record<string, number> | undefined {
@@ -130,11 +152,8 @@ export class Sample {
     const sent = Object.entries(now).map(
       ([request, count]) => [request, count - (before[request] ?? 0)] as const,
     )
-    this.results.addRequests(
-      this.measure(name),
-      this.subject.name,
-      Object.fromEntries(sent.filter(([, count]) => count > 0)),
-    )
+    const counts = Object.fromEntries(sent.filter(([, count]) => count > 0))
+    this.collected.push(() => this.results.addRequests(this.measure(name), this.subject.name, counts))
   }
 
   /** Unmounts, by force if need be, and removes everything but the input. */

@@ -55,6 +55,8 @@ export class DirReal extends Real {
   markers = true
   /** Whether xattr whiteouts may be in here (opaque=x). */
   xwhiteouts = false
+  /** Only on the way to something that a redirect names: no inode's own, so it goes when that something goes. */
+  passage = false
   /** Whether an entry may carry an origin (the `impure` attribute); upper directories only. */
   impure = false
 }
@@ -103,6 +105,11 @@ export class DirFds {
     dir.usedIn = this.request
     this.open.push(dir)
     return fd
+  }
+
+  /** Closes the descriptors of those directories above `real` that were opened for its sake alone. */
+  dropPassages(real: Real): void {
+    for (let dir = real.parent; dir?.passage === true; dir = dir.parent) this.drop(dir)
   }
 
   /** Closes the descriptor of a directory that went away. */

@@ -219,6 +219,8 @@ class Search {
   /** The last directory found, whose opaqueness by marker is looked at only when something is found below it. */
   private last: DirReal | undefined
   private trail: Trail
+  /** The search goes on under another name: what a listing says about this one no longer holds. */
+  private redirected = false
 
   constructor(
     private readonly view: View,
@@ -256,11 +258,12 @@ class Search {
 
   private searchLowers(first: number, more: boolean): void {
     const { parent, view } = this
-    const last = more ? parent.lowers.length : Math.min(first + 1, parent.lowers.length)
-    for (let i = first; i < last && this.trail.kind === 'name'; i++) {
+    const all = parent.lowers.length
+    const last = (): number => (more || this.redirected ? all : Math.min(first + 1, all))
+    for (let i = first; i < last() && this.trail.kind === 'name'; i++) {
       const dir = parent.lowers[i]
       if (dir === undefined) continue
-      const below = i + 1 < last
+      const below = i + 1 < last()
       const probed = probe(view, dir, this.trail.name, below)
       if (probed === 'hidden') return
       if (probed === 'absent') continue
@@ -303,7 +306,7 @@ class Search {
       this.readRedirect(parentFd, real.name, names)
     }
     if (this.trail.kind === 'path') return true
-    if (!below) return false
+    if (!below && !this.redirected) return false
     // A `.wh.NAME` beside a directory NAME hides what is below it.
     return real.parent === null || !hasMarker(real.parent, parentFd, real.name)
   }
@@ -316,6 +319,7 @@ class Search {
     // Garbage leads nowhere: the kernel answers EINVAL for a malformed one.
     if (redirect === undefined) throw new SysError(E.EINVAL, 'redirect', this.name)
     if (this.view.options.redirectDir === 'nofollow') throw new SysError(E.EPERM, 'redirect', this.name)
+    this.redirected = true
     this.trail = redirect.absolute
       ? { kind: 'path', parts: redirect.parts }
       : this.trail.kind === 'name'
@@ -342,12 +346,17 @@ class Search {
     let goOn = true
     for (const [i, part] of parts.entries()) {
       const probed = probe(this.view, dir, part, below)
-      if (probed === 'hidden') return false
-      if (probed === 'absent') return goOn
-      if (i === parts.length - 1) return this.accept(dir, part, probed, below) && goOn
-      if (!sys.S_ISDIR(probed.mode)) return false
+      const isLast = i === parts.length - 1
+      if (isLast && probed !== 'hidden' && probed !== 'absent') {
+        return this.accept(dir, part, probed, below) && goOn
+      }
+      if (probed === 'hidden' || probed === 'absent' || !sys.S_ISDIR(probed.mode)) {
+        this.view.fds.dropPassages(new Real(layer, dir, part))
+        return probed === 'absent' && goOn
+      }
       const dirfd = this.view.fds.get(dir)
       const next = new DirReal(layer, dir, part)
+      next.passage = true
       const names = below || layer.root.xwhiteouts ? sys.listxattrAt(dirfd, part) : []
       if (names.length > 0) {
         const { opaque, xwhiteouts } = opaquenessFromXattrs(dirfd, part, names)

@@ -91,6 +91,7 @@ class DataSearch {
         if (i === path.length - 1) return sys.S_ISREG(stat.mode) ? new Real(layer, dir, part) : undefined
         if (!sys.S_ISDIR(stat.mode)) break
         dir = new DirReal(layer, dir, part)
+        dir.passage = true
       }
     }
     return undefined

@@ -173,10 +173,14 @@ export class View {
     this.kernel.unregisterFile(inode.nodeid)
     inode.orphan?.close()
     inode.orphan = null
+    if (inode.data !== null) this.fds.dropPassages(inode.data)
     if (inode.isDir()) {
       this.listings.drop(inode)
       if (inode.upper !== null) this.fds.drop(inode.upper)
-      for (const lower of inode.lowers) this.fds.drop(lower)
+      for (const lower of inode.lowers) {
+        this.fds.drop(lower)
+        this.fds.dropPassages(lower)
+      }
     }
   }
 

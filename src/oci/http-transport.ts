@@ -12,6 +12,7 @@ import { pipeline } from 'node:stream/promises'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { rootCertificates } from 'node:tls'
 import { OciError, readAll, type ByteSource } from './error.js'
+import { proxyAuthorization, proxyFor, TunnelAgent } from './http-proxy.js'
 
 /** Milliseconds without a byte after which a connection counts as dead. */
 const idleTimeout = 60_000
@@ -90,22 +91,27 @@ export async function backOff(
 
 export class Transport {
   readonly #http = new http.Agent({ keepAlive: true, maxSockets: 8 })
+  readonly #tls: https.AgentOptions
   readonly #https: https.Agent
+  /** By proxy. */
+  readonly #tunnels = new Map<string, TunnelAgent>()
   readonly retries: number
 
   constructor(options: TransportOptions) {
     this.retries = options.retries ?? 5
-    this.#https = new https.Agent({
+    this.#tls = {
       keepAlive: true,
       maxSockets: 8,
       rejectUnauthorized: options.skipVerify !== true,
       ...certificatesFor(options.host),
-    })
+    }
+    this.#https = new https.Agent(this.#tls)
   }
 
   close(): void {
     this.#http.destroy()
     this.#https.destroy()
+    for (const agent of this.#tunnels.values()) agent.destroy()
   }
 
   /** With retries, for requests that may be repeated. */
@@ -167,18 +173,29 @@ export class Transport {
     }
   }
 
+  #secureAgent(proxy: URL | undefined): https.Agent {
+    if (proxy === undefined) return this.#https
+    let agent = this.#tunnels.get(proxy.href)
+    if (agent === undefined) {
+      agent = new TunnelAgent(proxy, this.#tls)
+      this.#tunnels.set(proxy.href, agent)
+    }
+    return agent
+  }
+
   async #exchange(request: HttpRequest): Promise<HttpResponse> {
     const { url, method, body, signal } = request
     const secure = url.protocol === 'https:'
     const length = body?.size ?? (method === 'POST' || method === 'PUT' || method === 'PATCH' ? 0 : undefined)
+    const proxy = proxyFor(url)
     const options: https.RequestOptions = {
       method,
-      agent: secure ? this.#https : this.#http,
+      agent: secure ? this.#secureAgent(proxy) : this.#http,
       headers: { ...request.headers, ...(length === undefined ? {} : { 'content-length': String(length) }) },
       timeout: idleTimeout,
       ...(signal === undefined ? {} : { signal }),
     }
-    const req = secure ? https.request(url, options) : http.request(url, options)
+    const req = secure ? https.request(url, options) : http.request(url, throughProxy(options, url, proxy))
     req.on('timeout', () => {
       req.destroy(
         Object.assign(new Error(`no answer from ${url.host} for ${idleTimeout / 1000} s`), {
@@ -198,12 +215,35 @@ export class Transport {
   }
 }
 
-function networkError(error: unknown, url: URL): unknown {
+/** Of plain HTTP a proxy wants the whole URL. */
+function throughProxy(options: https.RequestOptions, url: URL, proxy: URL | undefined): http.RequestOptions {
+  if (proxy === undefined) return options
+  return {
+    ...options,
+    host: proxy.hostname,
+    port: proxy.port || 80,
+    path: url.href,
+    headers: { ...(options.headers as Record<string, string>), host: url.host, ...proxyAuthorization(proxy) },
+  }
+}
+
+function certificateCode(error: unknown): boolean {
+  const code = (error as NodeJS.ErrnoException | undefined)?.code ?? ''
+  return /CERT|SELF_SIGNED|UNABLE_TO_VERIFY/.test(code)
+}
+
+/** The certificate of the other side was not accepted: plain HTTP is then no way out. */
+export function isCertificateError(error: unknown): boolean {
+  return certificateCode(error) || (error instanceof OciError && certificateCode(error.cause))
+}
+
+export function networkError(error: unknown, url: URL): unknown {
   if (error instanceof OciError || (error as Error).name === 'AbortError') return error
   const { code, message } = error as NodeJS.ErrnoException
   if (code === undefined) return error
-  const certificate = /CERT|SELF_SIGNED|UNABLE_TO_VERIFY/.test(code)
-  const hint = certificate ? '; put its CA into /etc/docker/certs.d or ask for an insecure registry' : ''
+  const hint = certificateCode(error)
+    ? '; put its CA into /etc/docker/certs.d or ask for an insecure registry'
+    : ''
   return new OciError('network', `${url.host}: ${message || code}${hint}`, { cause: error })
 }
 

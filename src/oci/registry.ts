@@ -11,8 +11,10 @@ import {
   backOff,
   discard,
   errorText,
+  isCertificateError,
   isLoopback,
   isTransient,
+  networkError,
   Transport,
   type Body,
   type HttpRequest,
@@ -113,6 +115,7 @@ export class Registry implements ImageSource {
           return new Registry(reference, base, transport, auth, options.signal)
         } catch (error) {
           if (error instanceof OciError && error.code === 'unauthorized') throw error
+          if (isCertificateError(error)) throw networkError(error, base)
           failure ??= error
           if (scheme === 'http') failure = error
         }

@@ -256,3 +256,46 @@ t.test(
     })
   },
 )
+
+t.test(
+  'metacopy files and renamed directories of an upperdir go out whole, with the merged view at hand',
+  { skip: missing('tar', 'getfattr') },
+  async t => {
+    const place = scratch('lamina-metacopy-')
+    t.teardown(() => {
+      sh('! mountpoint -q merged || umount merged; ! mountpoint -q again || umount again', place)
+      rmSync(place, { recursive: true, force: true })
+    })
+    sh(
+      `
+      mkdir -p lower/dir/sub up work merged up2 work2 again
+      echo data > lower/file; echo kept > lower/dir/sub/kept; echo gone > lower/dir/gone
+      mount -t overlay overlay -o lowerdir=lower,upperdir=up,workdir=work,metacopy=on,redirect_dir=on merged
+      chmod 600 merged/file && mv merged/dir merged/renamed && rm merged/renamed/gone && echo new > merged/renamed/new
+      sync merged/file
+      `,
+      place,
+    )
+    t.match(
+      sh('getfattr -d -m trusted.overlay --absolute-names up/file up/renamed', place),
+      /metacopy[^]*redirect/,
+    )
+    const expected = describe(join(place, 'merged'))
+    await t.rejects(
+      writeTree(join(place, 'up'), join(place, 'layer.tar'), { contents: 'layer' }),
+      { code: 'unsupported', message: /lower layer/ },
+      'not without it',
+    )
+    {
+      using merged = sys.openat(sys.AT_FDCWD, join(place, 'merged'), sys.O_RDONLY | sys.O_DIRECTORY)
+      await writeTree(join(place, 'up'), join(place, 'layer.tar'), { contents: 'layer', mergedFd: merged.n })
+    }
+    await unpack(join(place, 'layer.tar'), join(place, 'layer'))
+    sh(
+      'umount merged && mount -t overlay overlay -o lowerdir=layer:lower,upperdir=up2,workdir=work2 again',
+      place,
+    )
+    const withoutRoot = (lines: string[]) => lines.filter(line => !line.startsWith('.\t'))
+    t.same(withoutRoot(describe(join(place, 'again'))), withoutRoot(expected))
+  },
+)

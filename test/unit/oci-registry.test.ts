@@ -1,6 +1,11 @@
 /** The registry client against servers that misbehave. Real registries: test/manager/oci-registry.test.ts. */
+import { execFileSync } from 'node:child_process'
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http'
-import type { AddressInfo } from 'node:net'
+import { createServer as createTlsServer } from 'node:https'
+import { connect, type AddressInfo } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import {
   descriptorOf,
@@ -11,7 +16,11 @@ import {
   Registry,
   type RegistryOptions,
 } from '../../src/oci/index.js'
+import { proxyFor } from '../../src/oci/http-proxy.js'
+import { findProgram } from '../../src/oci/program-stream.js'
 import { parseChallenges } from '../../src/oci/registry-auth.js'
+
+const noOpenssl = findProgram('openssl') === undefined && 'needs openssl'
 
 type Handler = (request: IncomingMessage, response: ServerResponse, body: Buffer) => void
 
@@ -344,4 +353,102 @@ t.test('an abort ends a pull', async t => {
   const registry = await client(t, host, { signal: controller.signal })
   const pull = readAll(registry.blob(blob, { onProgress: () => controller.abort() }), 1 << 20, 'blob')
   await t.rejects(pull, { name: 'AbortError' })
+})
+
+t.test(
+  'TLS: a certificate that nobody vouches for is refused, unless asked for',
+  { skip: noOpenssl },
+  async t => {
+    const place = mkdtempSync(join(tmpdir(), 'lamina-tls-'))
+    t.teardown(() => rmSync(place, { recursive: true, force: true }))
+    const [key, cert] = [join(place, 'key.pem'), join(place, 'cert.pem')]
+    execFileSync(
+      'openssl',
+      [
+        'req',
+        '-x509',
+        '-newkey',
+        'rsa:2048',
+        '-nodes',
+        '-days',
+        '1',
+        '-subj',
+        '/CN=localhost',
+        '-keyout',
+        key,
+        '-out',
+        cert,
+      ],
+      { stdio: 'ignore' },
+    )
+    const server = createTlsServer(
+      { key: readFileSync(key), cert: readFileSync(cert) },
+      (_request, response) => response.end(data),
+    )
+    await new Promise<void>(resolve => server.listen(0, '127.0.0.1', resolve))
+    t.teardown(() => {
+      server.closeAllConnections()
+      server.close()
+    })
+    const host = `127.0.0.1:${(server.address() as AddressInfo).port}`
+    await t.rejects(client(t, host), { code: 'network', message: /self.signed.*CA/ })
+    const registry = await client(t, host, { insecure: true })
+    t.ok((await readAll(registry.blob(blob), 1 << 20, 'blob')).equals(data))
+
+    await t.test('through a proxy, which sees only the host', async t => {
+      const asked: string[] = []
+      const proxy = createServer((_request, response) => response.writeHead(500).end())
+      proxy.on('connect', (request, socket) => {
+        asked.push(
+          `${request.method ?? ''} ${request.url ?? ''} ${request.headers['proxy-authorization'] ?? ''}`,
+        )
+        if (request.url?.startsWith('refused') === true) return void socket.end('HTTP/1.1 403 no\r\n\r\n')
+        const upstream = connect((server.address() as AddressInfo).port, '127.0.0.1', () => {
+          socket.write('HTTP/1.1 200 ok\r\n\r\n')
+          upstream.pipe(socket).pipe(upstream)
+        })
+        for (const end of [upstream, socket]) end.on('error', () => undefined)
+      })
+      await new Promise<void>(resolve => proxy.listen(0, '127.0.0.1', resolve))
+      const before = process.env['https_proxy']
+      process.env['https_proxy'] = `http://user:p%40ss@127.0.0.1:${(proxy.address() as AddressInfo).port}`
+      t.teardown(() => {
+        if (before === undefined) delete process.env['https_proxy']
+        else process.env['https_proxy'] = before
+        proxy.closeAllConnections()
+        proxy.close()
+      })
+      const far = await client(t, 'registry.example', { insecure: true })
+      t.ok((await readAll(far.blob(blob), 1 << 20, 'blob')).equals(data))
+      t.match(asked[0], `CONNECT registry.example:443 Basic ${Buffer.from('user:p@ss').toString('base64')}`)
+      const refusal = /proxy .* refuses refused.example:443: HTTP 403/
+      await t.rejects(client(t, 'refused.example'), { code: 'network', message: refusal })
+      await far.close()
+    })
+  },
+)
+
+t.test('$NO_PROXY and the kinds of proxy', async t => {
+  const via = (url: string, env: NodeJS.ProcessEnv) => proxyFor(new URL(url), env)?.host
+  const env = { HTTPS_PROXY: 'proxy.example:3128', NO_PROXY: 'a.example, .b.example,c.example:5000,10.0.0.1' }
+  t.equal(via('https://x.example/', env), 'proxy.example:3128')
+  t.equal(via('http://x.example/', env), undefined, 'only of https is one named')
+  for (const host of [
+    'a.example',
+    'x.a.example',
+    'b.example',
+    'y.b.example',
+    'c.example:5000',
+    '10.0.0.1',
+    '127.0.0.1:5000',
+    'localhost',
+    '[::1]:5000',
+  ]) {
+    t.equal(via(`https://${host}/`, env), undefined, host)
+  }
+  for (const host of ['aa.example', 'c.example', '10.0.0.11'])
+    t.equal(via(`https://${host}/`, env), 'proxy.example:3128', host)
+  t.equal(via('https://x/', { ...env, NO_PROXY: '*' }), undefined)
+  t.equal(via('http://x/', { ALL_PROXY: 'http://p' }), 'p')
+  t.throws(() => via('https://x/', { https_proxy: 'socks5://p:1' }), { code: 'unsupported' })
 })

@@ -18,6 +18,8 @@ const GROUPS: readonly { commands: readonly string[]; load: () => Promise<Group>
   { commands: ['build'], load: () => import('./commands/build.js') },
   { commands: ['commit'], load: () => import('./commands/commit.js') },
   { commands: ['system', 'info'], load: () => import('./commands/system.js') },
+  { commands: ['container'], load: () => import('./commands/container.js') },
+  { commands: ['plugin'], load: () => import('./commands/plugin.js') },
   { commands: ['volume'], load: () => import('./commands/volume.js') },
   { commands: ['completion', '__complete'], load: () => import('./commands/completion.js') },
 ]

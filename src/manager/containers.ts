@@ -22,6 +22,7 @@ import type { Images } from './images.js'
 import type { Layers } from './layers.js'
 import { Lease } from './leases.js'
 import { bootId, isMounted } from './mount-table.js'
+import type { RootfsMounts } from './mounts/rootfs-mounts.js'
 import type { StoreContext } from './store-context.js'
 import { notFound, StoreError } from './store-error.js'
 
@@ -76,6 +77,7 @@ export class Containers {
     readonly layers: Layers,
     readonly images: Images,
     readonly drivers: Drivers,
+    readonly rootfsMounts: RootfsMounts,
   ) {}
 
   /** @throws StoreError exists, not-found, invalid */
@@ -203,6 +205,10 @@ export class Containers {
       if (isAlive(target)) {
         // Without a row: its command died between mount and commit. It is ours all the same.
         this.#count(container, target)
+        await this.rootfsMounts.assemble(container, target).catch((error: unknown) => {
+          db.run('UPDATE mounts SET users = users - 1 WHERE target = ?', target)
+          throw error
+        })
         return target
       }
       await driver.unmount(target, { force: true })
@@ -223,6 +229,15 @@ export class Containers {
       ...(readOnly === undefined ? {} : { readOnly }),
     })
     this.#count(container, target)
+    try {
+      await this.rootfsMounts.assemble(container, target)
+    } catch (error) {
+      this.rootfsMounts.dismantle(target)
+      await driver.unmount(target, { force: true })
+      db.run('DELETE FROM mounts WHERE target = ?', target)
+      await this.rootfsMounts.releaseVolumes(container)
+      throw error
+    }
     return target
   }
 
@@ -264,9 +279,20 @@ export class Containers {
         db.run('UPDATE mounts SET users = users - 1 WHERE target = ?', row.target)
         return false
       }
-      await this.driverOf(container).unmount(row.target, { force: options.force === true })
+      if (isMounted(row.target)) {
+        if (options.force !== true) this.rootfsMounts.checkIdle(container, row.target)
+        if (isAlive(row.target)) this.rootfsMounts.dismantle(row.target)
+      }
+      try {
+        await this.driverOf(container).unmount(row.target, { force: options.force === true })
+      } catch (error) {
+        // Taken into use since we looked: as it was.
+        if (isMounted(row.target)) await this.rootfsMounts.assemble(container, row.target)
+        throw error
+      }
       db.run('DELETE FROM mounts WHERE target = ?', row.target)
     }
+    await this.rootfsMounts.releaseVolumes(container)
     return true
   }
 

@@ -31,7 +31,9 @@ export async function* exportContainer(
 ): AsyncGenerator<Uint8Array, void, void> {
   const target = await store.containers.mount(ref)
   try {
-    yield* plainTar(target, signal)
+    // A copy of the rootfs' own mount: volumes and the like are not the container's to export.
+    using alone = sys.openTree(sys.AT_FDCWD, fromUtf8(target), sys.OPEN_TREE_CLONE)
+    yield* tarTree(alone.n, { contents: 'plain', root: true, signal })
   } finally {
     await store.containers.unmount(ref)
   }

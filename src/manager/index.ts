@@ -21,3 +21,10 @@ export { Volumes, type CreateVolume, type PrunedVolumes, type VolumeRecord } fro
 export { parseVolumeFilter, type VolumeFilter } from './volumes/volume-filter.js'
 export { backupVolume, cloneVolume, restoreVolume, type BackupOptions } from './volumes/volume-transfer.js'
 export { exploreImage, type Exploration } from './explore.js'
+export {
+  createContainer,
+  pruneContainers,
+  removeContainer,
+  type CreateWithMounts,
+} from './containers/create.js'
+export { parseMountFlag, parseTmpfsFlag, parseVolumeFlag, type MountSpec } from './mounts/mount-spec.js'

@@ -17,6 +17,7 @@ import { Images } from './images.js'
 import { Layers } from './layers.js'
 import { dropLease, Lease } from './leases.js'
 import { bootId, detachWithin } from './mount-table.js'
+import { RootfsMounts } from './mounts/rootfs-mounts.js'
 import { StorePaths, storeRoot } from './paths.js'
 import { removeTree } from './remove-tree.js'
 import type { StoreContext } from './store-context.js'
@@ -49,8 +50,9 @@ export class Store implements Disposable, StoreContext {
     this.buildCache = new BuildCache(this)
     this.drivers = new Drivers(this, this.layers, choice)
     this.images = new Images(this, this.layers)
-    this.containers = new Containers(this, this.layers, this.images, this.drivers)
     this.volumes = new Volumes(this)
+    const rootfsMounts = new RootfsMounts(this.volumes)
+    this.containers = new Containers(this, this.layers, this.images, this.drivers, rootfsMounts)
     this.imageMounts = new ImageMounts(this, this.layers, this.images, this.drivers)
   }
 

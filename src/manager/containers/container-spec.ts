@@ -1,0 +1,29 @@
+/** What a container was created with, beyond its row: JSON in `containers.spec`. */
+import type { MountSpec } from '../mounts/mount-spec.js'
+
+export interface ContainerSpec {
+  readonly mounts: readonly MountSpec[]
+  /** The rootfs, not what is mounted in it. */
+  readonly readOnly: boolean
+  /** What `run` and `bundle` start. */
+  readonly process?: ProcessSpec
+}
+
+export interface ProcessSpec {
+  readonly args: readonly string[]
+  /** `A=b`, in order; added to the image's. */
+  readonly env: readonly string[]
+  readonly workdir?: string
+  readonly user?: string
+  readonly hostname?: string
+  readonly network: 'host' | 'none'
+  readonly terminal: boolean
+}
+
+const NOTHING: ContainerSpec = { mounts: [], readOnly: false }
+
+/** A container that the library created without a spec has none. */
+export function specOf(container: { readonly spec: unknown }): ContainerSpec {
+  const { spec } = container
+  return typeof spec === 'object' && spec !== null && 'mounts' in spec ? (spec as ContainerSpec) : NOTHING
+}

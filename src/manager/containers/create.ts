@@ -1,0 +1,166 @@
+/** Making and removing containers together with the volumes that they use. */
+import type { Digest } from '../../oci/index.js'
+import type { ContainerRecord } from '../containers.js'
+import type { MountSpec, VolumeMount } from '../mounts/mount-spec.js'
+import type { Store } from '../store.js'
+import { StoreError } from '../store-error.js'
+import type { VolumeUse } from '../volumes/volumes.js'
+import type { ContainerSpec, ProcessSpec } from './container-spec.js'
+
+export interface CreateWithMounts {
+  readonly name?: string | undefined
+  /** An image; or `chain`; or neither: an empty stack. */
+  readonly image?: string | undefined
+  readonly chain?: Digest | undefined
+  readonly labels?: Readonly<Record<string, string>>
+  /** In the order in which they were given. */
+  readonly mounts?: readonly MountSpec[]
+  readonly readOnly?: boolean
+  readonly process?: ProcessSpec
+}
+
+/**
+ * Makes a container, and those of its volumes that do not exist. VOLUME paths of the image become anonymous volumes
+ * unless something is mounted there.
+ * @throws StoreError invalid for two mounts on one target; what was made for the container is undone
+ */
+export async function createContainer(store: Store, options: CreateWithMounts): Promise<ContainerRecord> {
+  const mounts = withImageVolumes(store, options)
+  refuseDoubles(mounts)
+  const uses: VolumeUse[] = []
+  const made: string[] = []
+  try {
+    const users: [target: string, volume: string][] = []
+    const resolved: MountSpec[] = []
+    for (const mount of mounts) {
+      if (mount.type !== 'volume') {
+        resolved.push(mount)
+        continue
+      }
+      const use = await useVolume(store, mount, made)
+      uses.push(use)
+      users.push([mount.target, use.volume.name])
+      // By name: that is what a mount after a crash can still find.
+      resolved.push({ ...mount, name: use.volume.name })
+    }
+    const spec: ContainerSpec = {
+      mounts: resolved,
+      readOnly: options.readOnly === true,
+      ...(options.process === undefined ? {} : { process: options.process }),
+    }
+    const container = await store.containers.create({
+      ...(options.name === undefined ? {} : { name: options.name }),
+      ...(options.image === undefined ? {} : { image: options.image }),
+      ...(options.chain === undefined ? {} : { chain: options.chain }),
+      labels: options.labels ?? {},
+      spec,
+    })
+    store.db.transaction(() => {
+      for (const [target, volume] of users)
+        store.containers.rootfsMounts.addUser(container.id, target, volume)
+    })
+    return container
+  } catch (error) {
+    for (const use of uses.splice(0)) await use[Symbol.asyncDispose]()
+    for (const name of made) await store.volumes.remove(name).catch(() => undefined)
+    throw error
+  } finally {
+    for (const use of uses) await use[Symbol.asyncDispose]()
+  }
+}
+
+async function useVolume(store: Store, mount: VolumeMount, made: string[]): Promise<VolumeUse> {
+  const existing = mount.name === undefined ? undefined : store.volumes.lookup(mount.name)
+  const volume =
+    existing ??
+    (await store.volumes.create({
+      name: mount.name,
+      anonymous: mount.name === undefined,
+      options: mount.options,
+      labels: mount.labels,
+    }))
+  if (existing === undefined) made.push(volume.name)
+  return await store.volumes.use(volume.name)
+}
+
+function withImageVolumes(store: Store, options: CreateWithMounts): MountSpec[] {
+  const mounts = [...(options.mounts ?? [])]
+  if (options.image === undefined) return mounts
+  const config = store.images.config(store.images.find(options.image).id)
+  for (const path of Object.keys(config.config?.Volumes ?? {})) {
+    const target = path.replace(/\/+$/, '')
+    if (!target.startsWith('/') || mounts.some(mount => mount.target === target)) continue
+    mounts.push({
+      type: 'volume',
+      name: undefined,
+      target,
+      readOnly: false,
+      noCopy: false,
+      options: {},
+      labels: {},
+    })
+  }
+  return mounts
+}
+
+function refuseDoubles(mounts: readonly MountSpec[]): void {
+  const seen = new Set<string>()
+  for (const { target } of mounts) {
+    if (seen.has(target))
+      throw new StoreError('invalid', `two mounts have the target ${target}`, 'give each its own')
+    seen.add(target)
+  }
+}
+
+/** Removes a container; with `volumes` its anonymous volumes too, unless another container has them. */
+export async function removeContainer(
+  store: Store,
+  ref: string,
+  options: { readonly force?: boolean; readonly volumes?: boolean } = {},
+): Promise<string[]> {
+  const container = store.containers.find(ref)
+  const anonymous = store.db.all<{ name: string }>(
+    'SELECT DISTINCT v.name FROM volume_users AS u JOIN volumes AS v ON v.name = u.volume WHERE u.container = ? AND v.anonymous = 1',
+    container.id,
+  )
+  await store.containers.remove(container.id, { force: options.force === true })
+  const removed: string[] = []
+  for (const { name } of options.volumes === true ? anonymous : []) {
+    const volume = store.volumes.lookup(name)
+    if (volume === undefined || store.volumes.users(volume).length > 0) continue
+    await store.volumes.remove(name)
+    removed.push(name)
+  }
+  return removed
+}
+
+/** Containers that are not mounted. Returns them, and the bytes of their writable layers. */
+export async function pruneContainers(
+  store: Store,
+  options: { readonly dryRun?: boolean; readonly labels?: readonly string[] } = {},
+): Promise<{ names: string[]; bytes: number }> {
+  const names: string[] = []
+  let bytes = 0
+  for (const container of store.containers.list()) {
+    if (store.containers.mountpoint(container) !== undefined) continue
+    if (!(options.labels ?? []).every(label => hasLabel(container, label))) continue
+    const usage = await store.containers.usage(container)
+    try {
+      if (options.dryRun !== true) await store.containers.remove(container.id)
+    } catch (error) {
+      // Mounted or removed since we looked.
+      if (error instanceof StoreError && (error.code === 'in-use' || error.code === 'not-found')) continue
+      throw error
+    }
+    names.push(container.name)
+    bytes += usage.bytes
+  }
+  return { names, bytes }
+}
+
+/** `KEY` or `KEY=VALUE`. */
+export function hasLabel(container: Pick<ContainerRecord, 'labels'>, label: string): boolean {
+  const equals = label.indexOf('=')
+  const value = container.labels[equals < 0 ? label : label.slice(0, equals)]
+  return value !== undefined && (equals < 0 || value === label.slice(equals + 1))
+}

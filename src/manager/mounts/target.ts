@@ -1,0 +1,95 @@
+/**
+ * Places in a root filesystem that a stranger made. Every path is resolved with the rootfs as `/` (openat2
+ * RESOLVE_IN_ROOT, no magic links), and what is returned is a descriptor: nothing is looked up by a host path again, so
+ * a symlink in the image, also one that is swapped meanwhile, leads to another place in the rootfs at most.
+ */
+import { E } from '../../base/errno.js'
+import type { Fd } from '../../base/fd.js'
+import { SysError } from '../../base/sys-error.js'
+import type { ByteName } from '../../base/bytes.js'
+import * as sys from '../../sys/index.js'
+
+export const IN_ROOT = sys.RESOLVE_IN_ROOT | sys.RESOLVE_NO_MAGICLINKS
+
+/** As in the kernel (MAXSYMLINKS). */
+const MAX_SYMLINKS = 40
+
+const OPEN_PARENT = sys.O_PATH | sys.O_DIRECTORY | sys.O_NOFOLLOW
+
+/** An O_PATH descriptor of what `path` shows in the rootfs; `undefined` where nothing is. */
+export function openInRoot(root: number, path: ByteName): Fd | undefined {
+  try {
+    return sys.openat2(root, path, sys.O_PATH, 0, IN_ROOT)
+  } catch (error) {
+    if (error instanceof SysError && error.errno === E.ENOENT) return undefined
+    throw error
+  }
+}
+
+/**
+ * The same, made where it is missing: directories of mode 0755 above it, and itself as an empty directory or file. A
+ * dangling symlink on the way is followed inside the rootfs, and what it names is made.
+ * @throws SysError ENOTDIR, ELOOP, EROFS
+ */
+export function makeInRoot(root: number, path: ByteName, kind: 'directory' | 'file'): Fd {
+  const found = openInRoot(root, path)
+  if (found !== undefined) return found
+  makeMissing(root, path, kind)
+  return sys.openat2(root, path, sys.O_PATH, 0, IN_ROOT)
+}
+
+/**
+ * Walks component by component. `..` goes back to a descriptor that this walk has opened, never through the
+ * filesystem; symlinks are read and walked here, from the rootfs where they are absolute.
+ */
+function makeMissing(root: number, path: ByteName, kind: 'directory' | 'file'): void {
+  const walked: Fd[] = []
+  const todo = path.split('/').reverse()
+  let symlinks = 0
+  try {
+    for (let name = todo.pop(); name !== undefined; name = todo.pop()) {
+      if (name === '' || name === '.') continue
+      if (name === '..') {
+        walked.pop()?.close()
+        continue
+      }
+      const here = walked.at(-1)?.n ?? root
+      const stat = sys.statAt(here, name)
+      if (stat !== undefined && sys.S_ISLNK(stat.mode)) {
+        if (++symlinks > MAX_SYMLINKS) throw new SysError(E.ELOOP, 'open', path)
+        const target = sys.readlinkat(here, name)
+        if (target.startsWith('/')) for (const fd of walked.splice(0)) fd.close()
+        todo.push(...target.split('/').reverse())
+        continue
+      }
+      const last = !todo.some(rest => rest !== '' && rest !== '.')
+      if (stat === undefined && last && kind === 'file') {
+        makeFile(here, name)
+        return
+      }
+      if (stat === undefined) makeDirectory(here, name)
+      else if (last) return
+      walked.push(sys.openat(here, name, OPEN_PARENT))
+    }
+  } finally {
+    for (const fd of walked) fd.close()
+  }
+}
+
+function makeDirectory(dirfd: number, name: ByteName): void {
+  try {
+    sys.mkdirat(dirfd, name, 0o755)
+    sys.chmodAt(dirfd, name, 0o755)
+  } catch (error) {
+    if (!(error instanceof SysError && error.errno === E.EEXIST)) throw error
+  }
+}
+
+function makeFile(dirfd: number, name: ByteName): void {
+  const flags = sys.O_WRONLY | sys.O_CREAT | sys.O_EXCL | sys.O_NOFOLLOW
+  try {
+    sys.openat(dirfd, name, flags, 0o644).close()
+  } catch (error) {
+    if (!(error instanceof SysError && error.errno === E.EEXIST)) throw error
+  }
+}

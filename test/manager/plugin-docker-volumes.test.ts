@@ -1,0 +1,97 @@
+import { existsSync, statSync, writeFileSync } from 'node:fs'
+import { request } from 'node:http'
+import { join } from 'node:path'
+import { t } from 'tap'
+import { serveDockerVolumes } from '../../src/plugins/docker-volumes.js'
+import { Bench, isRoot, leftovers } from './fixture.js'
+
+const skip = isRoot ? false : 'needs root'
+
+/** As dockerd 20.10 sends it: POST, an empty Host, its own media type. */
+async function call(
+  socketPath: string,
+  path: string,
+  body?: object | string,
+): Promise<Record<string, unknown>> {
+  const text = body === undefined ? '' : typeof body === 'string' ? body : JSON.stringify(body)
+  return await new Promise((resolve, reject) => {
+    const headers = { Host: '', Accept: 'application/vnd.docker.plugins.v1.2+json' }
+    const sent = request({ socketPath, path, method: 'POST', headers, agent: false }, response => {
+      let answer = ''
+      response.setEncoding('utf8').on('data', (chunk: string) => (answer += chunk))
+      response.on('end', () => resolve({ status: response.statusCode, ...(JSON.parse(answer) as object) }))
+    })
+    sent.once('error', reject).end(text)
+  })
+}
+
+t.test('the protocol as dockerd and Podman speak it', { skip }, async t => {
+  const bench = new Bench(t)
+  using store = await bench.open()
+  const socket = bench.path('plugins', 'lamina.sock')
+  const end = new AbortController()
+  let served: Promise<void> = Promise.resolve()
+  await new Promise<void>(resolve => {
+    served = serveDockerVolumes(store, socket, end.signal, resolve)
+  })
+  t.equal(statSync(socket).mode & 0o777, 0o600)
+  const driver = (name: string, body?: object | string) => call(socket, `/VolumeDriver.${name}`, body)
+  const ok = { status: 200, Err: '' }
+
+  t.same(await call(socket, '/Plugin.Activate'), { ...ok, Implements: ['VolumeDriver'] })
+  t.same(await driver('Capabilities', {}), { ...ok, Capabilities: { Scope: 'local' } })
+  // docker volume create
+  t.same(await driver('Get', { Name: 'v1' }), { status: 200, Err: 'no such volume' })
+  t.same(await driver('Create', { Name: 'v1' }), ok)
+  // docker run -v v1:/data
+  t.match(await driver('Get', { Name: 'v1' }), {
+    ...ok,
+    Volume: { Name: 'v1', Mountpoint: /_data$/, Status: {} },
+  })
+  const first = 'a'.repeat(64)
+  const second = 'b'.repeat(64)
+  const { Mountpoint } = await driver('Mount', { Name: 'v1', ID: first })
+  writeFileSync(join(String(Mountpoint), 'file'), '')
+  t.match(await driver('Mount', { Name: 'v1', ID: second }), { ...ok, Mountpoint })
+  t.match(await driver('Path', { Name: 'v1' }), { ...ok, Mountpoint })
+  t.match(await driver('Remove', { Name: 'v1' }), {
+    status: 200,
+    Err: /volume v1 is used by plugin client aaaa/,
+  })
+  t.same(await driver('Unmount', { Name: 'v1', ID: first }), ok)
+  t.match(
+    await driver('Remove', { Name: 'v1' }),
+    { Err: /plugin client bbbb/ },
+    'the other container has it still',
+  )
+  t.same(await driver('Unmount', { Name: 'v1', ID: second }), ok)
+
+  // Options: a tmpfs is there from Mount to Unmount.
+  t.same(await driver('Create', { Name: 'm1', Opts: { type: 'tmpfs', device: 'tmpfs', o: 'size=1m' } }), ok)
+  const memory = await driver('Mount', { Name: 'm1', ID: first })
+  writeFileSync(join(String(memory['Mountpoint']), 'gone'), '')
+  t.same(await driver('Unmount', { Name: 'm1', ID: first }), ok)
+  t.notOk(existsSync(join(String(memory['Mountpoint']), 'gone')))
+  t.match(await driver('Create', { Name: 'v2', Opts: { size: '2m' } }), { status: 200, Err: /no size limit/ })
+  t.match(await driver('Create', { Name: '../up' }), { status: 200, Err: /is not a volume name/ })
+
+  for (const body of [undefined, {}]) {
+    t.match(await driver('List', body), { ...ok, Volumes: [{ Name: 'm1' }, { Name: 'v1' }] })
+  }
+  t.match(await driver('Create', 'not json'), { status: 200, Err: /not JSON/ })
+  t.match(await driver('Create', {}), { status: 200, Err: /no volume name/ })
+  t.match(await call(socket, '/VolumeDriver.Colour', {}), { status: 404 })
+  await t.rejects(serveDockerVolumes(store, socket, end.signal), { code: 'in-use' })
+  t.ok(existsSync(socket), 'and the running server keeps its socket')
+  for (const Name of ['v1', 'm1']) t.same(await driver('Remove', { Name }), ok)
+  end.abort()
+  await served
+  t.notOk(existsSync(socket))
+  writeFileSync(socket, '')
+  const ended = new AbortController()
+  const again = new Promise<void>((resolve, reject) => {
+    serveDockerVolumes(store, socket, ended.signal, () => ended.abort()).then(resolve, reject)
+  })
+  await again
+  t.same(leftovers(bench.root), [])
+})

@@ -27,6 +27,9 @@ export { SysError } from './base/sys-error.js'
 export type { ChangeKind } from './format/diff.js'
 export type { MountOptions } from './overlay/config.js'
 
+/** The storage manager: `await Store.open()`, images, layers, containers, volumes. */
+export * from './manager/index.js'
+
 export type Path = string | Uint8Array
 
 export interface MountRequest {

@@ -22,6 +22,8 @@ export function onStore(command: Command): Command {
 export async function withStore<T>(
   command: Command,
   body: (store: Store, signal: AbortSignal) => Promise<T> | T,
+  /** `ownSignals`: the body does with SIGINT and SIGTERM what it likes. */
+  { ownSignals = false }: { readonly ownSignals?: boolean } = {},
 ): Promise<T> {
   const { Store } = await import('../manager/store.js')
   const { StoreError } = await import('../manager/store-error.js')
@@ -33,7 +35,7 @@ export async function withStore<T>(
     received = signal
     interrupt.abort(new CliError('interrupted', signal === 'SIGTERM' ? 143 : 130))
   }
-  process.on('SIGINT', onSignal).on('SIGTERM', onSignal)
+  if (!ownSignals) process.on('SIGINT', onSignal).on('SIGTERM', onSignal)
   try {
     using store = await Store.open({
       ...(options.root === undefined ? {} : { root: options.root }),

@@ -58,7 +58,7 @@ async function runInNamespaces(options: RunOptions): Promise<number> {
   const groups = user.groups.length > 0 ? user.groups.join(',') : ''
   const script = `
     set -e; path=$PATH; PATH=/usr/sbin:/usr/bin:/sbin:/bin; root=$1; spec=$2; groups=$3; cwd=$4; shift 4
-    mount --bind "$root" "$root"; cd "$root"
+    mount --rbind "$root" "$root"; cd "$root"
     mkdir -p proc sys dev
     mount -t proc proc proc; mount -t sysfs -o ro,nosuid,nodev,noexec sysfs sys
     mount -t tmpfs -o mode=755,nosuid tmpfs dev

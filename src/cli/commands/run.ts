@@ -24,7 +24,7 @@ export function register(program: Command): void {
     .argument('[command...]', "the image's own otherwise")
     .option('--rm', 'remove the container and its anonymous volumes afterwards')
     .option('-i, --interactive', 'pass standard input on')
-    .option('-t, --tty', 'give it a terminal')
+    .option('-t, --tty', 'give it this terminal, standard input too')
     .option(
       '-e, --env <name=value>',
       'a variable; NAME alone takes the value from here; may be repeated',
@@ -49,7 +49,7 @@ Examples:
       const { network } = options
       if (network !== 'host' && network !== 'none')
         throw new CliError(`--network takes host or none, not ${network}`, 2)
-      if (options.tty === true && options.interactive === true && !process.stdin.isTTY) {
+      if (options.tty === true && !process.stdin.isTTY) {
         throw new CliError('standard input is not a terminal: leave -t out', 2)
       }
       if (options.tty === true && !process.stdout.isTTY) {

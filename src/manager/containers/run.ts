@@ -92,7 +92,7 @@ async function start(store: Store, id: string, rootfs: string, options: RunConta
       terminal: wanted.terminal,
       readOnly: options.readOnly === true,
       scratch: scratch.dir,
-      stdio: [options.interactive ? 'inherit' : 'ignore', 'inherit', 'inherit'],
+      stdio: [options.interactive || wanted.terminal ? 'inherit' : 'ignore', 'inherit', 'inherit'],
       onStart: started => (child = started),
     })
   } finally {

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import t from 'tap'
-import { Scratch, unavailable, type Mount, type Subject } from '../mount/fixture.js'
+import { Scratch, unavailable, type Mount, type MountRequest, type Subject } from '../mount/fixture.js'
 import type { Json } from './posix.js'
 import { errnoOf, outcome } from './posix.js'
 
@@ -28,6 +28,8 @@ export interface Context {
   mount(): Mount
   /** Another mount, over the same lower layers unless given, instead of the case's own (which must be unmounted). */
   again(over: { upper: string; work: string; lowers?: readonly string[] }): Mount
+  /** A further mount, of another subject, of any directories. */
+  over(subject: Exclude<Subject, 'plain'>, request: Omit<MountRequest, 'subject'>): Mount
   /** Records a value. */
   note(label: string, value: Json): void
   /** Records the result of `fn`, or its errno, and gives it back. */
@@ -177,6 +179,7 @@ class Shared implements Disposable {
         },
         mount: () => mount ?? notMounted(),
         again: notMounted,
+        over: notMounted,
       }),
     )
   }
@@ -240,6 +243,7 @@ function runAlone(
         remount: () => {},
         mount: notMounted,
         again: notMounted,
+        over: notMounted,
       }),
     )
     return
@@ -276,6 +280,7 @@ function runAlone(
         const other = scratch.mount({ ...mount.request, ...over })
         return other
       },
+      over: (kind, request) => scratch.mount({ ...request, subject: kind }),
     }),
   )
 }

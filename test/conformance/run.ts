@@ -304,8 +304,3 @@ function context(transcript: { [key: string]: Json }, base: Omit<Context, 'note'
     },
   }
 }
-
-/** Cases of features that are yet to come: counted in every run, run by `npm run test:pending-b`. */
-export function countPending(groups: Readonly<Record<string, Cases>>): number {
-  return Object.values(groups).reduce((sum, cases) => sum + Object.keys(cases).length, 0)
-}

@@ -32,10 +32,7 @@ import {
 import { compare, walk } from '../tree.js'
 import type { Cases, Context } from '../run.js'
 
-/**
- * What [B] brings: options that are off by default. Groups are moved from here into files of their own, and so into
- * `npm test`, as the features land.
- */
+/** Options that are off by default, one group of cases each. */
 
 const OVERLAY = ['kernel', 'lamina'] as const
 const dirTree = (dir: string): void => {
@@ -436,7 +433,7 @@ const limits: Cases = {
   },
 }
 
-export const pendingB: Readonly<Record<string, Cases>> = {
+export const optionGroups: Readonly<Record<string, Cases>> = {
   redirectDir,
   index,
   metacopy,

@@ -4,6 +4,7 @@ import {
   mkdirSync,
   readdirSync,
   readFileSync,
+  readlinkSync,
   renameSync,
   rmSync,
   writeFileSync,
@@ -11,6 +12,7 @@ import {
 import { join } from 'node:path'
 import type { ByteName } from '../base/bytes.js'
 import type { IoMode } from '../overlay/config.js'
+import { mountAt } from './mountinfo.js'
 
 /**
  * Where running daemons are found: for each mount `ID.json`, this record, and `ID.sock`, its control socket.
@@ -21,6 +23,8 @@ import type { IoMode } from '../overlay/config.js'
 export interface MountRecord {
   id: string
   pid: number
+  /** The pid namespace in which `pid` means the daemon, as its inode number: a container may share the run directory. */
+  pidNamespace: number
   /** Field 22 of /proc/PID/stat, so that a reused pid is not taken for the daemon. */
   startTime: number
   mountpoint: ByteName
@@ -105,7 +109,10 @@ export interface FoundRecord {
   record: MountRecord
 }
 
-/** The records of daemons that are alive, oldest first. Those of dead ones are removed. */
+/**
+ * The records of daemons that are alive, oldest first. Those of dead ones are removed. Of another pid namespace's nothing can be
+ * told by pid: they are left alone, and shown where their mount can be seen.
+ */
 export function readRecords(): FoundRecord[] {
   const found: FoundRecord[] = []
   for (const directory of candidates()) {
@@ -114,7 +121,9 @@ export function readRecords(): FoundRecord[] {
       if (!name.endsWith('.json')) continue
       const record = readRecord(join(directory, name))
       if (record === undefined) continue
-      if (isAlive(record)) found.push({ directory, record })
+      if (record.pidNamespace !== pidNamespace()) {
+        if (mountAt(record.mountpoint)?.device === record.device) found.push({ directory, record })
+      } else if (isAlive(record)) found.push({ directory, record })
       else removeRecord(directory, record.id)
     }
   }
@@ -133,6 +142,15 @@ function readRecord(path: string): MountRecord | undefined {
 export function isAlive(process_: { pid: number; startTime: number }): boolean {
   const now = startTimeOf(process_.pid)
   return now !== undefined && now === process_.startTime
+}
+
+/** The inode number of this process's pid namespace; 0 without /proc. */
+export function pidNamespace(): number {
+  try {
+    return Number(/\d+/.exec(readlinkSync('/proc/self/ns/pid'))?.[0] ?? 0)
+  } catch {
+    return 0
+  }
 }
 
 /** When a process started (clock ticks since boot); undefined when it has ended, a zombie included. */

@@ -14,6 +14,7 @@ import { serveControl } from './control-server.js'
 import { mountFuse } from './mount-fuse.js'
 import { mountAt } from './mountinfo.js'
 import {
+  pidNamespace,
   removeRecord,
   runDirectory,
   socketPath,
@@ -193,8 +194,9 @@ async function startSession(spec: MountSpec, overlay: Overlay, device: Fd): Prom
 function recordOf(spec: MountSpec, overlay: Overlay): MountRecord {
   const { lower, dataOnly, upper, work, mountpoint } = spec.overlay
   return {
-    id: `${process.pid}`,
+    id: `${pidNamespace()}-${process.pid}`,
     pid: process.pid,
+    pidNamespace: pidNamespace(),
     startTime: startTimeOf(process.pid) ?? 0,
     mountpoint,
     device: mountAt(mountpoint)?.device ?? '',

@@ -9,6 +9,7 @@ import { serveControl, type Controlled } from '../../src/daemon/control-server.j
 import { mountAt, parseMountinfo } from '../../src/daemon/mountinfo.js'
 import {
   isAlive,
+  pidNamespace,
   readRecords,
   runDirectory,
   startTimeOf,
@@ -27,6 +28,7 @@ function record(changes: Partial<MountRecord> = {}): MountRecord {
   return {
     id: `${process.pid}`,
     pid: process.pid,
+    pidNamespace: pidNamespace(),
     startTime: startTimeOf(process.pid) ?? 0,
     mountpoint: '/m\xff',
     device: '0:99',

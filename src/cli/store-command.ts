@@ -42,7 +42,8 @@ export async function withStore<T>(
       ...(options.storageDriver === undefined ? {} : { driver: options.storageDriver }),
     })
     return await body(store, interrupt.signal)
-  } catch (error) {
+  } catch (failure) {
+    const error = failure instanceof Error && 'suppressed' in failure ? failure.suppressed : failure
     if (received !== undefined) throw new CliError('interrupted', received === 'SIGTERM' ? 143 : 130)
     if (error instanceof StoreError) {
       const hint = error.hint === undefined ? '' : `: ${error.hint}`

@@ -14,7 +14,7 @@ import type { ClaimKind } from './claims.js'
 import { collect } from './collector.js'
 import { displayName } from './images.js'
 import { shortDigest } from './layers.js'
-import { isMounted, mountTable } from './mount-table.js'
+import { isMounted, mountTable, unmountOne } from './mount-table.js'
 import { removeTree } from './remove-tree.js'
 import type { Store } from './store.js'
 import { causeOf } from './store-error.js'
@@ -295,7 +295,7 @@ function* mountFindings(store: Store): Generator<Finding, void, void> {
         problem: 'its daemon has died',
         remedy: 'unmount it; the next mount starts anew',
         mend: () => {
-          sys.umount2(fromUtf8(target), sys.MNT_DETACH)
+          unmountOne(fromUtf8(target), true)
           store.db.run('DELETE FROM mounts WHERE target = ?', target)
         },
       }
@@ -313,7 +313,7 @@ function* mountFindings(store: Store): Generator<Finding, void, void> {
       name: toUtf8(target),
       problem: 'mounted in the store, and nothing refers to it',
       remedy: 'unmount it',
-      mend: () => sys.umount2(target, sys.MNT_DETACH),
+      mend: () => unmountOne(target, true),
     }
   }
 }

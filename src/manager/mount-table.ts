@@ -1,6 +1,7 @@
 /** /proc/self/mountinfo, as far as the manager needs it. Source: proc_pid_mountinfo(5). */
+import { spawnSync } from 'node:child_process'
 import { readFileSync } from 'node:fs'
-import { fromUtf8 } from '../base/bytes.js'
+import { fromUtf8, toUtf8 } from '../base/bytes.js'
 import type { ByteName } from '../base/bytes.js'
 import * as sys from '../sys/index.js'
 import { E } from '../base/errno.js'
@@ -43,11 +44,28 @@ export function mountsWithin(dir: string): ByteName[] {
   return inside.map(entry => entry.target).reverse()
 }
 
+/**
+ * umount2(2), or fusermount3 for a FUSE mount of an ordinary user.
+ * @throws SysError EBUSY, EINVAL (nothing is mounted there), EPERM
+ */
+export function unmountOne(target: ByteName, detach: boolean): void {
+  try {
+    sys.umount2(target, sys.UMOUNT_NOFOLLOW | (detach ? sys.MNT_DETACH : 0))
+  } catch (error) {
+    if (!(error instanceof SysError && error.errno === E.EPERM)) throw error
+    if (!mountTable().some(entry => entry.target === target)) throw new SysError(E.EINVAL, 'umount2', target)
+    const args = ['-u', '-q', ...(detach ? ['-z'] : []), '--', toUtf8(target)]
+    const { status, stderr } = spawnSync('fusermount3', args, { encoding: 'utf8' })
+    if (status === 0) return
+    throw /busy/i.test(stderr) || !detach ? new SysError(E.EBUSY, 'fusermount3', target) : error
+  }
+}
+
 /** Detaches whatever a dead command left mounted at or below `dir`, so that the directory can be removed. */
 export function detachWithin(dir: string): void {
   for (const target of mountsWithin(dir)) {
     try {
-      sys.umount2(target, sys.MNT_DETACH | sys.UMOUNT_NOFOLLOW)
+      unmountOne(target, true)
     } catch (error) {
       // Gone with its parent, or never ours to see.
       if (!(error instanceof SysError && (error.errno === E.EINVAL || error.errno === E.ENOENT))) throw error

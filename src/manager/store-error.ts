@@ -25,5 +25,7 @@ export function notFound(kind: string, name: string, hint?: string): StoreError 
 
 /** The one line of any error, for a cause clause. */
 export function causeOf(error: unknown): string {
+  // What went wrong first, not what then went wrong in cleaning up (SuppressedError of `using`).
+  if (error instanceof Error && 'suppressed' in error) return causeOf(error.suppressed)
   return error instanceof Error ? error.message : String(error)
 }

@@ -72,8 +72,8 @@ function laminaSteps(root: string, driver: string): Step[] {
     { name: 'save', command: l('image', 'save', '-o', join(root, '../saved.tar'), 'bench') },
     { name: 'remove', command: l('image', 'rm', 'bench') },
     { name: 'load', command: l('image', 'load', join(root, '../saved.tar')) },
-    { name: 'create', command: by(`await store.containers.create({ name: 'c', image: 'bench' })`) },
-    { name: 'mount', command: by(`await store.containers.mount('c')`) },
+    { name: 'create', command: by(`await store.containers.create({ name: 'cc', image: 'bench' })`) },
+    { name: 'mount', command: by(`await store.containers.mount('cc')`) },
     {
       name: '(change)',
       command: ['sh', '-c', `chroot "$(echo ${root}/containers/*/merged)" /bin/sh -c '${change}'`],
@@ -81,12 +81,12 @@ function laminaSteps(root: string, driver: string): Step[] {
     {
       name: 'diff',
       command: by(
-        `for await (const change of store.containers.changes('c')) console.log(change.kind, change.path)`,
+        `for await (const change of store.containers.changes('cc')) console.log(change.kind, change.path)`,
       ),
     },
-    { name: 'commit', command: l('commit', 'c', 'bench:2') },
-    { name: 'unmount', command: by(`await store.containers.unmount('c', { all: true })`) },
-    { name: 'remove container', command: by(`await store.containers.remove('c')`) },
+    { name: 'commit', command: l('commit', 'cc', 'bench:2') },
+    { name: 'unmount', command: by(`await store.containers.unmount('cc', { all: true })`) },
+    { name: 'remove container', command: by(`await store.containers.remove('cc')`) },
     { name: 'push', command: l('image', 'push', 'bench:2', `127.0.0.1:${PORT}/lamina-${driver}:2`) },
     { name: 'remove both', command: l('image', 'rm', 'bench', 'bench:2') },
     { name: 'pull', command: l('image', 'pull', `127.0.0.1:${PORT}/lamina-${driver}:2`) },

@@ -2,6 +2,7 @@ import { fromUtf8 } from '../../base/bytes.js'
 import { E } from '../../base/errno.js'
 import { SysError } from '../../base/sys-error.js'
 import * as sys from '../../sys/index.js'
+import { unmountOne } from '../mount-table.js'
 import { StoreError } from '../store-error.js'
 import { mountFailed } from './mount-error.js'
 
@@ -26,7 +27,7 @@ export function bindMount(source: string, target: string, readOnly: boolean): vo
 /** A target that is not mounted is no error: it is what was wanted. */
 export function unmountTarget(target: string, force: boolean): void {
   try {
-    sys.umount2(fromUtf8(target), sys.UMOUNT_NOFOLLOW | (force ? sys.MNT_DETACH : 0))
+    unmountOne(fromUtf8(target), force)
   } catch (error) {
     if (!(error instanceof SysError)) throw error
     if (error.errno === E.EINVAL || error.errno === E.ENOENT) return

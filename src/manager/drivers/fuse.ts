@@ -9,6 +9,7 @@ import { fileURLToPath } from 'node:url'
 import { fromUtf8 } from '../../base/bytes.js'
 import * as sys from '../../sys/index.js'
 import type { Change } from '../changes.js'
+import { ownership } from '../layer-form.js'
 import { StoreError } from '../store-error.js'
 import { unmountTarget } from './bind.js'
 import type { Availability, Box, Driver, LayerTree, MountRequest, Stack, Usage } from './driver.js'
@@ -53,12 +54,12 @@ export class FuseDriver implements Driver {
     options.push('redirect_dir=off', 'metacopy=off')
     if (request.readOnly === true) options.push('ro')
     if (request.size !== undefined) options.push(`size=${request.size}`)
-    await startDaemon(lower, options, request.target)
+    await startDaemon(lower, [...options, ...ownerOptions()], request.target)
   }
 
   async mountReadOnly(stack: Stack, target: string): Promise<void> {
     const lower = stack.dirs.length > 0 ? stack.dirs : [emptyLower(this.scratch)]
-    await startDaemon(lower, [], target)
+    await startDaemon(lower, ownerOptions(), target)
   }
 
   /** The daemon ends by itself once the kernel has let go of the mount. */
@@ -87,6 +88,11 @@ export class FuseDriver implements Driver {
   remove(box: Pick<Box, 'dir'>): Promise<void> {
     return removeBox(box)
   }
+}
+
+/** An ordinary user's store keeps owners in an attribute, which the daemon then shows. */
+function ownerOptions(): string[] {
+  return ownership() === 'xattr' ? ['xattr_permissions=2'] : []
 }
 
 function emptyLower(dir: string): string {

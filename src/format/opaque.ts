@@ -4,6 +4,8 @@
  * Source: Documentation/filesystems/overlayfs.rst; OCI image-spec layer.md ("Opaque Whiteout"); fuse-overlayfs(1).
  */
 import * as sys from '../sys/index.js'
+import { E } from '../base/errno.js'
+import { SysError } from '../base/sys-error.js'
 import { FUSE_OVERLAYFS_PREFIX, OVERLAY_PREFIXES, type OverlayPrefix } from './xattr-names.js'
 import { OPAQUE_HAS_XATTR_WHITEOUTS, WH_OPAQUE, WH_OPAQUE_CHAR } from './whiteout.js'
 
@@ -39,7 +41,17 @@ export function hasOpaqueMarker(dirfd: number): boolean {
   )
 }
 
-/** Makes the directory `name` (or `dirfd` itself for '') opaque for the kernel, fuse-overlayfs and us. */
+/**
+ * Makes the directory `name` (or `dirfd` itself for '') opaque for the kernel, fuse-overlayfs and us. On a filesystem without
+ * attributes a marker file says it, which fuse-overlayfs and we read, and the kernel does not.
+ */
 export function setOpaque(dirfd: number, name: string, prefix: OverlayPrefix): void {
-  sys.setxattrAt(dirfd, name, prefix + 'opaque', Buffer.from('y'))
+  try {
+    sys.setxattrAt(dirfd, name, prefix + 'opaque', Buffer.from('y'))
+  } catch (error) {
+    if (!(error instanceof SysError) || error.errno !== E.EOPNOTSUPP) throw error
+    const path = name === '' ? '.' : name
+    using dir = sys.openat(dirfd, path, sys.O_PATH | sys.O_DIRECTORY | sys.O_NOFOLLOW)
+    sys.openat(dir.n, WH_OPAQUE, sys.O_CREAT | sys.O_WRONLY | sys.O_NOFOLLOW, 0o600).close()
+  }
 }

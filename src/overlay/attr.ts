@@ -6,6 +6,7 @@ import type { AttrReply, Caller, SetAttr, StatxReply } from '../fuse/filesystem.
 import { ensureUpper } from './copy-up.js'
 import type { Inode } from './inode.js'
 import { openReal } from './io.js'
+import { chownReal } from './metadata.js'
 import type { At, View } from './view.js'
 
 export function getattr(view: View, inode: Inode): AttrReply {
@@ -36,7 +37,7 @@ export function setattr(view: View, inode: Inode, change: SetAttr): AttrReply {
   if (change.size !== undefined) truncate(view, inode, change.size)
   if (change.uid !== undefined || change.gid !== undefined) chown(view, inode, at, change)
   if (change.mode !== undefined) chmod(view, inode, at, change.mode)
-  else if (change.killSuidgid) killSuidgid(at, inode)
+  else if (change.killSuidgid) killSuidgid(view, inode, at)
   if (change.atime !== undefined || change.mtime !== undefined) utimens(at, change)
   return getattr(view, inode)
 }
@@ -74,30 +75,34 @@ function keepInAttribute(
   change: { uid?: number | undefined; gid?: number | undefined; mode?: number },
 ): void {
   const stat = view.stat(inode)
-  const kept = view.owner.read(at) ?? { uid: stat.uid, gid: stat.gid, mode: stat.mode & 0o7777 }
-  view.owner.write(at, {
-    ...kept,
-    uid: change.uid ?? kept.uid,
-    gid: change.gid ?? kept.gid,
-    mode: change.mode ?? kept.mode,
-  })
+  const before = view.owner.read(at) ?? { uid: stat.uid, gid: stat.gid, mode: stat.mode & 0o7777 }
+  const kept = {
+    ...before,
+    uid: change.uid ?? before.uid,
+    gid: change.gid ?? before.gid,
+    mode: change.mode ?? before.mode,
+  }
+  if (view.owner.write(at, kept)) return
+  chownReal(at, kept.uid, kept.gid)
+  if (change.mode !== undefined && inode.type !== sys.S_IFLNK) sys.chmodAt(at.dirfd, at.name, kept.mode)
 }
 
 /** What fallocate and copy_file_range by an ordinary user take away: these requests carry no KILL_SUIDGID flag. */
 export function contentChangedBy(view: View, inode: Inode, caller: Caller): void {
   if (caller.uid === 0) return
   ensureUpper(view, inode)
-  if (killSuidgid(view.at(inode), inode)) view.attrChanged(inode)
+  if (killSuidgid(view, inode, view.at(inode))) view.attrChanged(inode)
 }
 
 /** What a write or truncation by an ordinary user takes away (FUSE_HANDLE_KILLPRIV_V2). */
-function killSuidgid(at: At, inode: Inode): boolean {
+function killSuidgid(view: View, inode: Inode, at: At): boolean {
   if (inode.type !== sys.S_IFREG) return false
   const stat = sys.statAt(at.dirfd, at.name)
   if (stat === undefined) return false
-  const mode = withoutSuidgid(stat.mode)
-  if (mode === stat.mode) return false
-  sys.chmodAt(at.dirfd, at.name, mode & 0o7777)
+  const before = view.owner.stored(stat, () => at).mode
+  const mode = withoutSuidgid(before)
+  if (mode === before) return false
+  chmod(view, inode, at, mode)
   return true
 }
 
@@ -110,9 +115,9 @@ function withoutSuidgid(mode: number): number {
 export function dropSetgid(view: View, inode: Inode): void {
   const at = view.at(inode)
   const stat = sys.statAt(at.dirfd, at.name)
-  if (stat !== undefined && (stat.mode & sys.S_ISGID) !== 0) {
-    chmod(view, inode, at, stat.mode & 0o7777 & ~sys.S_ISGID)
-  }
+  if (stat === undefined) return
+  const { mode } = view.owner.stored(stat, () => at)
+  if ((mode & sys.S_ISGID) !== 0) chmod(view, inode, at, mode & 0o7777 & ~sys.S_ISGID)
 }
 
 function utimens(at: At, change: SetAttr): void {

@@ -15,10 +15,10 @@ import { Fd } from '../base/fd.js'
 import { Again } from '../fuse/filesystem.js'
 import { type DirInode, type Inode } from './inode.js'
 import { DirReal, openBeneath, Real } from './layer.js'
-import { METACOPY_WITHOUT_DIGEST, OVERLAY_PREFIXES } from '../format/index.js'
+import { METACOPY_WITHOUT_DIGEST, OVERLAY_PREFIXES, OVERRIDE_STAT_CONTAINERS } from '../format/index.js'
 import { keepLinks, keepLinksByLower } from './hardlinks.js'
 import { upperKey } from './lookup.js'
-import { copyMetadata, copyTimes, keepingTimes } from './metadata.js'
+import { chownReal, copyMetadata, copyTimes, keepingTimes } from './metadata.js'
 import { originRecord } from './origin-ino.js'
 import type { At, View } from './view.js'
 
@@ -78,11 +78,25 @@ function begin(view: View, inode: Inode): CopyUp {
 function dress(view: View, copy: CopyUp, to: At): void {
   const made = sys.statAt(to.dirfd, to.name)
   if (made === undefined) throw new SysError(E.EIO, 'copy-up', copy.inode.name)
-  copyMetadata(copy.from, to, copy.stat, made)
-  const kept = view.owner.overrideAttr === undefined ? undefined : view.owner.read(copy.from)
-  if (kept !== undefined) view.owner.write(to, kept)
+  if (view.owner.reads) dressByAttribute(view, copy, to, made)
+  else copyMetadata(copy.from, to, copy.stat, made)
   if (copy.origin !== undefined) setOrigin(view, to, copy.origin)
   if (copy.inode.links > 0) keepLinksByLower(view, to, copy.inode.links, copy.stat.nlink)
+}
+
+/** Where either side keeps owner and mode in an attribute: from there, and to where this mount keeps them. */
+function dressByAttribute(view: View, { from, stat }: CopyUp, to: At, made: sys.Stat): void {
+  const { uid, gid, mode, rdev } = view.owner.stored(stat, () => from)
+  if (view.owner.overrideAttr === undefined) {
+    copyMetadata(from, to, { ...stat, uid, gid, mode }, made, OVERRIDE_STAT_CONTAINERS)
+    return
+  }
+  const real = { ...stat, uid: made.uid, gid: made.gid, mode: view.owner.disguise(mode) }
+  copyMetadata(from, to, real, made, OVERRIDE_STAT_CONTAINERS)
+  const type = mode & sys.S_IFMT
+  const differs = type !== (made.mode & sys.S_IFMT)
+  const kept = view.owner.write(to, { uid, gid, mode: mode & 0o7777, ...(differs && { type, rdev }) })
+  if (!kept) chownReal(to, uid, gid)
 }
 
 /** user.* attributes exist on files and directories only; without an origin the object is merely "added" later. */
@@ -189,7 +203,8 @@ function copyUpSpecial(view: View, inode: Inode): void {
       if (inode.type === sys.S_IFLNK) {
         sys.symlinkat(sys.readlinkat(copy.from.dirfd, copy.from.name), fd, temp)
       } else {
-        sys.mknodat(fd, temp, copy.stat.mode, copy.stat.rdev)
+        const { mode, rdev } = view.owner.stored(copy.stat, () => copy.from)
+        sys.mknodat(fd, temp, view.owner.overrideAttr === undefined ? mode : view.owner.disguise(mode), rdev)
       }
       dress(view, copy, { dirfd: fd, name: temp })
     },

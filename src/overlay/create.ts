@@ -31,8 +31,9 @@ export interface NewObject {
 export function create(view: View, parent: DirInode, name: string, what: NewObject): Entry {
   // It would be a whiteout of the upper layer. The kernel refuses it too, so that a nested overlay writes xattrs instead.
   if ((what.mode & sys.S_IFMT) === sys.S_IFCHR && what.rdev === 0) throw new SysError(E.EPERM, 'mknod', name)
+  const real = onDisk(view, what)
   return createWith(view, parent, name, what, at => {
-    makeObject(at, what)
+    makeObject(at, real)
   }).entry
 }
 
@@ -43,9 +44,10 @@ export function createFile(
   name: string,
   what: NewObject,
 ): { entry: Entry; fd: Fd } {
+  const { mode } = onDisk(view, what)
   const { entry, made } = createWith(view, parent, name, what, at => {
     const flags = sys.O_CREAT | sys.O_EXCL | sys.O_RDWR | sys.O_NOFOLLOW
-    return sys.openat(at.dirfd, at.name, flags, what.mode & 0o7777)
+    return sys.openat(at.dirfd, at.name, flags, mode & 0o7777)
   })
   return { entry, fd: made }
 }
@@ -59,6 +61,12 @@ export function prepareParent(view: View, parent: DirInode, name: string): void 
   if (isMarkerName(name)) throw new SysError(E.EINVAL, 'create', name)
   if (parent.children.has(name)) throw new SysError(E.EEXIST, 'create', name)
   ensureUpper(view, parent)
+}
+
+/** What is really made of it: something else where owner and mode go into an attribute. */
+function onDisk(view: View, what: NewObject): NewObject {
+  if (view.owner.overrideAttr === undefined) return what
+  return { ...what, mode: view.owner.disguise(what.mode & ~(what.umask & 0o777)) }
 }
 
 function makeObject(at: At, what: NewObject): void {
@@ -131,7 +139,7 @@ function stageOver<T>(
     try {
       const made = view.owner.asCaller(what.caller, what.umask, () => make({ dirfd: roomFd, name: 'x' }))
       try {
-        keepOwner(view, { dirfd: roomFd, name: 'x' }, what)
+        keepOwner(view, { dirfd: roomFd, name: 'x' }, parent, what)
         // What a whiteout hid must stay hidden under a new directory.
         if (isDir && parent.merges) setOpaque(roomFd, 'x', view.prefix)
         replaceWhiteout(view, roomFd, 'x', parent, dirfd, name, isDir)
@@ -209,15 +217,20 @@ export function dropMarker(view: View, parent: DirInode, dirfd: number, name: st
   }
 }
 
-/** Where owner and mode live in an attribute, a new object gets its own before it is seen. */
-function keepOwner(view: View, at: At, what: NewObject): void {
+/** Where owner and mode live in an attribute, a new object gets its own before it is seen; its group from a setgid directory. */
+function keepOwner(view: View, at: At, parent: DirInode, what: NewObject): void {
   if (view.owner.overrideAttr === undefined) return
   const stat = sys.statAt(at.dirfd, at.name)
   if (stat === undefined) return
+  const directory = view.owner.stored(view.stat(parent), () => view.at(parent))
+  const inherits = (directory.mode & sys.S_ISGID) !== 0
+  const type = what.mode & sys.S_IFMT
+  const setgid = inherits && type === sys.S_IFDIR ? sys.S_ISGID : 0
   view.owner.write(at, {
     uid: view.owner.uidOnDisk(what.caller.uid),
-    gid: view.owner.gidOnDisk(what.caller.gid),
-    mode: (what.mode & 0o7777 & ~what.umask) | (stat.mode & sys.S_ISGID),
+    gid: inherits ? directory.gid : view.owner.gidOnDisk(what.caller.gid),
+    mode: (what.mode & 0o7777 & ~what.umask) | setgid,
+    ...(type !== (stat.mode & sys.S_IFMT) && { type, rdev: what.rdev ?? 0 }),
   })
 }
 
@@ -245,9 +258,10 @@ export function createTmpfile(view: View, parent: DirInode, what: NewObject): { 
   ensureUpper(view, parent)
   const dirfd = view.upperFd(parent)
   const fd = view.owner.asCaller(what.caller, what.umask, () =>
-    sys.openat(dirfd, '.', sys.O_TMPFILE | sys.O_RDWR, what.mode & 0o7777),
+    sys.openat(dirfd, '.', sys.O_TMPFILE | sys.O_RDWR, onDisk(view, what).mode & 0o7777),
   )
   try {
+    keepOwner(view, { dirfd: fd.n, name: '' }, parent, what)
     const stat = sys.statFd(fd.n)
     const inode: Inode = view.table.create(sys.S_IFREG, view.inos.shown(stat))
     inode.orphan = sys.openat(sys.AT_FDCWD, `/proc/self/fd/${fd.n}`, sys.O_PATH)

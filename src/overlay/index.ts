@@ -21,7 +21,7 @@ import type {
   StatxReply,
 } from '../fuse/filesystem.js'
 import * as attr from './attr.js'
-import type { OverlayConfig } from './config.js'
+import type { MountOptions, OverlayConfig } from './config.js'
 import * as create from './create.js'
 import { DirInode, type Inode, ROOT_ID } from './inode.js'
 import { InoMap } from './ino.js'
@@ -88,7 +88,7 @@ export class Overlay implements FileSystem {
       new DirFds(dirFdLimit()),
       new ListingCache(MAX_LISTED),
       inos,
-      new Ownership(options),
+      ownershipOf(layers, options),
       options,
       layers.prefix,
       root,
@@ -336,6 +336,24 @@ function entryOf(path: string): Mountpoint | null {
   const dir = sys.statAt(sys.AT_FDCWD, path.slice(0, slash) || '/', 0)
   if (dir === undefined) return null
   return { dev: dir.dev, inoHi: dir.inoHi, inoLo: dir.inoLo, name: path.slice(slash + 1) }
+}
+
+/** With xattr_permissions upper's root is marked, as fuse-overlayfs does it: readers look at nothing else. */
+function ownershipOf(layers: OpenedLayers, options: MountOptions): Ownership {
+  const marks = layers.lowers.map(layer => Ownership.markOf(layer.rootFd.n))
+  const ofUpper = layers.upper === null ? undefined : Ownership.markOf(layers.upper.rootFd.n)
+  const any = [ofUpper, ...marks].some(mark => mark !== undefined)
+  const owner = new Ownership(options, { any, upper: ofUpper })
+  const upper = layers.upper?.rootFd.n
+  if (
+    upper !== undefined &&
+    owner.overrideAttr !== undefined &&
+    owner.read({ dirfd: upper, name: '' }) === undefined
+  ) {
+    const { uid, gid, mode } = sys.statFd(upper)
+    owner.write({ dirfd: upper, name: '' }, { uid, gid, mode: mode & 0o7777 })
+  }
+  return owner
 }
 
 /** FOPEN_KEEP_CACHE: the page cache belongs to the inode, not to one opening of it. */

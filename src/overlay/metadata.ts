@@ -11,12 +11,27 @@ import type { At } from './view.js'
  * changes the mode, and everything but the last changes nothing of the times that are set then.
  * @throws SysError ENOSPC, EDQUOT, EPERM, EIO: the copy is then worthless
  */
-export function copyMetadata(from: At, to: At, stat: Stat, to_owner: { uid: number; gid: number }): void {
+export function copyMetadata(
+  from: At,
+  to: At,
+  stat: Stat,
+  to_owner: { uid: number; gid: number },
+  without?: string,
+): void {
   if (to_owner.uid !== stat.uid || to_owner.gid !== stat.gid)
     sys.fchownat(to.dirfd, to.name, stat.uid, stat.gid)
-  copyXattrs(from, to)
+  copyXattrs(from, to, without)
   if (!sys.S_ISLNK(stat.mode)) sys.chmodAt(to.dirfd, to.name, stat.mode & 0o7777)
   copyTimes(to, stat)
+}
+
+/** The owner of what cannot carry it in an attribute. Without privilege it stays the daemon's, as fuse-overlayfs leaves it. */
+export function chownReal(at: At, uid: number, gid: number): void {
+  try {
+    sys.fchownat(at.dirfd, at.name, uid, gid)
+  } catch (error) {
+    if (!(error instanceof SysError) || (error.errno !== E.EPERM && error.errno !== E.EINVAL)) throw error
+  }
 }
 
 export function copyTimes(to: At, stat: Stat): void {
@@ -28,9 +43,10 @@ function mustCopy(name: string): boolean {
   return name.startsWith('system.posix_acl_') || name.startsWith('security.')
 }
 
-export function copyXattrs(from: At, to: At): void {
+/** @param without a name that is not to be copied */
+export function copyXattrs(from: At, to: At, without?: string): void {
   for (const name of sys.listxattrAt(from.dirfd, from.name)) {
-    if (isPrivateXattr(name)) continue
+    if (isPrivateXattr(name) || name === without) continue
     const value = sys.getxattrAt(from.dirfd, from.name, name)
     if (value === undefined) continue
     try {

@@ -163,7 +163,7 @@ function prepareWork(workdir: Fd, config: OverlayConfig): WorkDir {
       makeDir(fd.n, 'incompat')
       makeDir(fd.n, VOLATILE)
     }
-    const prefix = config.options.noxattrs ? defaultPrefix() : workingPrefix(fd)
+    const prefix = workingPrefix(fd)
     return new WorkDir(fd, prefix ?? defaultPrefix(), probeFeatures(fd, prefix, config))
   } catch (error) {
     fd.close()

@@ -40,40 +40,51 @@ export class Ownership {
   private readonly squashGid: number | undefined
   /** The attribute that we write; undefined where owner and mode are the real ones. */
   readonly overrideAttr: string | undefined
+  /** Whether objects may carry such an attribute: it is asked for, or a layer's root says so (as fuse-overlayfs marks them). */
+  readonly reads: boolean
   private readonly plain: boolean
 
-  constructor(options: MountOptions) {
+  /** `marked`: the attributes that layers' roots carry; `upper`'s, if any, goes on being the one that is written there. */
+  constructor(options: MountOptions, marked: { any: boolean; upper: string | undefined }) {
     this.uidMap = options.uidMapping
     this.gidMap = options.gidMapping
     this.squashUid = options.squashToRoot ? 0 : options.squashToUid
     this.squashGid = options.squashToRoot ? 0 : options.squashToGid
-    this.overrideAttr = [undefined, OVERRIDE_STAT_SECURITY, OVERRIDE_STAT_CONTAINERS][
-      options.xattrPermissions
-    ]
+    // fuse-overlayfs 1.10 writes the older name, and fails on a directory that holds one file without it.
+    const user = marked.upper === OVERRIDE_STAT_LEGACY ? OVERRIDE_STAT_LEGACY : OVERRIDE_STAT_CONTAINERS
+    this.overrideAttr = [undefined, OVERRIDE_STAT_SECURITY, user][options.xattrPermissions]
+    this.reads = marked.any || this.overrideAttr !== undefined
     this.plain =
       this.uidMap === undefined &&
       this.gidMap === undefined &&
       this.squashUid === undefined &&
       this.squashGid === undefined &&
-      this.overrideAttr === undefined
+      !this.reads
+  }
+
+  /** By which attribute the directory behind `fd`, a layer's root, says that owners are kept below it. */
+  static markOf(fd: number): string | undefined {
+    const names = sys.listxattrAt(fd, '')
+    return ATTRS.find(attr => names.includes(attr))
   }
 
   shown(stat: Stat, inode: Inode, view: View): Shown {
     if (this.plain) return stat
-    return this.map(this.override(stat, () => view.at(inode)))
+    return this.map(this.stored(stat, () => view.at(inode)))
   }
 
   /** The S_IF type of what was found, which an override attribute may change (a device kept as a file). */
   type(stat: Stat, found: Resolved, view: View): number {
-    if (this.overrideAttr === undefined) return stat.mode & sys.S_IFMT
+    if (!this.reads) return stat.mode & sys.S_IFMT
     const real = found.upper ?? found.lowers[0] ?? found.lower
     if (real?.parent == null) return stat.mode & sys.S_IFMT
     const dirfd = view.fds.get(real.parent)
-    return this.override(stat, () => ({ dirfd, name: real.name })).mode & sys.S_IFMT
+    return this.stored(stat, () => ({ dirfd, name: real.name })).mode & sys.S_IFMT
   }
 
-  private override(stat: Stat, at: () => At): Shown {
-    if (this.overrideAttr === undefined) return stat
+  /** Owner, mode with type, and device number as the layer has them, in its attributes or for real; not mapped. */
+  stored(stat: Stat, at: () => At): Shown {
+    if (!this.reads) return stat
     const kept = this.read(at())
     if (kept === undefined) return stat
     return {
@@ -93,10 +104,35 @@ export class Ownership {
     return undefined
   }
 
-  /** Writes owner, mode and, where the real object is of another type, the type into the attribute. */
-  write(at: At, kept: OverrideStat): void {
-    if (this.overrideAttr === undefined) return
-    sys.setxattrAt(at.dirfd, at.name, this.overrideAttr, formatOverrideStat(kept))
+  /**
+   * Writes owner, mode and, where the real object is of another type, the type into the attribute. False where the object
+   * cannot carry it: user.* exists on files and directories only, so a symlink's owner is the real one.
+   */
+  write(at: At, kept: OverrideStat): boolean {
+    if (this.overrideAttr === undefined) return false
+    try {
+      sys.setxattrAt(at.dirfd, at.name, this.overrideAttr, formatOverrideStat(kept))
+      return true
+    } catch (error) {
+      const cannot = error instanceof SysError && error.errno === E.EPERM && this.isUserAttr
+      if (!cannot) throw error
+      return false
+    }
+  }
+
+  private get isUserAttr(): boolean {
+    return this.overrideAttr?.startsWith('user.') === true
+  }
+
+  /**
+   * The type and mode that an object has on disk when `mode` is kept in the attribute: usable by the daemon, setting nobody's
+   * ids, and a plain file in the place of what cannot carry the attribute, or be made without privilege.
+   */
+  disguise(mode: number): number {
+    const type = mode & sys.S_IFMT
+    if (type === sys.S_IFLNK) return mode
+    const onDisk = type === sys.S_IFDIR || type === sys.S_IFREG || !this.isUserAttr ? type : sys.S_IFREG
+    return onDisk | (mode & 0o777) | (type === sys.S_IFDIR ? 0o700 : 0o600)
   }
 
   private map(stat: Shown): Shown {

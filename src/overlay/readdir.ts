@@ -30,7 +30,9 @@ export function readdir(view: View, dir: DirInode, cookie: number, sink: DirSink
     if (name === undefined) continue
     if (!sink.fits(name)) return
     const next = at + FIRST_COOKIE
-    const type = listing.types[at] ?? sys.DT_UNKNOWN
+    const real = listing.types[at] ?? sys.DT_UNKNOWN
+    // A plain file may stand for a device whose numbers are kept in an attribute.
+    const type = view.owner.reads && real === sys.DT_REG ? sys.DT_UNKNOWN : real
     const added = sink.plus
       ? addPlus(view, dir, sink, name, type, next)
       : sink.add(name, entryIno(view, dir, listing, at, name), type, next)

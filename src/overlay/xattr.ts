@@ -93,6 +93,6 @@ function isOwn(view: View, name: string): boolean {
   return (
     name.startsWith(FUSE_OVERLAYFS_PREFIX) ||
     name === OVERRIDE_STAT_SECURITY ||
-    (name === OVERRIDE_STAT_CONTAINERS && view.owner.overrideAttr !== undefined)
+    (name === OVERRIDE_STAT_CONTAINERS && view.owner.reads)
   )
 }

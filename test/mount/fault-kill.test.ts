@@ -3,7 +3,14 @@ import fs from 'node:fs'
 import path from 'node:path'
 import t from 'tap'
 import { Random } from '../fuzz/random.js'
-import { differences, nextOperation, plantLayers, shownEntries, type Tree, type Operation } from './fault-tree.js'
+import {
+  differences,
+  nextOperation,
+  plantLayers,
+  shownEntries,
+  type Tree,
+  type Operation,
+} from './fault-tree.js'
 import { Scratch, unavailable, type Mount } from './fixture.js'
 
 /**

@@ -20,6 +20,7 @@ export interface Subject {
   missing(): string | undefined
   version(): string
   mount(place: Place): void
+  /** Returns when it is unmounted. The daemons of others may then take two seconds to end, ours has ended. */
   unmount(place: Place): Promise<void>
   /** Of the daemon; undefined for the kernel's. */
   pid(place: Place): number | undefined
@@ -45,17 +46,16 @@ export function daemonOf(mountpoint: string): number | undefined {
 }
 
 /** Waits until the kernel has let go of it: files that a tool closed a moment ago may keep it busy. */
-async function umount(mountpoint: string, pid: number | undefined): Promise<void> {
+async function umount(mountpoint: string): Promise<void> {
   for (let tries = 0; ; tries++) {
     try {
       run('umount', [mountpoint])
-      break
+      return
     } catch (error) {
       if (tries === 50) throw error
       await after(100)
     }
   }
-  while (pid !== undefined && fs.existsSync(`/proc/${pid}`)) await after(2)
 }
 
 const overlayOptions = (place: Place): string =>
@@ -80,7 +80,7 @@ const KERNEL: Subject = {
       : 'the kernel has no overlayfs',
   version: kernelRelease,
   mount: place => void run('mount', ['-t', 'overlay', 'bench', '-o', overlayOptions(place), place.merged]),
-  unmount: place => umount(place.merged, undefined),
+  unmount: place => umount(place.merged),
   pid: () => undefined,
 }
 
@@ -90,7 +90,7 @@ const FUSE_OVERLAYFS: Subject = {
     needsFuse() ?? (installed('fuse-overlayfs') ? undefined : 'not installed (package fuse-overlayfs)'),
   version: () => firstVersion(/^fuse-overlayfs.*$/m.exec(run('fuse-overlayfs', ['--version']))?.[0] ?? ''),
   mount: place => void run('fuse-overlayfs', ['-o', `${overlayOptions(place)},allow_other`, place.merged]),
-  unmount: place => umount(place.merged, daemonOf(place.merged)),
+  unmount: place => umount(place.merged),
   pid: place => daemonOf(place.merged),
 }
 
@@ -105,7 +105,7 @@ const UNIONFS: Subject = {
       `${place.upper}=RW:${place.lower}=RO`,
       place.merged,
     ]),
-  unmount: place => umount(place.merged, daemonOf(place.merged)),
+  unmount: place => umount(place.merged),
   pid: place => daemonOf(place.merged),
 }
 

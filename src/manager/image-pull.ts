@@ -1,11 +1,13 @@
 /** `pull`: an image of a registry. */
-import { createReadStream, rmSync } from 'node:fs'
+import { createReadStream, rmSync, statSync } from 'node:fs'
+import { open } from 'node:fs/promises'
 import { join } from 'node:path'
 import {
   digestHex,
   parseReference,
   Registry,
   repositoryName,
+  verifying,
   withDefaultTag,
   formatReference,
 } from '../oci/index.js'
@@ -62,31 +64,62 @@ export async function pullImage(store: Store, ref: string, options: PullOptions 
   }
 }
 
-/** Each blob goes to a file of its own under partial/, one process at a time. */
+/**
+ * Each blob is unpacked as it comes, and kept in a file of its own under partial/ until it is stored: what a broken
+ * download has brought is not asked for again, by whichever process goes on. One process at a time has a blob.
+ */
 function downloader(store: Store, registry: Registry): OpenLayer {
   return async (descriptor, isStored, report, signal): Promise<Download | undefined> => {
     const name = `sha256-${digestHex(descriptor.digest)}`
     const file = join(store.paths.partial, name)
     const claim = await store.claims.wait('partial', name, signal)
-    try {
-      if (isStored()) {
-        claim.release()
-        return undefined
-      }
-      await registry.downloadBlob(descriptor, file, done => report(done))
-      report(descriptor.size, 'extracting')
-    } catch (error) {
-      // The file stays: the next attempt goes on from it.
+    if (isStored()) {
       claim.release()
-      throw error
+      return undefined
     }
     return {
-      source: createReadStream(file, { highWaterMark: 1 << 20 }),
-      release: () => {
-        rmSync(file, { force: true })
+      source: verifying(
+        download(registry, descriptor, file, report),
+        descriptor,
+        `blob ${descriptor.digest}`,
+      ),
+      release: stored => {
+        // A complete file that did not unpack is wrong, and would be wrong the next time.
+        const size = statSync(file, { throwIfNoEntry: false })?.size ?? 0
+        if (stored || size >= descriptor.size) rmSync(file, { force: true })
         claim.release()
       },
     }
+  }
+}
+
+/** What `file` has of a blob already, then the rest from the registry, which `file` gets too. */
+async function* download(
+  registry: Registry,
+  descriptor: Descriptor,
+  file: string,
+  report: (done: number) => void,
+): AsyncGenerator<Uint8Array, void, void> {
+  const handle = await open(file, 'a+', 0o600)
+  try {
+    let { size } = await handle.stat()
+    if (size > descriptor.size) {
+      await handle.truncate(0)
+      size = 0
+    }
+    if (size > 0) {
+      for await (const chunk of createReadStream(file, { end: size - 1, highWaterMark: 1 << 20 })) {
+        yield chunk as Buffer
+      }
+    }
+    report(size)
+    if (size === descriptor.size) return
+    for await (const chunk of registry.blob(descriptor, { offset: size, onProgress: done => report(done) })) {
+      await handle.appendFile(chunk)
+      yield chunk
+    }
+  } finally {
+    await handle.close()
   }
 }
 

@@ -5,7 +5,7 @@ import { dirname, join, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
 
 /**
- * The manager beside podman, step by step on one image, in one run: `node dist/test/bench/manager.js ROOTFS.tar`.
+ * The manager beside podman, step by step on one image, in one run: `node dist/test/bench/manager.js ROOTFS.tar [SUBJECT…]`.
  * ROOTFS.tar is a plain root filesystem with a shell (debootstrap). Needs root, podman and docker-registry. Prints seconds a
  * step and, for Lamina, the largest resident memory.
  */
@@ -145,13 +145,14 @@ const registry = spawnSync(
   ['-c', 'docker-registry serve "$1" >/dev/null 2>&1 & echo $!', 'sh', registryConfig],
   { encoding: 'utf8' },
 )
+const wanted = process.argv.slice(3)
 const subjects = [
   { name: 'lamina overlay2', steps: laminaSteps(join(dir, 'lo/store'), 'overlay2') },
   { name: 'podman overlay', steps: podmanSteps(join(dir, 'po/store'), 'overlay') },
   { name: 'lamina fuse', steps: laminaSteps(join(dir, 'lf/store'), 'fuse') },
   { name: 'lamina vfs', steps: laminaSteps(join(dir, 'lv/store'), 'vfs') },
   { name: 'podman vfs', steps: podmanSteps(join(dir, 'pv/store'), 'vfs') },
-]
+].filter(subject => wanted.length === 0 || wanted.includes(subject.name))
 try {
   const results = new Map<string, Map<string, Timing>>()
   for (const { name, steps } of subjects) {
@@ -159,10 +160,13 @@ try {
     results.set(name, timings)
     const store = (steps[0]?.command.find(word => word.startsWith(dir)) ?? '').replace(/\/store$/, '')
     mkdirSync(store, { recursive: true })
-    for (const step of steps) timings.set(step.name, time(step.command))
-    process.stderr.write(`${name} done\n`)
+    for (const step of steps) {
+      const timing = time(step.command)
+      timings.set(step.name, timing)
+      process.stderr.write(`${name}: ${step.name} ${timing.seconds} s, ${timing.memory.toFixed(0)} MB\n`)
+    }
   }
-  const rows = [...(results.get('lamina overlay2')?.keys() ?? [])].filter(name => !name.startsWith('('))
+  const rows = [...(results.values().next().value?.keys() ?? [])].filter(name => !name.startsWith('('))
   const cells = rows.map(row => [
     row,
     ...subjects.map(({ name }) => results.get(name)?.get(row)?.seconds.toFixed(2) ?? '-'),

@@ -82,7 +82,7 @@ export const copyUp: Cases = {
         lowers: [(dir: string) => (mkdir(join(dir, 'd')), lowerFile(join(dir, 'd', 'f')))],
         run: (c: Context) => {
           const path = join(c.dir, 'd', 'f')
-          const before = Date.now() / 1000 - 1
+          const before = Date.now() / 1000 - 2
           trigger(path)
           c.note('facts', facts(path))
           c.note('content', read(path).toString('hex').slice(0, 100))

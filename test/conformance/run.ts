@@ -99,6 +99,7 @@ export async function runCases(topic: string, cases: Cases, seconds = 30): Promi
         } catch (error) {
           fault = error
         }
+        shared.pause()
         if (fault === undefined) child.pass(subject)
         else child.fail(`${subject}: ${describe(fault)}`, { transcript })
         transcripts.push({ subject, transcript })
@@ -182,6 +183,11 @@ class Shared implements Disposable {
         over: notMounted,
       }),
     )
+  }
+
+  /** Other cases, with mounts of their own, may take long. */
+  pause(): void {
+    this.scratch?.pause()
   }
 
   /** The mount, made anew when its daemon has died in an earlier case. */

@@ -94,6 +94,11 @@ export class Scratch implements Disposable {
     limit(this.root, this.seconds)
   }
 
+  /** The limit does not run while the test is busy elsewhere. */
+  pause(): void {
+    limit(this.root, 0)
+  }
+
   path(...names: string[]): string {
     return path.join(this.root, ...names)
   }
@@ -125,6 +130,7 @@ export class Scratch implements Disposable {
 
   /** @throws Error when something was left behind */
   [Symbol.dispose](): void {
+    this.renew()
     const faults: string[] = []
     for (const mount of this.mounts.slice().reverse()) {
       try {

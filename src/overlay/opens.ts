@@ -82,6 +82,8 @@ export class Opens {
   private begin(inode: Inode, state: OpenState): boolean {
     const flags = this.view.upper === null ? sys.O_RDONLY | sys.O_NOATIME : sys.O_RDWR
     using file = new Fd(openReal(this.view, inode, flags))
+    // The kernel writes on the backing file with the daemon's rights, which would leave setuid and setgid standing.
+    if ((sys.statFd(file.n).mode & (sys.S_ISUID | sys.S_ISGID)) !== 0) return false
     const id = this.view.kernel.openBacking(file.n)
     if (id === undefined) {
       // Missing privilege, or a backing filesystem that is stacked itself: true of the whole mount.

@@ -8,7 +8,7 @@
  * One line per file, the whole of what failed, and at the end `N passed, N failed, N skipped`, counting named tests.
  * The full TAP of each kind is kept in dist/KIND.tap.
  */
-import { spawn } from 'node:child_process'
+import { spawn, spawnSync } from 'node:child_process'
 import { existsSync, mkdirSync, readdirSync, writeFileSync } from 'node:fs'
 import { join, relative } from 'node:path'
 import { prepare, root } from './prepare.js'
@@ -22,6 +22,14 @@ const KINDS = {
   manager: { seconds: 300, jobs: 2 },
   integration: { seconds: 600, jobs: 1 },
 }
+
+/**
+ * What a test is started with: a mount namespace of its own, where that is allowed. Else a container engine that starts
+ * beside it takes a copy of its mounts, and a daemon whose mount lives on in a copy does not end.
+ */
+const OWN_NAMESPACE = ['unshare', '--mount', '--propagation', 'private', '--']
+const APART =
+  spawnSync(OWN_NAMESPACE[0], [...OWN_NAMESPACE.slice(1), 'true']).status === 0 ? OWN_NAMESPACE : []
 
 const total = { passed: 0, failed: 0, skipped: 0 }
 
@@ -58,15 +66,13 @@ async function runFile(kind, file) {
   const { seconds } = KINDS[kind]
   const started = Date.now()
   const output = []
-  const child = spawn(
-    process.execPath,
-    ['--enable-source-maps', join(root, 'dist', file.replace(/\.ts$/, '.js'))],
-    {
-      cwd: root,
-      stdio: ['ignore', 'pipe', 'pipe'],
-      env: { ...process.env, TAP: '1', TAP_TIMEOUT: String(seconds) },
-    },
-  )
+  const program = join(root, 'dist', file.replace(/\.ts$/, '.js'))
+  const [command, ...argv] = [...APART, process.execPath, '--enable-source-maps', program]
+  const child = spawn(command, argv, {
+    cwd: root,
+    stdio: ['ignore', 'pipe', 'pipe'],
+    env: { ...process.env, TAP: '1', TAP_TIMEOUT: String(seconds) },
+  })
   child.stdout.on('data', data => output.push(data))
   child.stderr.on('data', data => output.push(data))
   // tap itself ends what takes too long and says which test that was; this is for a process that hangs.
@@ -114,7 +120,8 @@ async function runFile(kind, file) {
 async function runScript(file) {
   const started = Date.now()
   const output = []
-  const child = spawn('bash', [file], { cwd: root, stdio: ['ignore', 'pipe', 'pipe'], detached: true })
+  const [command, ...argv] = [...APART, 'bash', file]
+  const child = spawn(command, argv, { cwd: root, stdio: ['ignore', 'pipe', 'pipe'], detached: true })
   const closed = new Promise(resolve => child.on('close', (code, signal) => resolve(code ?? signal)))
   child.stdout.on('data', data => output.push(data))
   child.stderr.on('data', data => output.push(data))

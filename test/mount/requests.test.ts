@@ -21,6 +21,7 @@ import { Scratch, unavailable, type Mount } from './fixture.js'
 
 t.setTimeout(175_000)
 const skip = unavailable('lamina') ?? false
+const SYMLINKS = 3
 
 /** Requests sent while `act` ran, by name; none is {}. */
 function sent(mount: Mount, act: () => void): Record<string, number> {
@@ -49,6 +50,18 @@ function undisturbed<T>(mount: Mount, measure: () => T): T {
     if (forgotten() === before) return result
     if (tries === 20) throw new Error("the machine's caches are dropped all the time")
   }
+}
+
+/** In the tree of `withTree`: the root, its directories, their files, and symlinks. */
+const OBJECTS = 1 + 20 * (1 + 3 * 7) + SYMLINKS
+
+/**
+ * `requests` without one for the attributes of each of so many objects: where the kernel had something read it asks for the
+ * atime once more when somebody wants that (fuse_invalidate_atime).
+ */
+function withoutAtime(requests: Record<string, number>, objects: number): Record<string, number> {
+  const { GETATTR = 0, STATX = 0, ...others } = requests
+  return GETATTR + STATX <= objects ? others : requests
 }
 
 /** A tree in two lower layers and an upper one, of 20 directories and 400 files. */
@@ -95,10 +108,7 @@ for (const [name, program] of Object.entries(SECOND_TIME))
         return [sent(mount, () => shell(program, root)), sent(mount, () => shell(program, root))]
       })
       for (const key of NOT_CACHED[name] ?? []) for (const requests of [second, third]) delete requests[key]
-      // Reading a directory or a symlink makes the kernel ask for its atime once more (fuse_invalidate_atime).
-      const { GETATTR = 0, STATX = 0, ...others } = second
-      child.same(others, {}, 'a second time')
-      child.ok(GETATTR + STATX <= 24, 'its attributes at most once for each directory and symlink')
+      child.same(withoutAtime(second, OBJECTS), {}, 'a second time')
       child.same(third, {}, 'a third time')
     })
     child.end()
@@ -113,12 +123,15 @@ t.test('a name known to be missing is not asked for again', { skip }, child => {
     })
     child.same(none, {})
     const path = names[0]!
+    // Held open, or else the kernel lets go of its inode, which looks like a disturbance.
+    const removed: Disposable[] = []
     const [asked, again] = undisturbed(mount, () => {
       write(path, 'x')
-      child.ok(exists(path))
+      removed.push(open(path, sys.O_RDONLY))
       unlink(path)
       return [sent(mount, () => void exists(path)), sent(mount, () => void exists(path))]
     })
+    for (const file of removed) file[Symbol.dispose]()
     child.ok((asked['LOOKUP'] ?? 0) <= 1, 'removed, it is asked for once')
     child.same(again, {})
   })
@@ -134,7 +147,8 @@ t.test(
         shell('ls -lR . >/dev/null; ls -lR . >/dev/null', root)
         return sent(mount, () => shell('du -a . >/dev/null', root))
       })
-      child.same(more, {})
+      // ls wants no atime; du does, and that of a symlink has changed with ls.
+      child.same(withoutAtime(more, SYMLINKS), {})
     })
     child.end()
   },

@@ -156,10 +156,13 @@ export class Sample {
     this.collected.push(() => this.results.addRequests(this.measure(name), this.subject.name, counts))
   }
 
-  /** Unmounts, by force if need be, and removes everything but the input. */
+  /** Unmounts, by force if need be, and removes everything but the input. @throws Error when it took force */
   async end(): Promise<void> {
     try {
       await this.unmount()
+    } catch (error) {
+      run('umount', ['-l', this.place.merged])
+      throw error
     } finally {
       run('rm', ['-rf', '--one-file-system', this.root])
     }

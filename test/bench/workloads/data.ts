@@ -1,7 +1,7 @@
 import fs from 'node:fs'
 import path from 'node:path'
 import { makeFile } from '../inputs.js'
-import type { Workload } from '../sample.js'
+import type { Input, Workload } from '../sample.js'
 import { installed, run, runQuietly } from '../tool.js'
 
 /** Contents of big files: fio, databases, and the first change of a lower file. */
@@ -30,13 +30,16 @@ function fio(file: string, size: number, mode: string, ...more: string[]): numbe
   return ((1 << 30) / speed) * 1000
 }
 
+/** In MiB. */
+const fioSize = (input: Input): number => Math.max(32, input.scaled(512))
+
 const fioUpper: Workload = {
   name: 'fio',
   what: 'fio on a new file of 512 MiB: sequential and random, read, write, fsync, mmap',
   changes: true,
   missing: () => (installed('fio') ? undefined : 'fio is not installed'),
   run: async sample => {
-    const size = Math.max(64, sample.input.scaled(512))
+    const size = fioSize(sample.input)
     const file = path.join(sample.path, 'data')
     const measure = (name: string, ...args: [mode: string, ...more: string[]]): Promise<void> =>
       sample.take(name, 'ms/GiB', () => fio(file, size, ...args))
@@ -46,7 +49,7 @@ const fioUpper: Workload = {
     sample.settle()
     await measure('write 4k random', 'randwrite', '--bs=4k', `--io_size=${size / 4}m`)
     sample.settle()
-    await measure('write 4k fsync', 'write', '--bs=4k', '--fsync=1', `--io_size=${Math.max(2, size / 64)}m`)
+    await measure('write 4k fsync', 'write', '--bs=4k', '--fsync=1', `--io_size=${Math.max(1, size / 64)}m`)
     await measure('write mmap', 'randwrite', '--bs=4k', '--ioengine=mmap', `--io_size=${size / 4}m`)
     await sample.cold()
     await measure('read 1M cold', 'read', '--bs=1m')
@@ -62,9 +65,9 @@ const fioLower: Workload = {
   what: 'fio reads a lower file of 512 MiB: cold and again, sequential and random',
   changes: false,
   missing: () => (installed('fio') ? undefined : 'fio is not installed'),
-  prepare: input => makeFile(path.join(input.lower, 'data'), Math.max(64, input.scaled(512))),
+  prepare: input => makeFile(path.join(input.lower, 'data'), fioSize(input)),
   run: async sample => {
-    const size = Math.max(64, sample.input.scaled(512))
+    const size = fioSize(sample.input)
     const file = path.join(sample.path, 'data')
     await sample.cold()
     await sample.take('read 1M cold', 'ms/GiB', () => fio(file, size, 'read', '--bs=1m'))

@@ -109,6 +109,14 @@ function setOrigin(view: View, to: At, origin: Buffer): void {
   }
 }
 
+/**
+ * Before an object gets a name in `to`: marks the directory if the object carries, or may carry (it stands in one that is
+ * marked), an origin or a metacopy attribute. Without the mark the attribute is not looked for, and a metacopy file is holes.
+ */
+export function markImpureFor(view: View, inode: Inode, to: DirInode, from: DirInode | null): void {
+  if (inode.lower !== null || inode.data !== null || from?.upper?.impure === true) markImpure(view, to)
+}
+
 /** Marks the directory as holding objects with an origin. */
 export function markImpure(view: View, dir: DirInode): void {
   const upper = view.upperOf(dir)
@@ -230,12 +238,12 @@ function copyUpMetadata(view: View, inode: Inode): void {
   const to: At = { dirfd: temp.fd.n, name: '' }
   sys.setxattrAt(to.dirfd, '', view.prefix + 'metacopy', METACOPY_WITHOUT_DIGEST)
   dress(view, copy, to)
+  // Before it is there: its readers must look for the attribute, which is where an origin would be.
+  if (inode.parent !== null) markImpure(view, inode.parent)
   commit(view, copy, (dirfd, name) => {
     temp.publish(dirfd, name)
   })
   inode.data ??= copy.lower
-  // Its readers must look for the attribute, which is where an origin would be.
-  if (inode.parent !== null) markImpure(view, inode.parent)
 }
 
 /**

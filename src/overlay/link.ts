@@ -3,7 +3,7 @@ import * as sys from '../sys/index.js'
 import { E } from '../base/errno.js'
 import { SysError } from '../base/sys-error.js'
 import type { Entry } from '../fuse/filesystem.js'
-import { ensureUpper, linkFd, markImpure } from './copy-up.js'
+import { ensureUpper, linkFd, markImpureFor } from './copy-up.js'
 import { prepareParent, replaceWhiteout } from './create.js'
 import { keepLinks } from './hardlinks.js'
 import type { DirInode, Inode } from './inode.js'
@@ -19,6 +19,7 @@ export function link(view: View, inode: Inode, parent: DirInode, name: string): 
   ensureUpper(view, inode, 'metadata')
   if (inode.data !== null) setRedirect(view, inode, false)
   keepLinks(view, inode)
+  markImpureFor(view, inode, parent, inode.parent)
   const from = view.at(inode)
   const dirfd = view.upperFd(parent)
   try {
@@ -59,6 +60,4 @@ function adoptName(view: View, inode: Inode, parent: DirInode, name: string): vo
   inode.upper ??= new Real(upper.layer, upper, name)
   inode.orphan?.close()
   inode.orphan = null
-  // The object may carry an origin, so that readers of the directory must look for one.
-  if (inode.lower !== null || inode.data !== null) markImpure(view, parent)
 }

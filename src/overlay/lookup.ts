@@ -241,7 +241,9 @@ class Search {
         const dirfd = view.fds.get(parent.upper)
         this.stat = probed
         const isDir = sys.S_ISDIR(probed.mode)
-        this.upperXattrs = isDir || parent.upper.impure ? sys.listxattrAt(dirfd, name) : []
+        // The kernel marks no directory for a metacopy file that has no origin (a lower hard link).
+        const mayCarry = isDir || parent.upper.impure || view.options.metacopy
+        this.upperXattrs = mayCarry ? sys.listxattrAt(dirfd, name) : []
         if (!isDir) {
           this.upper = new Real(parent.upper.layer, parent.upper, name)
           return this.result()

@@ -6,7 +6,7 @@ import * as sys from '../sys/index.js'
 import { E } from '../base/errno.js'
 import { SysError } from '../base/sys-error.js'
 import { setOpaque } from '../format/index.js'
-import { ensureUpper, markImpure } from './copy-up.js'
+import { ensureUpper, markImpureFor } from './copy-up.js'
 import { dropMarker } from './create.js'
 import { ensureAlias, isIndexed, keepLinks } from './hardlinks.js'
 import type { DirInode, Inode } from './inode.js'
@@ -91,7 +91,7 @@ function move(view: View, from: Place, source: Inode, to: Place, target: Inode |
   const toFd = view.upperFd(to.dir)
   const leaveWhiteout = from.dir.merges && lowerPositive(view, from.dir, from.name)
   prepareMove(view, source, from, to)
-  if (source.lower !== null) markImpure(view, to.dir)
+  markImpureFor(view, source, to.dir, from.dir)
   if (target?.isDir() === true) clearWhiteouts(view, target)
   if (target !== undefined && isIndexed(view, target)) {
     ensureAlias(view, target, to.dir, to.name)
@@ -148,8 +148,8 @@ function clearWhiteouts(view: View, dir: DirInode): void {
 function exchangePlaces(view: View, from: Place, source: Inode, to: Place, target: Inode): void {
   prepareMove(view, source, from, to)
   prepareMove(view, target, to, from)
-  if (source.lower !== null) markImpure(view, to.dir)
-  if (target.lower !== null) markImpure(view, from.dir)
+  markImpureFor(view, source, to.dir, from.dir)
+  markImpureFor(view, target, from.dir, to.dir)
   const fromFd = view.upperFd(from.dir)
   const toFd = view.upperFd(to.dir)
   sys.renameat2(fromFd, from.name, toFd, to.name, sys.RENAME_EXCHANGE)

@@ -3,6 +3,7 @@ import * as sys from '../sys/index.js'
 import { E } from '../base/errno.js'
 import { SysError } from '../base/sys-error.js'
 import type { AttrReply, Caller, SetAttr, StatxReply } from '../fuse/filesystem.js'
+import { keepsSuidgid } from './caller.js'
 import { ensureUpper } from './copy-up.js'
 import type { Inode } from './inode.js'
 import { openReal } from './io.js'
@@ -89,8 +90,8 @@ function keepInAttribute(
 
 /** What fallocate and copy_file_range by an ordinary user take away: these requests carry no KILL_SUIDGID flag. */
 export function contentChangedBy(view: View, inode: Inode, caller: Caller): void {
-  if (caller.uid === 0) return
   ensureUpper(view, inode)
+  if ((view.stat(inode).mode & (sys.S_ISUID | sys.S_ISGID)) === 0 || keepsSuidgid(caller)) return
   if (killSuidgid(view, inode, view.at(inode))) view.attrChanged(inode)
 }
 

@@ -1,5 +1,4 @@
 /** Extended attributes: the overlay's own are hidden, and those of an overlay on top of this one are escaped. */
-import { readFileSync } from 'node:fs'
 import * as sys from '../sys/index.js'
 import { E } from '../base/errno.js'
 import { SysError } from '../base/sys-error.js'
@@ -11,6 +10,7 @@ import {
   unescapeXattr,
 } from '../format/index.js'
 import type { Caller } from '../fuse/filesystem.js'
+import { isCapable } from './caller.js'
 import { ensureUpper } from './copy-up.js'
 import type { Inode } from './inode.js'
 import type { View } from './view.js'
@@ -40,25 +40,10 @@ export function listxattr(view: View, inode: Inode, caller: Caller): string[] {
     const name = unescapeXattr(stored)
     if (name === undefined || isOwn(view, name)) continue
     if (view.options.noacl && name.startsWith(ACL)) continue
-    if (name.startsWith('trusted.') && !(admin ??= isAdmin(caller))) continue
+    if (name.startsWith('trusted.') && !(admin ??= isCapable(caller, sys.CAP_SYS_ADMIN))) continue
     shown.push(name)
   }
   return shown
-}
-
-const NO_UID = 0xffffffff
-const CAP_SYS_ADMIN = 1n << 21n
-
-/** A kernel that allows idmapped mounts says who asks only where something is created: the process itself tells the rest. */
-function isAdmin(caller: Caller): boolean {
-  if (caller.uid !== NO_UID) return caller.uid === 0
-  try {
-    const status = readFileSync(`/proc/${caller.pid}/status`, 'latin1')
-    const effective = /^CapEff:\s*([0-9a-f]+)$/m.exec(status)?.[1]
-    return effective !== undefined && (BigInt(`0x${effective}`) & CAP_SYS_ADMIN) !== 0n
-  } catch {
-    return false
-  }
 }
 
 /** @throws SysError EEXIST (XATTR_CREATE), ENODATA (XATTR_REPLACE), ENOSPC, EDQUOT, EROFS, EPERM */

@@ -430,7 +430,7 @@ function commandOf(pid: number): string[] {
 }
 
 /** Waits for a process that need not be a child. */
-function waitForEnd(pid: number, seconds = 10): boolean {
+function waitForEnd(pid: number, seconds = 30): boolean {
   for (const until = Date.now() + seconds * 1000; Date.now() < until;) {
     const state = stateOf(pid)
     if (state === undefined || state === 'Z') return true

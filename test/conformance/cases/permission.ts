@@ -198,7 +198,7 @@ export const permission: Cases = {
   'the same by root': {
     lowers: [
       dir => {
-        for (const act of ['write', 'truncate', 'chown', 'chgrp']) {
+        for (const act of ['write', 'truncate', 'chown', 'chgrp', 'fallocate']) {
           write(join(dir, act), 'content')
           chmod(join(dir, act), 0o6755)
         }
@@ -209,6 +209,10 @@ export const permission: Cases = {
       truncate(join(c.dir, 'truncate'), 2)
       chown(join(c.dir, 'chown'), 1000, 1000)
       chown(join(c.dir, 'chgrp'), -1, 1000)
+      {
+        using fd = open(join(c.dir, 'fallocate'), sys.O_RDWR)
+        sys.fallocateSync(fd.n, 0, 0, 100)
+      }
       for (const name of ls(c.dir)) c.note(name, facts(join(c.dir, name)))
     },
   },

@@ -21,6 +21,7 @@ for (const seed of SEEDS)
         seed,
         leftOptions: ['redirect_dir=off', 'index=off', 'metacopy=off', 'xino=off'],
         rightOptions: [],
+        longest: 255,
       }
       const { failure, excused, done } = await generate(plan, count => count >= OPERATIONS)
       for (const [why, count] of excused) child.comment(`${count} differences on purpose: ${why}`)

@@ -15,6 +15,7 @@ const USAGE = `npm run fuzz -- [--ops N | --minutes M] [--seed S] [--left SUBJEC
   --left, --right  kernel, fuse-overlayfs or lamina (default kernel and lamina)
   --options O    mount options of both, separated by commas
   --left-options, --right-options  of one of them
+  --longest N    bytes of the longest name (default 255)
   --replay FILE  the operations of an earlier failure
   --no-minimise  print a failure as it is
   --save FILE    where a failure's operations are written (default fuzz-SEED.json)`
@@ -29,6 +30,7 @@ const { values } = parseArgs({
     options: { type: 'string', default: '' },
     'left-options': { type: 'string', default: '' },
     'right-options': { type: 'string', default: '' },
+    longest: { type: 'string', default: '255' },
     replay: { type: 'string' },
     save: { type: 'string' },
     'no-minimise': { type: 'boolean', default: false },
@@ -51,7 +53,14 @@ if (values.replay !== undefined) {
   await report({ ...saved.plan, left, right }, await replay({ ...saved.plan, left, right }, saved.operations))
 } else {
   do {
-    const plan: Plan = { left, right, seed, leftOptions: optionsOf('left'), rightOptions: optionsOf('right') }
+    const plan: Plan = {
+      left,
+      right,
+      seed,
+      leftOptions: optionsOf('left'),
+      rightOptions: optionsOf('right'),
+      longest: Number(values.longest),
+    }
     const outcome = await generate(plan, done =>
       until === undefined ? done >= Number(values.ops) : done >= 5000 || Date.now() > until,
     )

@@ -1,5 +1,5 @@
 import * as sys from '../../src/sys/index.js'
-import { DIR_MODES, FILE_MODES, NAMES } from './layers.js'
+import { DIR_MODES, FILE_MODES } from './layers.js'
 import type { Operation } from './operation.js'
 import type { Random } from './random.js'
 
@@ -68,6 +68,8 @@ const WEIGHTS = {
 export interface Known {
   paths: readonly string[]
   dirs: readonly string[]
+  /** What new names are taken from. */
+  names: readonly string[]
 }
 
 export function nextOperation(random: Random, known: Known): Operation {
@@ -185,7 +187,7 @@ function aPath(random: Random, known: Known): string {
   if (kind === 'there' && known.paths.length > 0) return random.pick(known.paths)
   const parent =
     kind === 'below' && known.paths.length > 0 ? random.pick(known.paths) : random.pick(known.dirs)
-  const name = random.pick(NAMES)
+  const name = random.pick(known.names)
   return parent === '' ? name : `${parent}/${name}`
 }
 

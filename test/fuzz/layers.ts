@@ -15,7 +15,10 @@ import {
 import type { Random } from './random.js'
 
 /** Few names, so that operations meet; the odd ones are not UTF-8, or as long as a name can be. */
-export const NAMES = ['a', 'b', 'c', 'd', 'e', 'f', '\xff\xfe', 'n'.repeat(255)]
+export function namesUpTo(longest: number): string[] {
+  return ['a', 'b', 'c', 'd', 'e', 'f', '\xff\xfe', 'n'.repeat(longest)]
+}
+
 const DEPTH = 3
 
 export function bytes(seed: number, length: number): Buffer {
@@ -29,10 +32,11 @@ export function fillLayer(
   random: Random,
   dir: string,
   bottom: boolean,
+  names: readonly string[],
   depth = 0,
   files: string[] = [],
 ): void {
-  for (const name of NAMES) {
+  for (const name of names) {
     const path = join(dir, name)
     const kind = random.weighted({
       nothing: 3,
@@ -53,7 +57,7 @@ export function fillLayer(
         break
       case 'dir':
         mkdir(path)
-        fillLayer(random, path, bottom, depth + 1, files)
+        fillLayer(random, path, bottom, names, depth + 1, files)
         if (!bottom && random.chance(0.2)) setxattr(path, 'trusted.overlay.opaque', 'y')
         break
       case 'symlink':

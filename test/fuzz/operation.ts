@@ -227,7 +227,7 @@ function spelled(key: string, value: unknown): string {
   if (key === 'mode' && typeof value === 'number') return `0${value.toString(8)}`
   if (key === 'flags' && typeof value === 'number') return `0x${value.toString(16)}`
   if (typeof value === 'string')
-    return JSON.stringify(value.replace(/n{255}/g, 'n*255')).replace(
+    return JSON.stringify(value.replace(/n{20,}/g, run => `n*${run.length}`)).replace(
       /[\x80-\xff]/g,
       c => `\\x${c.charCodeAt(0).toString(16)}`,
     )

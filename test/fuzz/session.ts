@@ -5,7 +5,7 @@ import { compare, walk, type Tree } from '../conformance/tree.js'
 import { Scratch, type Mount, type Subject } from '../mount/fixture.js'
 import { NOT_YET_COPIED, reasonFor, type Facts } from './differences.js'
 import { nextOperation, type Known } from './generate.js'
-import { fillLayer } from './layers.js'
+import { fillLayer, namesUpTo } from './layers.js'
 import { apply, timeOf, type Operation, type Side } from './operation.js'
 import { Random } from './random.js'
 
@@ -18,6 +18,8 @@ export interface Plan {
   /** Of the two mounts. */
   leftOptions: readonly string[]
   rightOptions: readonly string[]
+  /** Bytes of the longest name, at most 255. With long names the kernel's redirects (at most 256 bytes) soon end in EXDEV. */
+  longest: number
 }
 
 export interface Failure {
@@ -46,7 +48,7 @@ export function replay(plan: Plan, operations: readonly Operation[]): Promise<Ou
 /** Generates and runs operations until `enough` says so. */
 export function generate(plan: Plan, enough: (done: number) => boolean): Promise<Outcome> {
   const random = new Random(plan.seed ^ 0x5eed)
-  let known: Known = { paths: [], dirs: [''] }
+  let known: Known = { paths: [], dirs: [''], names: [] }
   return run(plan, (at, session) => {
     if (enough(at)) return undefined
     if (at % REFRESH === 0) known = session.look()
@@ -94,7 +96,7 @@ class Session {
   ) {
     const random = new Random(plan.seed)
     const lowers = Array.from({ length: LAYERS }, (_, i) => scratch.mkdir(`l${i}`))
-    lowers.forEach((dir, i) => fillLayer(random, dir, i === LAYERS - 1))
+    lowers.forEach((dir, i) => fillLayer(random, dir, i === LAYERS - 1, namesUpTo(plan.longest)))
     const mount = (subject: Exclude<Subject, 'plain'>, name: string, options: readonly string[]): Mount =>
       scratch.mount({
         subject,
@@ -225,7 +227,7 @@ class Session {
       if (path !== '') paths.push(path)
       if (path !== '' && entry.kind === 'dir') dirs.push(path)
     }
-    return { paths, dirs }
+    return { paths, dirs, names: namesUpTo(this.plan.longest) }
   }
 
   private closeSlot(side: Side, slot: number): void {

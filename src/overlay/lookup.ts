@@ -241,8 +241,9 @@ class Search {
         const dirfd = view.fds.get(parent.upper)
         this.stat = probed
         const isDir = sys.S_ISDIR(probed.mode)
-        // The kernel marks no directory for a metacopy file that has no origin (a lower hard link).
-        const mayCarry = isDir || parent.upper.impure || view.options.metacopy
+        // The kernel marks no directory for a metacopy file that has no origin (a lower hard link). Such a file is all hole.
+        const mayCarry =
+          isDir || parent.upper.impure || view.options.metacopy || probed.size > 512 * probed.blocks
         this.upperXattrs = mayCarry ? sys.listxattrAt(dirfd, name) : []
         if (!isDir) {
           this.upper = new Real(parent.upper.layer, parent.upper, name)

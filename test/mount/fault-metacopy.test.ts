@@ -48,8 +48,10 @@ t.test(
     const theirs = scratch.overlay('kernel', 1, [...OPTIONS, 'index=off'])
     fs.chmodSync(path.join(theirs.mountpoint, 'f'), 0o600)
     theirs.unmount()
-    const ours = scratch.overlay('lamina', 1, [...OPTIONS, 'index=off'])
-    t.strictSame(fs.readFileSync(path.join(ours.mountpoint, 'f')), data)
-    ours.unmount()
+    for (const options of [[...OPTIONS, 'index=off'], ['metacopy=off']]) {
+      const ours = scratch.overlay('lamina', 1, options)
+      t.strictSame(fs.readFileSync(path.join(ours.mountpoint, 'f')), data, options.join())
+      ours.unmount()
+    }
   },
 )

@@ -132,6 +132,7 @@ t.test('a real tree', { skip }, async t => {
     })
   }
 
+  let plainSize = 0
   for (const sparse of [false, true]) {
     await t.test(
       `packed by us (${sparse ? 'sparse' : 'plain'}) it is complete for GNU tar, and reproducible`,
@@ -140,7 +141,9 @@ t.test('a real tree', { skip }, async t => {
         const digest = await writeTree(tree, archive, { contents: 'plain', root: true, sparse })
         sh(`rm -rf theirs && mkdir theirs && ${tarIn} -C theirs -xf ours.tar`, place)
         t.same(describe(join(place, 'theirs')), expected)
-        t.ok(statSync(archive).size < 60e6 === sparse || !sparse)
+        // The tree has two files with 33 MB of holes.
+        if (sparse) t.ok(statSync(archive).size < plainSize - 32e6, 'holes take no room')
+        else plainSize = statSync(archive).size
         // another copy, made in another order, with other inode numbers
         sh(
           `rm -rf copy && mkdir copy && ${tarIn} -C tree -cf - --sort=none . | ${tarIn} -C copy -xf -`,

@@ -98,19 +98,12 @@ function buildTypeScript() {
   )
 }
 
-/**
- * The daemon as one file: loading its eighty modules one by one takes Node longer than everything else that a mount does
- * (HACKING.md has figures). launch.ts takes it while it is not older than what tsc wrote.
- */
-function bundleDaemon() {
-  const daemon = join(root, 'dist/src/daemon')
-  const bundle = join(daemon, 'main.bundle.js')
-  if (newest([bundle]) >= newest([join(root, 'dist/.tsbuildinfo')])) return
-  // In the same directory: modules find their neighbours, the addon among them, from import.meta.url.
-  const format = ['--bundle', '--platform=node', '--format=esm', '--target=node20', '--packages=external']
-  const esbuild = join(root, 'node_modules/.bin/esbuild')
-  const args = [join(daemon, 'main.js'), ...format, '--log-level=warning', `--outfile=${bundle}`]
-  step('Bundling the daemon', esbuild, args)
+/** The daemon and the command line as few files; taken while they are not older than what tsc wrote. */
+function bundle() {
+  const bundles = ['daemon/main.bundle.js', 'cli/bundle/main.js'].map(name => join(root, 'dist/src', name))
+  const compiled = newest([join(root, 'dist/.tsbuildinfo')])
+  if (bundles.every(path => newest([path]) >= compiled)) return
+  step('Bundling', process.execPath, [join(root, '.ci/bundle.js')])
 }
 
 export function prepare() {
@@ -122,7 +115,7 @@ export function prepare() {
   installPackages()
   buildAddon()
   buildTypeScript()
-  bundleDaemon()
+  bundle()
 }
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) prepare()

@@ -5,12 +5,12 @@ import { join } from 'node:path'
 import {
   digestHex,
   parseReference,
-  Registry,
   repositoryName,
   verifying,
   withDefaultTag,
   formatReference,
 } from '../oci/index.js'
+import { Registry } from '../oci/registry.js'
 import type { Credentials, Descriptor } from '../oci/index.js'
 import { installImage, type Download, type InstallOptions, type OpenLayer } from './image-install.js'
 import type { ImageRecord } from './images.js'

@@ -6,10 +6,10 @@ import {
   memoryBlob,
   parseManifest,
   parseReference,
-  Registry,
   repositoryName,
   withDefaultTag,
 } from '../oci/index.js'
+import { Registry } from '../oci/registry.js'
 import type { Compression, Descriptor, Digest, ManifestContent } from '../oci/index.js'
 import type { TransferEvent } from './image-install.js'
 import { noteSource, type RegistryAccess } from './image-pull.js'

@@ -1,9 +1,10 @@
 import { availableParallelism } from 'node:os'
 import type { Duplex } from 'node:stream'
+import { createRequire } from 'node:module'
 import { pipeline } from 'node:stream/promises'
 import { promisify } from 'node:util'
 import * as zlib from 'node:zlib'
-import { Decompress as FzstdDecompress } from 'fzstd'
+import type * as Fzstd from 'fzstd'
 import { asBuffer, humanBytes, OciError, type ByteSource } from './error.js'
 import type { Compression } from './media-types.js'
 import { findProgram, throughProgram } from './program-stream.js'
@@ -239,7 +240,8 @@ export async function* unzstdInJavaScript(
   what: string,
 ): AsyncGenerator<Uint8Array, void, void> {
   let ready: Uint8Array[] = []
-  const stream = new FzstdDecompress(data => ready.push(data))
+  const { Decompress } = createRequire(import.meta.url)('fzstd') as typeof Fzstd
+  const stream = new Decompress(data => ready.push(data))
   const step = (chunk: Uint8Array, final: boolean): Uint8Array[] => {
     try {
       stream.push(chunk, final)

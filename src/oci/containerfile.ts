@@ -4,9 +4,16 @@
  * here, since the library was made for editors and drops blanks and quotes.
  * Source: the Dockerfile reference; moby/buildkit frontend/dockerfile/{parser,instructions}.
  */
-import { DockerfileParser, type Instruction as AstInstruction } from 'dockerfile-ast'
+import { createRequire } from 'node:module'
+import type * as Ast from 'dockerfile-ast'
 import { OciError } from './error.js'
 import { splitWords, type EscapeChar } from './shell-words.js'
+
+/** Loaded with the first Containerfile: its fifty modules are more than all other commands need to start. */
+function parseAst(text: string): Ast.Dockerfile {
+  const { DockerfileParser } = createRequire(import.meta.url)('dockerfile-ast') as typeof Ast
+  return DockerfileParser.parse(text)
+}
 
 export const keywords = [
   'ADD',
@@ -94,7 +101,7 @@ function malformed(line: number, message: string): OciError {
 export function parseContainerfile(text: string): Containerfile {
   if (text.length > maxSize) throw new OciError('limit', `a Containerfile of more than ${maxSize} bytes`)
   text = text.replace(/^\ufeff/, '').replace(/\r\n/g, '\n')
-  const ast = DockerfileParser.parse(text)
+  const ast = parseAst(text)
   const escape: EscapeChar = ast.getEscapeCharacter() === '`' ? '`' : '\\'
   const directives = new Map<string, string>()
   for (const directive of ast.getDirectives())
@@ -123,13 +130,13 @@ export function parseContainerfile(text: string): Containerfile {
 export function parseInstruction(text: string, escape: EscapeChar, line: number): Instruction {
   const prefix = escape === '`' ? '# escape=`\n' : ''
   const whole = prefix + text
-  const node = DockerfileParser.parse(whole).getInstructions()[0]
+  const node = parseAst(whole).getInstructions()[0]
   if (node === undefined) throw malformed(line, 'no instruction')
   const instruction = readInstruction(node, whole.split('\n'), escape)
   return { ...instruction, line, endLine: line }
 }
 
-function readInstruction(node: AstInstruction, lines: readonly string[], escape: EscapeChar): Instruction {
+function readInstruction(node: Ast.Instruction, lines: readonly string[], escape: EscapeChar): Instruction {
   const range = node.getRange()
   const line = range.start.line + 1
   const keyword = node.getKeyword().toUpperCase()

@@ -1,4 +1,5 @@
-import dockerignore from '@balena/dockerignore'
+import { createRequire } from 'node:module'
+import type Dockerignore from '@balena/dockerignore'
 import { toUtf8 } from '../base/bytes.js'
 
 /** Which files of a build context the builder does not see. Patterns: dockerignore(5) of docker, not gitignore's. */
@@ -18,7 +19,9 @@ export function parseDockerignore(text: string): IgnoreRules {
     .map(line => line.trim())
     .filter(line => line !== '' && line !== '!')
     .map(normalPattern)
-  const rules = (dockerignore as unknown as typeof dockerignore.default)({ ignorecase: false }).add(lines)
+  // Loaded here, since nothing but a build needs it.
+  const dockerignore = createRequire(import.meta.url)('@balena/dockerignore') as typeof Dockerignore.default
+  const rules = dockerignore({ ignorecase: false }).add(lines)
   return {
     ignores: path => path !== '' && rules.ignores(toUtf8(path)),
     mayContainExceptions: lines.some(line => line.startsWith('!')),

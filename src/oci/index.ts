@@ -72,7 +72,7 @@ export {
   type BlobToWrite,
 } from './layout.js'
 export { dockerArchive, type DockerArchiveImage, type DockerArchiveLayer } from './docker-archive.js'
-export { checkLogin, Registry } from './registry.js'
+// The registry's client is imported from registry.js itself, so that nothing else loads node:https.
 export type { PullBlobOptions, PushBlobOptions, PushResult, RegistryOptions } from './registry.js'
 export {
   authFiles,

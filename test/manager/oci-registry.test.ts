@@ -4,7 +4,6 @@ import { join } from 'node:path'
 import t from 'tap'
 import {
   buildManifest,
-  checkLogin,
   compress,
   descriptorOf,
   digestOf,
@@ -15,13 +14,13 @@ import {
   openLayout,
   parseReference,
   readAll,
-  Registry,
   removeCredentials,
   resolveManifest,
   saveCredentials,
   type Descriptor,
   type Manifest,
 } from '../../src/oci/index.js'
+import { checkLogin, Registry } from '../../src/oci/registry.js'
 import { chunked } from '../unit/oci-fixture.js'
 import { makeLayout, missing, run, startRegistry } from './oci-tools.js'
 

@@ -13,9 +13,9 @@ import {
   memoryBlob,
   parseReference,
   readAll,
-  Registry,
   type RegistryOptions,
 } from '../../src/oci/index.js'
+import { Registry } from '../../src/oci/registry.js'
 import { proxyFor } from '../../src/oci/http-proxy.js'
 import { findProgram } from '../../src/oci/program-stream.js'
 import { parseChallenges } from '../../src/oci/registry-auth.js'

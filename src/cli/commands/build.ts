@@ -63,7 +63,9 @@ Examples:
       const input = readInput(context, options.file)
       await withStore(self, async (store, signal) => {
         const { buildImage } = await import('../../manager/build/build.js')
-        const { parseContainerfile, parseDockerignore, parsePlatform } = await import('../../oci/index.js')
+        const { parseContainerfile } = await import('../../oci/containerfile.js')
+        const { parseDockerignore } = await import('../../oci/dockerignore.js')
+        const { parsePlatform } = await import('../../oci/platform.js')
         using bars = new ProgressBars()
         const held: Buffer[] = []
         const quiet = options.quiet === true

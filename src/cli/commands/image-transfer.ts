@@ -40,7 +40,7 @@ export function register(image: Command): void {
       await withStore(command, async (store, signal) => {
         const { loadImages } = await import('../../manager/image-install.js')
         const { loadedName } = await import('../../manager/image-save.js')
-        const { parsePlatform } = await import('../../oci/index.js')
+        const { parsePlatform } = await import('../../oci/platform.js')
         using bars = new ProgressBars()
         const loaded = await loadImages(store, from.path ?? openInput(from), {
           signal,
@@ -113,7 +113,7 @@ export function register(image: Command): void {
       await withStore(command, async (store, signal) => {
         const { importRootfs } = await import('../../manager/image-create.js')
         const { packTree } = await import('../../manager/layer-tar.js')
-        const { parsePlatform } = await import('../../oci/index.js')
+        const { parsePlatform } = await import('../../oci/platform.js')
         using bars = new ProgressBars()
         const made = await importRootfs(store, isDir ? packTree(file, signal) : openInput(from), {
           signal,

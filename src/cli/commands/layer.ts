@@ -182,7 +182,7 @@ async function createLayer(
   options: CreateOptions,
   signal: AbortSignal,
 ): Promise<string> {
-  const { parseDigest } = await import('../../oci/index.js')
+  const { parseDigest } = await import('../../oci/digest.js')
   const { packTree } = await import('../../manager/layer-tar.js')
   const isDir = source !== '-' && statSync(source).isDirectory()
   const bytes = isDir ? packTree(source, signal) : source === '-' ? process.stdin : createReadStream(source)

@@ -49,7 +49,7 @@ export function registerPullPush(image: Command): void {
     .action(async (reference: string, options: AccessArguments & { platform?: string }, command: Command) => {
       await withStore(command, async (store, signal) => {
         const { pullImage } = await import('../../manager/image-pull.js')
-        const { parsePlatform } = await import('../../oci/index.js')
+        const { parsePlatform } = await import('../../oci/platform.js')
         using bars = new ProgressBars()
         const pulled = await pullImage(store, reference, {
           ...accessOf(options),
@@ -121,7 +121,8 @@ export function register(program: Command): void {
       '\nExample:\n  echo "$TOKEN" | lamina login -u me --password-stdin registry.example.com',
     )
     .action(async (registry: string, options: LoginArguments) => {
-      const { checkLogin, defaultAuthFile, saveCredentials } = await import('../../oci/index.js')
+      const { checkLogin } = await import('../../oci/registry.js')
+      const { defaultAuthFile, saveCredentials } = await import('../../oci/auth-file.js')
       const username = options.username ?? (await ask('Username: '))
       const password = await passwordOf(options)
       const credentials = { username, password }
@@ -138,7 +139,7 @@ export function register(program: Command): void {
     .option('--authfile <file>', 'where they are (default: REGISTRY_AUTH_FILE, or ~/.docker/config.json)')
     .addHelpText('after', '\nExample:\n  lamina logout registry.example.com')
     .action(async (registry: string, options: { authfile?: string }) => {
-      const { defaultAuthFile, removeCredentials } = await import('../../oci/index.js')
+      const { defaultAuthFile, removeCredentials } = await import('../../oci/auth-file.js')
       const file = options.authfile ?? defaultAuthFile()
       if (!(await removeCredentials(registry, file)))
         throw new CliError(`not logged in to ${registry} in ${file}`)

@@ -36,7 +36,7 @@ t.test(
 )
 
 t.test(
-  "a metacopy file of a lower hard link that the kernel's overlayfs made",
+  "a metacopy file of a lower hard link that the kernel's overlayfs moved into a new directory",
   {
     skip: skip === false ? (unavailable('kernel') ?? false) : skip,
   },
@@ -47,10 +47,14 @@ t.test(
     fs.linkSync(scratch.path('lower0', 'f'), scratch.path('lower0', 'f2'))
     const theirs = scratch.overlay('kernel', 1, [...OPTIONS, 'index=off'])
     fs.chmodSync(path.join(theirs.mountpoint, 'f'), 0o600)
+    fs.mkdirSync(path.join(theirs.mountpoint, 'new'))
+    fs.renameSync(path.join(theirs.mountpoint, 'f'), path.join(theirs.mountpoint, 'new/f'))
     theirs.unmount()
+    const impure = sys.getxattrAt(sys.AT_FDCWD, scratch.path('upper', 'new'), 'trusted.overlay.impure')
+    t.equal(impure, undefined, 'the directory is not marked')
     for (const options of [[...OPTIONS, 'index=off'], ['metacopy=off']]) {
       const ours = scratch.overlay('lamina', 1, options)
-      t.strictSame(fs.readFileSync(path.join(ours.mountpoint, 'f')), data, options.join())
+      t.strictSame(fs.readFileSync(path.join(ours.mountpoint, 'new/f')), data, options.join())
       ours.unmount()
     }
   },

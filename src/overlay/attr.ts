@@ -38,9 +38,14 @@ export function setattr(view: View, inode: Inode, change: SetAttr): AttrReply {
   if (change.size !== undefined) truncate(view, inode, change.size)
   if (change.uid !== undefined || change.gid !== undefined) chown(view, inode, at, change)
   if (change.mode !== undefined) chmod(view, inode, at, change.mode)
-  else if (change.killSuidgid) killSuidgid(view, inode, at)
+  else if (change.killSuidgid || isEmpty(change)) killSuidgid(view, inode, at)
   if (change.atime !== undefined || change.mtime !== undefined) utimens(at, change)
   return getattr(view, inode)
+}
+
+/** chown(-1, -1), which names no owner and takes setuid and setgid all the same, from root's files too. */
+function isEmpty({ mode, uid, gid, size, atime, mtime, ctime }: SetAttr): boolean {
+  return [mode, uid, gid, size, atime, mtime, ctime].every(value => value === undefined)
 }
 
 function truncate(view: View, inode: Inode, size: number): void {
@@ -95,9 +100,9 @@ export function contentChangedBy(view: View, inode: Inode, caller: Caller): void
   if (killSuidgid(view, inode, view.at(inode))) view.attrChanged(inode)
 }
 
-/** What a write or truncation by an ordinary user takes away (FUSE_HANDLE_KILLPRIV_V2). */
+/** What chown(2), and a write or truncation by an ordinary user (FUSE_HANDLE_KILLPRIV_V2), take away. */
 function killSuidgid(view: View, inode: Inode, at: At): boolean {
-  if (inode.type !== sys.S_IFREG) return false
+  if (inode.isDir() || inode.type === sys.S_IFLNK) return false
   const stat = sys.statAt(at.dirfd, at.name)
   if (stat === undefined) return false
   const before = view.owner.stored(stat, () => at).mode

@@ -267,7 +267,7 @@ async function completeMetacopy(view: View, inode: Inode, size: number): Promise
     if (sys.fgetxattr(target.n, prefix + 'metacopy') !== undefined)
       sys.fremovexattr(target.n, prefix + 'metacopy')
   }
-  inode.data = null
+  forgetData(view, inode)
   view.kernel.unregisterFile(inode.nodeid)
 }
 
@@ -293,9 +293,15 @@ async function copyUpFile(view: View, inode: Inode, size: number): Promise<void>
       temp.publish(dirfd, name)
     })
   }
-  inode.data = null
+  forgetData(view, inode)
   // The page cache of the inode stays valid; only the file behind it is another one now.
   view.kernel.unregisterFile(inode.nodeid)
+}
+
+/** The file has its data itself now. */
+function forgetData(view: View, inode: Inode): void {
+  if (inode.data !== null) view.fds.dropPassages(inode.data)
+  inode.data = null
 }
 
 /** Data is on disk before a name leads to it: a crash never shows an empty file in the place of a full one. */

@@ -101,6 +101,11 @@ export function isIndexed(view: View, inode: Inode): boolean {
   return view.index !== null && inode.upper?.layer === view.index.layer
 }
 
+/** A name of a lower hard link is about to go: the count of those that stay needs the index, and so the copy, first. */
+export function needsIndex(view: View, inode: Inode): boolean {
+  return view.index !== null && inode.links > 0 && inode.upper === null && !inode.nameless
+}
+
 /**
  * Gives a name of an indexed object its upper link, so that removing or renaming it is like removing any upper name.
  * The parent has an upper directory.

@@ -88,7 +88,7 @@ function instantiate(view: View, parent: DirInode, name: string, found: Resolved
     inode.lower = found.lower
     inode.links = shared?.links ?? 0
     try {
-      followMetacopy(view, parent, inode, found)
+      followMetacopy(view, parent, inode, found, shared?.indexed)
     } catch (error) {
       view.table.dropIfUnused(inode)
       throw error
@@ -172,7 +172,13 @@ export function resolve(view: View, parent: DirInode, name: string): Resolved | 
     from = listing.from[at] ?? 0
     more = listing.more[at] ?? true
   }
-  return new Search(view, parent, name).run(from, more)
+  const search = new Search(view, parent, name)
+  try {
+    return search.run(from, more)
+  } catch (error) {
+    search.letGo()
+    throw error
+  }
 }
 
 /** Whether something called `name` would show from the lower layers if upper had nothing of that name. */
@@ -344,19 +350,27 @@ class Search {
    * that is itself redirected changes the path for the layers below. Returns whether to go on in the next layer.
    */
   private walk(layer: Layer, parts: readonly string[]): boolean {
+    const way = { dir: layer.root }
+    try {
+      return this.walkBelow(layer, parts, way)
+    } finally {
+      if (this.lowers.at(-1)?.parent !== way.dir) this.view.fds.dropPassages(new Real(layer, way.dir, ''))
+    }
+  }
+
+  /** `way.dir`: the directory reached. */
+  private walkBelow(layer: Layer, parts: readonly string[], way: { dir: DirReal }): boolean {
     const below = layer.index < this.view.lowers.length
-    let dir = layer.root
     let goOn = true
     for (const [i, part] of parts.entries()) {
+      const { dir } = way
       const probed = probe(this.view, dir, part, below)
       const isLast = i === parts.length - 1
       if (isLast && probed !== 'hidden' && probed !== 'absent') {
         return this.accept(dir, part, probed, below) && goOn
       }
-      if (probed === 'hidden' || probed === 'absent' || !sys.S_ISDIR(probed.mode)) {
-        this.view.fds.dropPassages(new Real(layer, dir, part))
+      if (probed === 'hidden' || probed === 'absent' || !sys.S_ISDIR(probed.mode))
         return probed === 'absent' && goOn
-      }
       const dirfd = this.view.fds.get(dir)
       const next = new DirReal(layer, dir, part)
       next.passage = true
@@ -370,10 +384,18 @@ class Search {
         this.trail = { kind: 'path', parts: [...this.trail.parts, ...parts.slice(i + 1)] }
       }
       if (hasMarker(dir, dirfd, part)) goOn = false
-      dir = next
-      if (goOn && below && hasOpaqueMarker(this.view.fds.get(dir))) goOn = false
+      way.dir = next
+      if (goOn && below && hasOpaqueMarker(this.view.fds.get(next))) goOn = false
     }
     return goOn
+  }
+
+  /** Closes what was opened for the sake of a search that ended with an error. */
+  letGo(): void {
+    for (const lower of this.lowers) {
+      this.view.fds.drop(lower)
+      this.view.fds.dropPassages(lower)
+    }
   }
 
   private result(): Resolved {

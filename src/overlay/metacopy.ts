@@ -16,8 +16,20 @@ import type { View } from './view.js'
  * Finds the data of a regular file that carries the metacopy attribute; any other inode is left alone.
  * @throws SysError EIO where the data is not to be found
  */
-export function followMetacopy(view: View, parent: DirInode, inode: Inode, found: Resolved): void {
+export function followMetacopy(
+  view: View,
+  parent: DirInode,
+  inode: Inode,
+  found: Resolved,
+  indexed: Real | undefined,
+): void {
   if (inode.type !== sys.S_IFREG) return
+  if (found.upper === null && indexed !== undefined) {
+    // Another name of this lower file was copied up: what lies below under this one has the data, or says where it is.
+    const dirfd = indexed.layer.rootFd.n
+    if (!isMetacopy(dirfd, indexed.name, sys.listxattrAt(dirfd, indexed.name))) return
+    inode.data = found.lower
+  }
   const top = found.upper ?? found.lower
   if (top?.parent == null) return
   const dirfd = view.fds.get(top.parent)
@@ -87,9 +99,13 @@ class DataSearch {
       let dir = layer.root
       for (const [i, part] of path.entries()) {
         const stat = sys.statAt(this.view.fds.get(dir), part)
-        if (stat === undefined) break
-        if (i === path.length - 1) return sys.S_ISREG(stat.mode) ? new Real(layer, dir, part) : undefined
-        if (!sys.S_ISDIR(stat.mode)) break
+        const isLast = i === path.length - 1
+        if (isLast && stat !== undefined && sys.S_ISREG(stat.mode)) return new Real(layer, dir, part)
+        if (isLast || stat === undefined || !sys.S_ISDIR(stat.mode)) {
+          this.view.fds.dropPassages(new Real(layer, dir, part))
+          if (isLast && stat !== undefined) return undefined
+          break
+        }
         dir = new DirReal(layer, dir, part)
         dir.passage = true
       }

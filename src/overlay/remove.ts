@@ -3,7 +3,7 @@ import * as sys from '../sys/index.js'
 import { E } from '../base/errno.js'
 import { SysError } from '../base/sys-error.js'
 import { ensureUpper } from './copy-up.js'
-import { ensureAlias, isIndexed, keepLinks, linkRemoved } from './hardlinks.js'
+import { ensureAlias, isIndexed, keepLinks, linkRemoved, needsIndex } from './hardlinks.js'
 import type { DirInode, Inode } from './inode.js'
 import { Real } from './layer.js'
 import { findChild, lowerPositive } from './lookup.js'
@@ -35,6 +35,7 @@ export function existing(view: View, parent: DirInode, name: string): Inode {
 
 function removeObject(view: View, parent: DirInode, name: string, inode: Inode): void {
   ensureUpper(view, parent)
+  if (needsIndex(view, inode)) ensureUpper(view, inode, 'metadata')
   if (isIndexed(view, inode)) {
     ensureAlias(view, inode, parent, name)
     keepLinks(view, inode)

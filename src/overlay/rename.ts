@@ -8,7 +8,7 @@ import { SysError } from '../base/sys-error.js'
 import { setOpaque } from '../format/index.js'
 import { ensureUpper, markImpureFor } from './copy-up.js'
 import { dropMarker } from './create.js'
-import { ensureAlias, isIndexed, keepLinks } from './hardlinks.js'
+import { ensureAlias, isIndexed, keepLinks, needsIndex } from './hardlinks.js'
 import type { DirInode, Inode } from './inode.js'
 import { findChild, lowerPositive, probe } from './lookup.js'
 import { isEmpty } from './readdir.js'
@@ -46,6 +46,7 @@ export function rename(view: View, from: Place, to: Place, flags: number): void 
   ensureUpper(view, from.dir)
   ensureUpper(view, to.dir)
   ensureUpper(view, source, 'metadata')
+  if (target !== undefined && needsIndex(view, target)) ensureUpper(view, target, 'metadata')
   ensureAlias(view, source, from.dir, from.name)
   if (exchange && target !== undefined) {
     ensureUpper(view, target, 'metadata')

@@ -8,7 +8,6 @@ import {
   facts,
   getxattr,
   join,
-  link,
   listxattr,
   ls,
   mkdir,
@@ -20,7 +19,6 @@ import {
   read,
   rename,
   rmdir,
-  same,
   setxattr,
   stat,
   symlink,
@@ -31,6 +29,7 @@ import {
 } from '../posix.js'
 import { compare, walk } from '../tree.js'
 import type { Cases, Context } from '../run.js'
+import { index } from './indexed.js'
 
 /** Options that are off by default, one group of cases each. */
 
@@ -162,54 +161,6 @@ const redirectDir: Cases = {
         assert.ok(!JSON.stringify(seen).includes('passwd'), JSON.stringify(seen))
       }
       assert.deepEqual(names(c, 'd'), ['1', 'e'])
-    },
-  },
-}
-
-const linked = (dir: string): void => {
-  mkdir(join(dir, 'd'))
-  write(join(dir, 'a'), 'content')
-  link(join(dir, 'a'), join(dir, 'b'))
-  link(join(dir, 'a'), join(dir, 'd', 'c'))
-}
-
-const index: Cases = {
-  'a lower hard link copied up once is one file under all its names': {
-    on: OVERLAY,
-    options: ['index=on'],
-    lowers: [linked],
-    run: c => {
-      overwrite(join(c.dir, 'a'), 'CONTENT')
-      for (const name of ['a', 'b', 'd/c']) assert.equal(text(join(c.dir, name)), 'CONTENT', name)
-      assert.ok(same(join(c.dir, 'a'), join(c.dir, 'd', 'c')))
-      c.note('nlink', stat(join(c.dir, 'b')).nlink)
-      c.remount()
-      for (const name of ['a', 'b', 'd/c']) assert.equal(text(join(c.dir, name)), 'CONTENT', name)
-      assert.ok(same(join(c.dir, 'a'), join(c.dir, 'b')))
-      c.note('nlink after', stat(join(c.dir, 'b')).nlink)
-    },
-  },
-  'st_nlink as names come and go': {
-    on: OVERLAY,
-    options: ['index=on'],
-    lowers: [linked],
-    run: c => {
-      const nlink = (): number => stat(join(c.dir, 'd', 'c')).nlink
-      const steps: number[] = [nlink()]
-      unlink(join(c.dir, 'a'))
-      steps.push(nlink())
-      link(join(c.dir, 'b'), join(c.dir, 'new'))
-      steps.push(nlink())
-      rename(join(c.dir, 'b'), join(c.dir, 'd', 'b2'))
-      steps.push(nlink())
-      unlink(join(c.dir, 'new'))
-      unlink(join(c.dir, 'd', 'b2'))
-      steps.push(nlink())
-      c.note('steps', steps)
-      c.remount()
-      c.note('after', nlink())
-      write(join(c.dir, 'a'), 'anew')
-      assert.equal(text(join(c.dir, 'd', 'c')), 'content')
     },
   },
 }

@@ -198,8 +198,9 @@ export const permission: Cases = {
   'the same by root': {
     lowers: [
       dir => {
-        for (const act of ['write', 'truncate', 'chown', 'chgrp', 'fallocate']) {
-          write(join(dir, act), 'content')
+        for (const act of ['write', 'truncate', 'chown', 'chgrp', 'fallocate', 'chown to nobody', 'fifo']) {
+          if (act === 'fifo') mknod(join(dir, act), sys.S_IFIFO | 0o600)
+          else write(join(dir, act), 'content')
           chmod(join(dir, act), 0o6755)
         }
       },
@@ -209,6 +210,9 @@ export const permission: Cases = {
       truncate(join(c.dir, 'truncate'), 2)
       chown(join(c.dir, 'chown'), 1000, 1000)
       chown(join(c.dir, 'chgrp'), -1, 1000)
+      // Takes setuid and setgid, though it changes no owner.
+      chown(join(c.dir, 'chown to nobody'), -1, -1)
+      chown(join(c.dir, 'fifo'), -1, -1)
       {
         using fd = open(join(c.dir, 'fallocate'), sys.O_RDWR)
         sys.fallocateSync(fd.n, 0, 0, 100)

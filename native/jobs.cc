@@ -5,7 +5,10 @@
 // stay the caller's: they must be open until the promise settles. When the environment goes away, Node waits for the
 // jobs: one that has not started does nothing, a copy stops at its next block.
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <sys/ioctl.h>
+#include <sys/uio.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -260,6 +263,48 @@ napi_value copy_data(napi_env env, napi_callback_info info) {
   return Job::start(env, std::unique_ptr<Job>(new (std::nothrow) CopyJob(args.state(), from, to, size, reflink)));
 }
 
+// Whether a file of which RWF_NOWAIT gives EOPNOTSUPP is in memory anyway.
+bool in_memory(int fd) {
+  struct statfs fs;
+  return fstatfs(fd, &fs) == 0 && (fs.f_type == TMPFS_MAGIC || fs.f_type == RAMFS_MAGIC);
+}
+
+// copyCached(from, to, size): 1 when all of a small file was in the page cache and stands in `to` now, 0 when a thread
+// must copy it (nothing was written), or -errno.
+napi_value copy_cached(napi_env env, napi_callback_info info) {
+  constexpr int64_t kMost = 64 * 1024;
+  Args args(env, info);
+  const int from = args.fd(0);
+  const int to = args.fd(1);
+  const int64_t size = args.i64(2);
+  if (!args.failed() && (size < 0 || size > kMost)) args.wrong(2, "a size of at most 65536");
+  if (args.failed()) return args.reject();
+  char data[kMost];
+  int flags = RWF_NOWAIT;
+  for (int64_t at = 0; at < size;) {
+    iovec part = {data + at, static_cast<size_t>(size - at)};
+    const ssize_t got = preadv2(from, &part, 1, at, flags);
+    if (got > 0) {
+      at += got;
+      continue;
+    }
+    if (got == 0) return integer(env, 0);  // truncated meanwhile
+    if (errno == EINTR) continue;
+    if (errno == EOPNOTSUPP && flags != 0 && in_memory(from)) {
+      flags = 0;
+      continue;
+    }
+    return integer(env, 0);
+  }
+  for (int64_t at = 0; at < size;) {
+    const ssize_t put = pwrite(to, data + at, static_cast<size_t>(size - at), at);
+    if (put < 0 && errno == EINTR) continue;
+    if (put < 0) return failure(env, errno);
+    at += put;
+  }
+  return integer(env, 1);
+}
+
 // stopJobs(): for process.exit() of the main thread, which waits for the pool's threads and runs no cleanup hook.
 napi_value stop_jobs(napi_env env, napi_callback_info info) {
   Args args(env, info);
@@ -319,6 +364,7 @@ napi_value copy_file_range_job(napi_env env, napi_callback_info info) {
 
 bool register_jobs(napi_env env, napi_value exports, State* state) {
   return define(env, exports, state, "copyData", copy_data) &&
+         define(env, exports, state, "copyCached", copy_cached) &&
          define(env, exports, state, "stopJobs", stop_jobs) &&
          define(env, exports, state, "fsyncJob", fsync_job) &&
          define(env, exports, state, "fdatasyncJob", fdatasync_job) &&

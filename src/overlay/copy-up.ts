@@ -4,8 +4,9 @@
  * Atomic: the copy is built in the work directory (as a file without a name where the filesystem can do that), complete
  * with all metadata, and then appears in upper by one link or rename. A failure or a crash leaves upper as it was.
  *
- * Directories, symlinks and special files are copied on the spot. A regular file's data is copied by a native thread:
- * the operation that needs it is told to come again (see Again) and meanwhile everything else goes on.
+ * Directories, symlinks, special files, and small files that the page cache holds are copied on the spot. The data of other
+ * files is copied, and synced, by a native thread: the operation that needs it is told to come again (see Again) and
+ * meanwhile everything else goes on.
  */
 import * as sys from '../sys/index.js'
 import type { Stat } from '../sys/index.js'
@@ -14,10 +15,11 @@ import { SysError } from '../base/sys-error.js'
 import { Fd } from '../base/fd.js'
 import { Again } from '../fuse/filesystem.js'
 import { type DirInode, type Inode } from './inode.js'
-import { DirReal, openBeneath, Real } from './layer.js'
+import { DirReal, type Layer, openBeneath, Real } from './layer.js'
 import { METACOPY_WITHOUT_DIGEST, OVERLAY_PREFIXES, OVERRIDE_STAT_CONTAINERS } from '../format/index.js'
 import { keepLinks, keepLinksByLower } from './hardlinks.js'
 import { upperKey } from './lookup.js'
+import { renameNoReplace, TempFile } from './temp-file.js'
 import { chownReal, copyMetadata, copyTimes, keepingTimes } from './metadata.js'
 import { originRecord } from './origin-ino.js'
 import type { At, View } from './view.js'
@@ -27,7 +29,7 @@ export type Extent = number | 'metadata'
 
 /**
  * Returns when `inode` has an upper object (or is one without a name), with as much of its data as `extent` says.
- * @throws Again while the data is being copied
+ * @throws Again while the data is being copied or synced
  * @throws SysError EROFS without upperdir; ENOSPC, EDQUOT, EIO, EPERM as the upper filesystem says
  */
 export function ensureUpper(view: View, inode: Inode, extent: Extent = Infinity): void {
@@ -39,12 +41,12 @@ export function ensureUpper(view: View, inode: Inode, extent: Extent = Infinity)
   if (inode.type !== sys.S_IFREG) return copyUpSpecial(view, inode)
   if (extent === 'metadata' && view.options.metacopy && !inode.nameless) return copyUpMetadata(view, inode)
   const size = extent === 'metadata' ? Infinity : extent
-  const copying = (above ? completeMetacopy(view, inode, size) : copyUpFile(view, inode, size)).finally(
-    () => {
-      inode.copyUp = null
-      view.table.dropIfUnused(inode)
-    },
-  )
+  const begun = above ? completeMetacopy(view, inode, size) : copyUpFile(view, inode, size)
+  if (begun === undefined) return
+  const copying = begun.finally(() => {
+    inode.copyUp = null
+    view.table.dropIfUnused(inode)
+  })
   inode.copyUp = copying
   throw new Again(copying)
 }
@@ -193,16 +195,6 @@ function copyUpDir(view: View, dir: DirInode): void {
   view.attrChanged(dir)
 }
 
-/** Not every filesystem knows RENAME_NOREPLACE; the name is known to be free, so it is a belt, not the trousers. */
-function renameNoReplace(fromFd: number, from: string, toFd: number, to: string): void {
-  try {
-    sys.renameat2(fromFd, from, toFd, to, sys.RENAME_NOREPLACE)
-  } catch (error) {
-    if (!(error instanceof SysError) || error.errno !== E.EINVAL) throw error
-    sys.renameat2(fromFd, from, toFd, to)
-  }
-}
-
 function copyUpSpecial(view: View, inode: Inode): void {
   if (inode.parent !== null) ensureUpper(view, inode.parent)
   const copy = begin(view, inode)
@@ -271,25 +263,40 @@ async function completeMetacopy(view: View, inode: Inode, size: number): Promise
   view.kernel.unregisterFile(inode.nodeid)
 }
 
-async function copyUpFile(view: View, inode: Inode, size: number): Promise<void> {
+/** Gives the promise of a copy that is under way, or nothing when it was small and is done. */
+function copyUpFile(view: View, inode: Inode, size: number): Promise<void> | undefined {
   if (inode.parent !== null) ensureUpper(view, inode.parent)
-  const copy = begin(view, inode)
-  const data = inode.data ?? copy.lower
-  const dataDir = data.parent === null ? data.layer.rootFd.n : view.fds.get(data.parent)
-  using source = new Fd(openBeneath(dataDir, data.name, sys.O_RDONLY | sys.O_NOATIME))
-  using original =
-    data === copy.lower ? null : new Fd(openBeneath(copy.from.dirfd, copy.from.name, sys.O_PATH))
-  using temp = TempFile.create(view, inode)
-  await sys.copyData(source.n, temp.fd.n, Math.min(size, copy.stat.size))
-  // The directory descriptors of `begin` may have been closed meanwhile: the open files stand for the objects.
-  const opened: CopyUp = { ...copy, from: { dirfd: (original ?? source).n, name: '' } }
-  dress(view, opened, { dirfd: temp.fd.n, name: '' })
-  if (copy.stat.size > 0) await syncCopy(view, temp.fd)
+  const building = new Building(view, inode)
+  try {
+    const length = Math.min(size, building.copy.stat.size)
+    const copied = building.copyNow(length)
+    if (!copied || (length > 0 && syncs(view))) return finishSlowly(view, building, length, copied)
+    building.dress(view)
+    place(view, building)
+  } catch (error) {
+    building[Symbol.dispose]()
+    throw error
+  }
+  building[Symbol.dispose]()
+  return undefined
+}
+
+async function finishSlowly(view: View, built: Building, length: number, copied: boolean): Promise<void> {
+  using building = built
+  if (!copied) await building.copyData(length)
+  building.dress(view)
+  if (length > 0) await syncCopy(view, building.temp.fd)
+  view.fds.nextRequest()
+  place(view, building)
+}
+
+/** The finished copy becomes what the inode is. */
+function place(view: View, { copy, temp }: Building): void {
+  const { inode } = copy
   if (inode.nameless) {
     inode.orphan = temp.keepNameless()
   } else {
-    view.fds.nextRequest()
-    commit(view, opened, (dirfd, name) => {
+    commit(view, copy, (dirfd, name) => {
       temp.publish(dirfd, name)
     })
   }
@@ -304,64 +311,64 @@ function forgetData(view: View, inode: Inode): void {
   inode.data = null
 }
 
-/** Data is on disk before a name leads to it: a crash never shows an empty file in the place of a full one. */
-async function syncCopy(view: View, file: Fd): Promise<void> {
-  if (view.options.fsync && !view.options.volatile) await sys.fsync(file.n)
-}
+/** A copy of a regular file being made, with the open files that it is made of. */
+class Building implements Disposable {
+  readonly copy: CopyUp
+  readonly temp: TempFile
+  private readonly source: Fd
+  private readonly original: Fd | null = null
+  private readonly layer: Layer
 
-/** A regular file being built: without a name where the filesystem can do that, else under a temporary one. */
-class TempFile {
-  private constructor(
-    private readonly view: View,
-    readonly fd: Fd,
-    /** '' for a file without a name. */
-    private name: string,
-  ) {}
-
-  static create(view: View, inode: Inode): TempFile {
-    const work = view.workdir()
-    if (work.features.tmpfile) {
-      return new TempFile(view, sys.openat(work.fd.n, '.', sys.O_TMPFILE | sys.O_RDWR, 0o600), '')
+  constructor(view: View, inode: Inode) {
+    const copy = begin(view, inode)
+    const data = inode.data ?? copy.lower
+    const dataDir = data.parent === null ? data.layer.rootFd.n : view.fds.get(data.parent)
+    this.layer = data.layer
+    this.source = new Fd(openBeneath(dataDir, data.name, sys.O_RDONLY | sys.O_NOATIME))
+    try {
+      if (data !== copy.lower)
+        this.original = new Fd(openBeneath(copy.from.dirfd, copy.from.name, sys.O_PATH))
+      this.temp = TempFile.create(view, inode)
+    } catch (error) {
+      this.original?.close()
+      this.source.close()
+      throw error
     }
-    const name = work.tempName()
-    const flags = sys.O_CREAT | sys.O_EXCL | sys.O_RDWR | sys.O_NOFOLLOW
-    const file = new TempFile(view, sys.openat(work.fd.n, name, flags, 0o600), name)
-    if (inode.nameless) file.discard()
-    return file
+    // The directory descriptors of `begin` may be closed meanwhile: the open files stand for the objects.
+    this.copy = { ...copy, from: { dirfd: (this.original ?? this.source).n, name: '' } }
   }
 
-  publish(dirfd: number, name: string): void {
-    if (this.name === '') {
-      linkFd(this.fd.n, dirfd, name)
-    } else {
-      renameNoReplace(this.view.workdir().fd.n, this.name, dirfd, name)
-      this.name = ''
-    }
+  /** True when a small file, all of it in the page cache, was copied on the spot: two changes of thread cost more. */
+  copyNow(size: number): boolean {
+    if (size > sys.COPY_CACHED_MOST || size < this.copy.stat.size) return size === 0
+    // Where a reflink works it is to be had; where there are fewer blocks than data there may be holes to keep.
+    const { copiedBy } = this.layer
+    if (copiedBy === undefined || copiedBy === 'reflink' || this.copy.stat.blocks * 512 < size)
+      return size === 0
+    return sys.copyCached(this.source.n, this.temp.fd.n, size)
   }
 
-  /** An O_PATH descriptor of the file, which never had, or no longer has, a name. */
-  keepNameless(): Fd {
-    this.discard()
-    return sys.openat(sys.AT_FDCWD, `/proc/self/fd/${this.fd.n}`, sys.O_PATH)
+  async copyData(size: number): Promise<void> {
+    const { method } = await sys.copyData(this.source.n, this.temp.fd.n, size)
+    this.layer.copiedBy = method
   }
 
-  private discard(): void {
-    if (this.name !== '') this.view.workdir().discard(this.name)
-    this.name = ''
+  dress(view: View): void {
+    dress(view, this.copy, { dirfd: this.temp.fd.n, name: '' })
   }
 
   [Symbol.dispose](): void {
-    this.discard()
-    this.fd.close()
+    this.temp[Symbol.dispose]()
+    this.original?.close()
+    this.source.close()
   }
 }
 
-/** Links an open file. The descriptor alone needs CAP_DAC_READ_SEARCH before Linux 6.10; /proc needs none. */
-export function linkFd(fd: number, dirfd: number, name: string): void {
-  try {
-    sys.linkat(fd, '', dirfd, name, sys.AT_EMPTY_PATH)
-  } catch (error) {
-    if (!(error instanceof SysError) || error.errno !== E.ENOENT) throw error
-    sys.linkat(sys.AT_FDCWD, `/proc/self/fd/${fd}`, dirfd, name, sys.AT_SYMLINK_FOLLOW)
-  }
+/** Data is on disk before a name leads to it: a crash never shows an empty file in the place of a full one. */
+async function syncCopy(view: View, file: Fd): Promise<void> {
+  if (syncs(view)) await sys.fsync(file.n)
+}
+
+function syncs(view: View): boolean {
+  return view.options.fsync && !view.options.volatile && view.workdir().features.durable
 }

@@ -5,6 +5,7 @@
  * opened from its parent's with RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS, so a symlink in a layer leads nowhere.
  */
 import * as sys from '../sys/index.js'
+import type { CopyMethod } from '../sys/index.js'
 import { E } from '../base/errno.js'
 import { SysError } from '../base/sys-error.js'
 import type { Fd } from '../base/fd.js'
@@ -12,6 +13,8 @@ import type { Fd } from '../base/fd.js'
 /** One directory tree. Index 0 is upper; lower layers follow from 1, top first. */
 export class Layer {
   readonly root: DirReal
+  /** How the last copy of a file's data into upper was done: a reflink is the better way for a small file, too. */
+  copiedBy: CopyMethod | undefined
   constructor(
     readonly index: number,
     readonly rootFd: Fd,

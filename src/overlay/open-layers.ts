@@ -274,6 +274,7 @@ function probeFeatures(work: Fd, prefix: OverlayPrefix | undefined, config: Over
     tmpfile,
     renameExchange,
     renameWhiteout,
+    durable: sys.fstatfs(dir).type !== sys.TMPFS_MAGIC,
     xattrs: prefix !== undefined,
     whiteout: asked === 'auto' ? best : asked,
   }

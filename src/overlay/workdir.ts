@@ -18,6 +18,8 @@ export interface UpperFeatures {
   /** rename that leaves a whiteout behind. */
   readonly renameWhiteout: boolean
   readonly renameExchange: boolean
+  /** fsync does something: not on a filesystem that is in memory only. */
+  readonly durable: boolean
   /** Attributes in the overlay's namespace. */
   readonly xattrs: boolean
   readonly whiteout: WhiteoutDialect

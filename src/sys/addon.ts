@@ -80,6 +80,7 @@ export interface Addon {
     size: number,
     reflink: boolean,
   ): Promise<[bytes: number, method: number] | number>
+  copyCached(src: number, dst: number, size: number): number
   stopJobs(): void
   fsyncJob(fd: number): Promise<number>
   fdatasyncJob(fd: number): Promise<number>

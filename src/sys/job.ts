@@ -38,6 +38,18 @@ export async function copyData(
   return { bytes: result[0], method: METHODS[result[1]] ?? 'read_write' }
 }
 
+/** Up to here {@link copyCached} copies. */
+export const COPY_CACHED_MOST = 65_536
+
+/**
+ * Copies the first `size` bytes, at most {@link COPY_CACHED_MOST}, of one regular file into another on the spot, if they are
+ * all in the page cache. False when they are not: then nothing was written, and {@link copyData} is the way.
+ * @throws SysError ENOSPC, EDQUOT, EIO… of the writing
+ */
+export function copyCached(src: number, dst: number, size: number): boolean {
+  return check(addon.copyCached(src, dst, size), 'copy') === 1
+}
+
 export async function fsync(fd: number): Promise<void> {
   check(await addon.fsyncJob(fd), 'fsync')
 }

@@ -15,6 +15,7 @@
         'native/jobs.cc',
         'native/mount.cc',
         'native/name.cc',
+        'native/process.cc',
         'native/socket.cc',
         'native/work-queue.cc',
         'native/xattr.cc',

@@ -20,7 +20,7 @@ const GROUPS: readonly { commands: readonly string[]; load: () => Promise<Group>
   { commands: ['system', 'info'], load: () => import('./commands/system.js') },
   { commands: ['container'], load: () => import('./commands/container.js') },
   { commands: ['plugin'], load: () => import('./commands/plugin.js') },
-  { commands: ['run'], load: () => import('./commands/run.js') },
+  { commands: ['run', 'exec'], load: () => import('./commands/run.js') },
   { commands: ['volume'], load: () => import('./commands/volume.js') },
   { commands: ['completion', '__complete'], load: () => import('./commands/completion.js') },
 ]

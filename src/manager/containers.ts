@@ -4,67 +4,36 @@
  * Mounting, unmounting and removing one container are ordered between processes by the claim `container-ID`. What is
  * mounted is asked of the kernel; the row only counts who wants it.
  */
-import { randomBytes, randomInt } from 'node:crypto'
+import { randomBytes } from 'node:crypto'
 import { mkdirSync } from 'node:fs'
 import { join, resolve } from 'node:path'
-import { fromUtf8 } from '../base/bytes.js'
-import { E } from '../base/errno.js'
-import { SysError } from '../base/sys-error.js'
 import type { Digest } from '../oci/index.js'
-import * as sys from '../sys/index.js'
 import type { Change } from './changes.js'
 import { collect } from './collector.js'
 import type { Claim } from './claims.js'
+import {
+  checkContainerName,
+  toContainer,
+  type ContainerRecord,
+  type ContainerRow,
+  type CreateContainer,
+  type MountContainer,
+  type UnmountContainer,
+} from './containers/container-record.js'
+import { specOf } from './containers/container-spec.js'
+import { randomName } from './containers/random-name.js'
 import { isUniqueError } from './database.js'
 import type { Drivers } from './drivers/choose.js'
 import type { Box, Driver, Usage } from './drivers/driver.js'
 import type { Images } from './images.js'
 import type { Layers } from './layers.js'
 import { Lease } from './leases.js'
-import { bootId, isMounted } from './mount-table.js'
+import { bootId, isAlive, isMounted } from './mount-table.js'
 import type { RootfsMounts } from './mounts/rootfs-mounts.js'
 import type { StoreContext } from './store-context.js'
 import { notFound, StoreError } from './store-error.js'
 
-export interface ContainerRecord {
-  /** 64 hex digits. */
-  readonly id: string
-  readonly name: string
-  readonly image: Digest | undefined
-  readonly chainId: Digest | undefined
-  readonly driver: string
-  readonly labels: Readonly<Record<string, string>>
-  /** What create was asked for, beyond the columns; its shape is that of whoever created the container. */
-  readonly spec: unknown
-  readonly created: number
-}
-
-export interface CreateContainer {
-  readonly name?: string
-  /** A reference of an image; or `chain`; or neither, for an empty stack. */
-  readonly image?: string
-  readonly chain?: Digest
-  readonly labels?: Readonly<Record<string, string>>
-  readonly spec?: object
-}
-
-export interface MountContainer {
-  /** Where; by default containers/ID/merged of the store. */
-  readonly target?: string
-  readonly size?: number
-  readonly readOnly?: boolean
-}
-
-interface ContainerRow {
-  id: string
-  name: string
-  image: Digest | null
-  chain_id: Digest | null
-  driver: string
-  labels: string
-  spec: string
-  created: number
-}
+export type { ContainerRecord, CreateContainer, MountContainer }
 
 interface MountRow {
   target: string
@@ -83,14 +52,8 @@ export class Containers {
   /** @throws StoreError exists, not-found, invalid */
   async create(options: CreateContainer = {}): Promise<ContainerRecord> {
     const { db, claims, paths } = this.context
-    const driver = await this.drivers.chosen()
-    if (options.name !== undefined && !/^[a-zA-Z0-9][a-zA-Z0-9_.-]+$/.test(options.name)) {
-      throw new StoreError(
-        'invalid',
-        `'${options.name}' is not a container name`,
-        'letters, digits, _ . - and at least two',
-      )
-    }
+    const driver = await this.#driverFor(options)
+    if (options.name !== undefined) checkContainerName(options.name)
     const id = randomBytes(32).toString('hex')
     const claim = claims.claim('container', id)
     const dir = join(paths.containers, id)
@@ -112,6 +75,22 @@ export class Containers {
       )
       throw error
     }
+  }
+
+  /** A limit and other ids are the daemon's work. */
+  async #driverFor(options: CreateContainer): Promise<Driver> {
+    const spec = specOf(options)
+    const asked = spec.size === undefined ? spec.ids && '--uidmap' : '--storage-opt size='
+    if (asked === undefined) return await this.drivers.chosen()
+    const { choice } = this.drivers
+    if (choice !== 'auto' && choice !== 'fuse') {
+      throw new StoreError(
+        'unsupported',
+        `storage driver ${choice} cannot do ${asked}`,
+        "only fuse can: '--storage-driver fuse'",
+      )
+    }
+    return this.drivers.named('fuse')
   }
 
   #insert(
@@ -204,9 +183,9 @@ export class Containers {
     if (isMounted(target)) {
       if (isAlive(target)) {
         // Without a row: its command died between mount and commit. It is ours all the same.
-        this.#count(container, target)
+        this.#count(container, target, options)
         await this.rootfsMounts.assemble(container, target).catch((error: unknown) => {
-          db.run('UPDATE mounts SET users = users - 1 WHERE target = ?', target)
+          this.#uncount(target, options.use?.lease)
           throw error
         })
         return target
@@ -222,61 +201,74 @@ export class Containers {
     }
     db.run('DELETE FROM mounts WHERE container = ?', container.id)
     mkdirSync(target, { recursive: true, mode: 0o755 })
-    const { size, readOnly } = options
+    const { size, ids } = specOf(container)
     await driver.mount(box, {
       target,
       ...(size === undefined ? {} : { size }),
-      ...(readOnly === undefined ? {} : { readOnly }),
+      ...(ids === undefined ? {} : { ids }),
+      ...(options.readOnly === undefined ? {} : { readOnly: options.readOnly }),
     })
-    this.#count(container, target)
+    this.#count(container, target, options)
     try {
       await this.rootfsMounts.assemble(container, target)
     } catch (error) {
       this.rootfsMounts.dismantle(target)
       await driver.unmount(target, { force: true })
       db.run('DELETE FROM mounts WHERE target = ?', target)
+      this.#endUse(options.use?.lease)
       await this.rootfsMounts.releaseVolumes(container)
       throw error
     }
     return target
   }
 
-  #count(container: ContainerRecord, target: string): void {
-    this.context.db.run(
-      `INSERT INTO mounts (target, kind, container, chain_id, driver, users, boot, created)
-       VALUES (?, 'container', ?, ?, ?, 1, ?, ?)
-       ON CONFLICT (target) DO UPDATE SET users = users + 1`,
-      target,
-      container.id,
-      container.chainId ?? null,
-      container.driver,
-      bootId(),
-      Date.now(),
-    )
+  #count(container: ContainerRecord, target: string, { use }: MountContainer): void {
+    const { db } = this.context
+    db.transaction(() => {
+      db.run(
+        `INSERT INTO mounts (target, kind, container, chain_id, driver, users, boot, created)
+         VALUES (?, 'container', ?, ?, ?, 1, ?, ?)
+         ON CONFLICT (target) DO UPDATE SET users = users + 1`,
+        target,
+        container.id,
+        container.chainId ?? null,
+        container.driver,
+        bootId(),
+        Date.now(),
+      )
+      if (use === undefined) return
+      const sql = 'INSERT INTO container_uses (lease, container, remove) VALUES (?, ?, ?)'
+      db.run(sql, use.lease, container.id, use.remove ? 1 : 0)
+    })
+  }
+
+  #uncount(target: string, lease: string | undefined): void {
+    this.context.db.transaction(() => {
+      this.context.db.run('UPDATE mounts SET users = users - 1 WHERE target = ?', target)
+      this.#endUse(lease)
+    })
+  }
+
+  #endUse(lease: string | undefined): void {
+    if (lease !== undefined) this.context.db.run('DELETE FROM container_uses WHERE lease = ?', lease)
   }
 
   /**
    * Ends one use of the mount, and the mount with the last one; `all` ends every use, `force` detaches it although
    * processes are in it. Returns whether it is unmounted now.
    */
-  async unmount(
-    ref: string,
-    options: { readonly all?: boolean; readonly force?: boolean } = {},
-  ): Promise<boolean> {
+  async unmount(ref: string, options: UnmountContainer = {}): Promise<boolean> {
     const container = this.find(ref)
     using claim = await this.#claim(container)
     void claim
     return await this.#unmount(container, options)
   }
 
-  async #unmount(
-    container: ContainerRecord,
-    options: { readonly all?: boolean; readonly force?: boolean },
-  ): Promise<boolean> {
+  async #unmount(container: ContainerRecord, options: UnmountContainer): Promise<boolean> {
     const { db } = this.context
     for (const row of this.#mounts(container)) {
       if (row.users > 1 && options.all !== true && isMounted(row.target)) {
-        db.run('UPDATE mounts SET users = users - 1 WHERE target = ?', row.target)
+        this.#uncount(row.target, options.lease)
         return false
       }
       if (isMounted(row.target)) {
@@ -293,6 +285,7 @@ export class Containers {
       db.run('DELETE FROM mounts WHERE target = ?', row.target)
     }
     await this.rootfsMounts.releaseVolumes(container)
+    this.#endUse(options.lease)
     return true
   }
 
@@ -314,6 +307,7 @@ export class Containers {
 
   /** @throws StoreError exists */
   rename(ref: string, name: string): void {
+    checkContainerName(name)
     const container = this.find(ref)
     try {
       this.context.db.run('UPDATE containers SET name = ? WHERE id = ?', name, container.id)
@@ -355,42 +349,4 @@ export class Containers {
     claim.release()
     throw notFound('container', container.name)
   }
-}
-
-/** A mount whose daemon died answers ENOTCONN to everything. */
-function isAlive(target: string): boolean {
-  try {
-    sys.statAt(sys.AT_FDCWD, fromUtf8(target))
-    return true
-  } catch (error) {
-    if (error instanceof SysError && error.errno === E.ENOTCONN) return false
-    throw error
-  }
-}
-
-function toContainer(row: ContainerRow): ContainerRecord {
-  return {
-    id: row.id,
-    name: row.name,
-    image: row.image ?? undefined,
-    chainId: row.chain_id ?? undefined,
-    driver: row.driver,
-    labels: JSON.parse(row.labels) as Record<string, string>,
-    spec: JSON.parse(row.spec) as unknown,
-    created: row.created,
-  }
-}
-
-const MANNERS =
-  'bold brisk calm clear crisp deep eager fair fine fond glad keen kind lucid merry neat proud quick quiet sunny swift warm wise'.split(
-    ' ',
-  )
-const STONES =
-  'agate amber basalt beryl chalk flint gneiss granite jade jasper marble mica onyx opal pearl quartz ruby schist shale slate topaz tuff'.split(
-    ' ',
-  )
-
-function randomName(): string {
-  const pick = (words: string[]): string => words[randomInt(words.length)] ?? 'plain'
-  return `${pick(MANNERS)}_${pick(STONES)}_${randomInt(1000)}`
 }

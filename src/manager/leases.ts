@@ -39,6 +39,6 @@ export class Lease implements Disposable {
 }
 
 /** Also for a sweep, which holds the dead command's claim. */
-export function dropLease(db: Database, id: string): void {
-  db.run('DELETE FROM leases WHERE id = ?', id)
+export function dropLease(db: Database, id: string): boolean {
+  return db.run('DELETE FROM leases WHERE id = ?', id) > 0
 }

@@ -37,6 +37,17 @@ export function isMounted(target: string): boolean {
   return mountTable().some(entry => entry.target === wanted)
 }
 
+/** A mount whose daemon died answers ENOTCONN to everything. */
+export function isAlive(target: string): boolean {
+  try {
+    sys.statAt(sys.AT_FDCWD, fromUtf8(target))
+    return true
+  } catch (error) {
+    if (error instanceof SysError && error.errno === E.ENOTCONN) return false
+    throw error
+  }
+}
+
 /** Every mount at or below `dir`, innermost and latest first: the order in which they can be undone. */
 export function mountsWithin(dir: string): ByteName[] {
   const root = fromUtf8(dir)

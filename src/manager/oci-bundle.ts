@@ -5,6 +5,7 @@
 import { mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import type { ContainerUser } from './container-user.js'
+import type { IdMaps, IdRange } from './drivers/driver.js'
 
 export interface BundleMount {
   readonly type: 'bind' | 'tmpfs'
@@ -27,28 +28,32 @@ export interface BundleOptions {
   readonly terminal?: boolean
   readonly readOnly?: boolean
   readonly mounts?: readonly BundleMount[]
+  /** The container gets a user namespace with these ids. */
+  readonly ids?: IdMaps
 }
 
 /** As docker grants them. Source: moby oci/caps/defaults.go. */
-const CAPABILITIES = [
-  'CAP_AUDIT_WRITE',
-  'CAP_CHOWN',
-  'CAP_DAC_OVERRIDE',
-  'CAP_FOWNER',
-  'CAP_FSETID',
-  'CAP_KILL',
-  'CAP_MKNOD',
-  'CAP_NET_BIND_SERVICE',
-  'CAP_NET_RAW',
-  'CAP_SETFCAP',
-  'CAP_SETGID',
-  'CAP_SETPCAP',
-  'CAP_SETUID',
-  'CAP_SYS_CHROOT',
-]
+const CAPABILITIES: Readonly<Record<string, number>> = {
+  CAP_CHOWN: 0,
+  CAP_DAC_OVERRIDE: 1,
+  CAP_FOWNER: 3,
+  CAP_FSETID: 4,
+  CAP_KILL: 5,
+  CAP_SETGID: 6,
+  CAP_SETUID: 7,
+  CAP_SETPCAP: 8,
+  CAP_NET_BIND_SERVICE: 10,
+  CAP_NET_RAW: 13,
+  CAP_SYS_CHROOT: 18,
+  CAP_MKNOD: 27,
+  CAP_AUDIT_WRITE: 29,
+  CAP_SETFCAP: 31,
+}
+/** As linux/capability.h counts them. */
+export const CAPABILITY_NUMBERS: readonly number[] = Object.values(CAPABILITIES)
 
 /** Source: moby oci/defaults.go. */
-const MASKED = [
+export const MASKED = [
   '/proc/acpi',
   '/proc/asound',
   '/proc/kcore',
@@ -61,7 +66,7 @@ const MASKED = [
   '/sys/firmware',
   '/sys/devices/virtual/powercap',
 ]
-const READ_ONLY = ['/proc/bus', '/proc/fs', '/proc/irq', '/proc/sys', '/proc/sysrq-trigger']
+export const READ_ONLY = ['/proc/bus', '/proc/fs', '/proc/irq', '/proc/sys', '/proc/sysrq-trigger']
 
 /** Node's own devices come from the runtime; these are the usual mounts around them. */
 const SYSTEM_MOUNTS = [
@@ -88,26 +93,33 @@ const SYSTEM_MOUNTS = [
   { destination: '/sys', type: 'sysfs', source: 'sysfs', options: ['nosuid', 'noexec', 'nodev', 'ro'] },
 ]
 
+/** The `process` of config.json, which is also what `exec` takes. */
+export function processConfig(options: BundleOptions): object {
+  const bounding = Object.keys(CAPABILITIES)
+  const own = options.user.uid === 0 ? bounding : []
+  return {
+    terminal: options.terminal === true,
+    user: { uid: options.user.uid, gid: options.user.gid, additionalGids: options.user.groups },
+    args: options.args,
+    env: options.env,
+    cwd: options.cwd,
+    capabilities: { bounding, effective: own, permitted: own, inheritable: [], ambient: [] },
+    noNewPrivileges: false,
+  }
+}
+
+const mapping = ({ container, host, length }: IdRange): object => ({
+  containerID: container,
+  hostID: host,
+  size: length,
+})
+
 export function runtimeConfig(options: BundleOptions): object {
   const namespaces = ['pid', 'ipc', 'uts', 'mount', ...(options.network === 'none' ? ['network'] : [])]
-  const capabilities = options.user.uid === 0 ? CAPABILITIES : []
+  if (options.ids !== undefined) namespaces.push('user')
   return {
     ociVersion: '1.0.2',
-    process: {
-      terminal: options.terminal === true,
-      user: { uid: options.user.uid, gid: options.user.gid, additionalGids: options.user.groups },
-      args: options.args,
-      env: options.env,
-      cwd: options.cwd,
-      capabilities: {
-        bounding: CAPABILITIES,
-        effective: capabilities,
-        permitted: capabilities,
-        inheritable: [],
-        ambient: [],
-      },
-      noNewPrivileges: false,
-    },
+    process: processConfig(options),
     root: { path: options.rootfs, readonly: options.readOnly === true },
     hostname: options.hostname ?? 'lamina',
     mounts: [
@@ -122,6 +134,9 @@ export function runtimeConfig(options: BundleOptions): object {
     linux: {
       resources: { devices: [{ allow: true, access: 'rwm' }] },
       namespaces: namespaces.map(type => ({ type })),
+      ...(options.ids === undefined
+        ? {}
+        : { uidMappings: options.ids.uid.map(mapping), gidMappings: options.ids.gid.map(mapping) }),
       maskedPaths: MASKED,
       readonlyPaths: READ_ONLY,
     },

@@ -172,4 +172,15 @@ export const MIGRATIONS: readonly string[] = [
     PRIMARY KEY (volume, user)
   ) STRICT;
   `,
+  `
+  -- A mount that ends with the command it was made for. The lease is the command's claim: where nobody holds it, the command
+  -- died, and the next one ends what it began.
+  CREATE TABLE container_uses (
+    lease     TEXT PRIMARY KEY,
+    container TEXT NOT NULL REFERENCES containers (id) ON DELETE CASCADE,
+    remove    INTEGER NOT NULL,              -- 1: the container goes with the command (run --rm)
+    process   TEXT                           -- JSON: what runs in it, to be reached by exec and ended by a sweep
+  ) STRICT;
+  CREATE INDEX container_uses_container ON container_uses (container);
+  `,
 ]

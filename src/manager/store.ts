@@ -9,6 +9,7 @@ import * as sys from '../sys/index.js'
 import { BuildCache } from './build-cache.js'
 import { Claims, type Claim, type ClaimKind } from './claims.js'
 import { Containers } from './containers.js'
+import { endDeadUse } from './containers/uses.js'
 import { Database } from './database.js'
 import { removeBtrfsSnapshot } from './drivers/btrfs.js'
 import { Drivers, type DriverChoice } from './drivers/choose.js'
@@ -141,9 +142,10 @@ export class Store implements Disposable, StoreContext {
         detachWithin(join(this.paths.scratch, id))
         await removeTree(join(this.paths.scratch, id))
         return true
-      case 'lease':
-        dropLease(this.db, id)
-        return true
+      case 'lease': {
+        const ended = await endDeadUse(this, id)
+        return dropLease(this.db, id) || ended
+      }
       case 'partial':
         // The download stays: that is what it can be resumed from.
         return false

@@ -189,7 +189,8 @@ class TreeWriter {
   *#emit(entry: TarEntry, dataSize: number): Generator<Buffer, void, void> {
     this.result.entries++
     if (this.#prefix !== '') {
-      entry.path = this.#prefix + entry.path
+      // The root itself: `data/`, not `data/./`.
+      entry.path = entry.path === './' ? this.#prefix : this.#prefix + entry.path
       if (entry.type === 'link') entry.linkPath = this.#prefix + entry.linkPath
     }
     yield* this.#put(encodeHeader(entry, dataSize))

@@ -137,6 +137,10 @@ export interface Addon {
   openByHandle(mountFd: number, type: number, handle: Uint8Array, flags: number): number
   getFsUuid(fd: number): Buffer | number
 
+  // native/process.cc
+  exec(path: string, args: Uint8Array, env: Uint8Array): number
+  dropBounding(low: number, high: number): number
+
   // native/socket.cc
   socketpair(type: number): [a: number, b: number] | number
   sendFds(socket: number, fds: readonly number[], data: Uint8Array): number

@@ -1,38 +1,14 @@
-import { spawn } from 'node:child_process'
-import { chmodSync, copyFileSync, existsSync, mkdirSync, readFileSync, symlinkSync } from 'node:fs'
+import { spawn, type ChildProcess } from 'node:child_process'
+import { existsSync, readFileSync, readdirSync, symlinkSync } from 'node:fs'
 import { join } from 'node:path'
-import { t, type Test } from 'tap'
+import { t } from 'tap'
 import { importRootfs } from '../../src/manager/index.js'
 import { packTree } from '../../src/manager/layer-tar.js'
-import { Bench, isRoot, lacking, leftovers, PROJECT } from './fixture.js'
+import { skipBox, withBox } from './box-image.js'
+import { Bench, lacking, leftovers, PROJECT } from './fixture.js'
 
 t.setTimeout(180_000)
-const BUSYBOX = '/bin/busybox'
-const skip = !isRoot
-  ? 'needs root'
-  : (lacking('busybox') ?? (existsSync(BUSYBOX) ? false : 'no static busybox'))
-
-/** A store with the image `box`: busybox and three users. */
-async function withBox(t: Test): Promise<Bench> {
-  const bench = new Bench(t)
-  const tree = bench.tree('tree', {
-    'etc/passwd': 'root:x:0:0::/root:/bin/sh\nweb:x:33:33::/srv:/bin/sh\n',
-    'var/data/seed': 'seed\n',
-  })
-  mkdirSync(join(tree, 'bin'))
-  copyFileSync(BUSYBOX, join(tree, 'bin/busybox'))
-  chmodSync(join(tree, 'bin/busybox'), 0o755)
-  for (const name of ['sh', 'cat', 'id', 'echo', 'sleep', 'ls', 'env', 'touch'])
-    symlinkSync('busybox', join(tree, 'bin', name))
-  symlinkSync('../../../../run/resolv', join(tree, 'etc/resolv.conf'))
-  const store = await bench.open()
-  await importRootfs(store, packTree(tree), {
-    name: 'box',
-    changes: ['ENV COLOUR=red', 'CMD ["echo","the command"]'],
-  })
-  store.close()
-  return bench
-}
+const skip = skipBox
 
 for (const runtime of ['', 'none']) {
   t.test(
@@ -113,3 +89,164 @@ t.test('a signal reaches the command, and nothing is left of it', { skip }, asyn
   t.same(leftovers(bench.root), [])
   t.ok(readFileSync('/etc/resolv.conf'), 'the host has its own still')
 })
+
+for (const runtime of ['', 'none']) {
+  t.test(
+    `exec ${runtime === '' ? 'in an OCI runtime' : 'without a runtime'}: the container's mounts, ids and names`,
+    { skip },
+    async t => {
+      const bench = await withBox(t)
+      const env = { LAMINA_RUNTIME: runtime, LAMINA_STORAGE_DRIVER: 'overlay2' }
+      const child = start(
+        bench,
+        env,
+        ['--rm', '--name', 'web', '--tmpfs', '/t', '-e', 'A=b', '--hostname', 'box', 'box'],
+        ['sh', '-c', 'touch /t/here; echo ready; while [ ! -e /t/end ]; do sleep 0.1; done; exit 4'],
+      )
+      await said(child, 'ready\n')
+      const exec = (...words: string[]) => bench.laminaWith({ env, input: 'typed\n' }, 'exec', ...words)
+      const first = exec(
+        '-i',
+        '-u',
+        'web',
+        '-w',
+        '/var',
+        '-e',
+        'C=d',
+        'web',
+        'sh',
+        '-c',
+        'cat; ls /t; id -u; echo $A $C $PWD; hostname; exit 5',
+      )
+      t.equal(first.status, 5, first.stderr)
+      t.equal(first.stdout, 'typed\nhere\n33\nb d /var\nbox\n')
+      t.match(bench.lamina('container', 'rm', 'web').stderr, /is running/)
+      t.equal(exec('web', 'nosuch').status === 0, false)
+      const end = exec('web', 'touch', '/t/end')
+      t.equal(end.status, 0, end.stderr)
+      t.equal(await ended(child), 4)
+      t.match(exec('web', 'ls').stderr, /web/)
+      t.same(leftovers(bench.root), [])
+    },
+  )
+
+  t.test(
+    `a run ${runtime === '' ? 'in an OCI runtime' : 'without a runtime'} killed with -9 is ended by the next command`,
+    { skip },
+    async t => {
+      const bench = await withBox(t)
+      const env = { LAMINA_RUNTIME: runtime, LAMINA_STORAGE_DRIVER: 'overlay2' }
+      const mark = `mark-${process.pid}-${runtime}`
+      const child = start(
+        bench,
+        env,
+        ['--rm', '-v', 'data:/data', '-v', '/anon', 'box'],
+        ['sh', '-c', `echo ready; while :; do sleep 0.1; done; echo ${mark}`],
+      )
+      await said(child, 'ready\n')
+      t.not(running(mark), 0)
+      child.kill('SIGKILL')
+      await ended(child)
+      t.equal(bench.run('container', 'ls', '-q'), '', 'the container went with its command')
+      t.equal(running(mark), 0, 'and so did the process')
+      t.equal(bench.run('volume', 'ls', '-q'), 'data\n')
+      t.equal(bench.lamina('system', 'check').status, 0)
+      t.same(leftovers(bench.root), [])
+    },
+  )
+
+  t.test(
+    `an image ${runtime === '' ? 'in an OCI runtime' : 'without a runtime'} whose system directories are symlinks to the host`,
+    { skip },
+    async t => {
+      const bench = await withBox(t)
+      const outside = new Bench(t)
+      const target = outside.tree('target', { kept: 'kept' })
+      const store = await bench.open()
+      const tree = bench.path('tree')
+      for (const name of ['proc', 'dev', 'sys'])
+        symlinkSync(`../../../../../../../../..${target}`, `${tree}/${name}`)
+      await importRootfs(store, packTree(tree), { name: 'evil' })
+      store.close()
+      const before = readFileSync('/proc/self/mountinfo', 'utf8')
+      bench.laminaWith(
+        { env: { LAMINA_RUNTIME: runtime } },
+        'run',
+        '--rm',
+        'evil',
+        'sh',
+        '-c',
+        'echo > /dev/null',
+      )
+      t.same(readdirSync(target), ['kept'], 'nothing was made outside')
+      t.equal(readFileSync('/proc/self/mountinfo', 'utf8'), before, 'and nothing mounted')
+      t.same(leftovers(bench.root), [])
+    },
+  )
+}
+
+t.test('a bundle for a runtime of one’s own', { skip: skip || lacking('crun') || false }, async t => {
+  const bench = await withBox(t)
+  bench.run(
+    'container',
+    'create',
+    '--name',
+    'one',
+    '-e',
+    'A=b',
+    '-w',
+    '/srv',
+    'box',
+    'sh',
+    '-c',
+    'echo $A $PWD',
+  )
+  const dir = bench.run('container', 'bundle', 'one', bench.path('bundle')).trim()
+  const config = JSON.parse(readFileSync(`${dir}/config.json`, 'utf8')) as {
+    process: { args: string[]; cwd: string }
+    root: { path: string }
+  }
+  t.same(config.process.args, ['sh', '-c', 'echo $A $PWD'])
+  t.equal(config.process.cwd, '/srv')
+  t.ok(existsSync(`${config.root.path}/bin/busybox`), 'the rootfs is mounted')
+  bench.run('container', 'umount', 'one')
+  bench.run('container', 'commit', 'one', 'committed')
+  t.match(bench.run('image', 'ls'), /committed/)
+  t.same(leftovers(bench.root), [])
+})
+
+function start(bench: Bench, env: NodeJS.ProcessEnv, options: string[], words: string[]): ChildProcess {
+  return spawn(process.execPath, [join(PROJECT, 'bin/lamina.js'), 'run', ...options, ...words], {
+    stdio: ['ignore', 'pipe', 'inherit'],
+    env: { ...process.env, LAMINA_ROOT: bench.root, ...env },
+  })
+}
+
+/** Waits for the first output; the rest goes nowhere. */
+async function said(child: ChildProcess, text: string): Promise<void> {
+  let all = ''
+  await new Promise<void>((resolve, reject) => {
+    child.stdout?.on('data', (chunk: Buffer) => {
+      all += chunk.toString()
+      if (all === text) resolve()
+    })
+    child.once('exit', () => reject(new Error(`the command ended: ${all}`)))
+  })
+}
+
+async function ended(child: ChildProcess): Promise<number | null> {
+  if (child.exitCode !== null) return child.exitCode
+  return await new Promise(resolve => child.once('exit', code => resolve(code)))
+}
+
+/** How many processes have the word in their command line. */
+function running(word: string): number {
+  return readdirSync('/proc').filter(name => {
+    if (!/^\d+$/.test(name)) return false
+    try {
+      return readFileSync(`/proc/${name}/cmdline`, 'latin1').includes(word)
+    } catch {
+      return false
+    }
+  }).length
+}

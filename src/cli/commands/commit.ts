@@ -15,7 +15,12 @@ interface CommitArguments {
 
 /** `lamina commit`: a writable layer becomes an image. */
 export function register(program: Command): void {
-  onStore(program.command('commit'))
+  registerCommit(program)
+}
+
+/** Also as `lamina container commit`. */
+export function registerCommit(parent: Command): void {
+  onStore(parent.command('commit'))
     .description('make an image of what a container, or any upperdir, changed')
     .argument('<container|upperdir>', 'a container, or the path of an upperdir')
     .argument('[name]', 'the name of the image')

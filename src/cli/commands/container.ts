@@ -1,12 +1,21 @@
 import type { Command } from 'commander'
 import type { ContainerRecord } from '../../manager/containers.js'
 import type { Store } from '../../manager/store.js'
-import { containerOptions, onContainer, type ContainerArguments } from '../container-options.js'
+import {
+  containerOptions,
+  onContainer,
+  onProcess,
+  processOptions,
+  type ContainerArguments,
+  type ProcessArguments,
+} from '../container-options.js'
 import { append } from '../key-values.js'
 import { listFormatOption, printList, printObjects } from '../listing.js'
 import { CliError, humanSize, jsonName, print, printable, printJson } from '../output.js'
 import { onStore, shortTime, withStore } from '../store-command.js'
 import { completeWith } from './completion.js'
+import { registerCommit } from './commit.js'
+import { register as registerInside } from './container-inside.js'
 
 /** `lamina container`: root filesystems with a writable layer of their own. */
 export function register(program: Command): void {
@@ -18,7 +27,9 @@ export function register(program: Command): void {
   registerReading(container)
   registerExport(container)
   registerRemoving(container)
-  for (const name of ['mount', 'umount', 'inspect', 'diff', 'export', 'rename', 'rm']) {
+  registerInside(container)
+  registerCommit(container)
+  for (const name of ['mount', 'umount', 'inspect', 'diff', 'export', 'rename', 'rm', 'commit', 'bundle']) {
     completeWith(`container ${name}`, containerNames)
   }
 }
@@ -31,9 +42,11 @@ async function containerNames(): Promise<string[]> {
 
 function registerCreate(container: Command): void {
   const create = container.command('create')
-  onContainer(onStore(create))
+  onProcess(onContainer(onStore(create)))
     .description('make a container of an image, and print its ID')
     .argument('[image]', 'an image; without it --layer, or an empty root')
+    .argument('[command...]', "what 'container bundle' is to start; the image's own otherwise")
+    .passThroughOptions()
     .option('--layer <layer>', 'stand on this stack of layers instead of an image')
     .addHelpText(
       'after',
@@ -45,7 +58,8 @@ Examples:
     .action(
       async (
         image: string | undefined,
-        options: ContainerArguments & { layer?: string },
+        words: string[],
+        options: ContainerArguments & ProcessArguments & { layer?: string },
         command: Command,
       ) => {
         if (image !== undefined && options.layer !== undefined)
@@ -53,7 +67,12 @@ Examples:
         await withStore(command, async store => {
           const { createContainer } = await import('../../manager/containers/create.js')
           const chain = options.layer === undefined ? undefined : store.layers.find(options.layer).chainId
-          const made = await createContainer(store, { ...(await containerOptions(options)), image, chain })
+          const made = await createContainer(store, {
+            ...(await containerOptions(options)),
+            image,
+            chain,
+            process: processOptions(words, options),
+          })
           print(made.id)
         })
       },
@@ -200,8 +219,6 @@ function registerExport(container: Command): void {
     .argument('<name>')
     .addHelpText('after', '\nExample:\n  lamina container rename web web-old')
     .action(async (ref: string, name: string, _options: object, command: Command) => {
-      if (!/^[a-zA-Z0-9][a-zA-Z0-9_.-]+$/.test(name))
-        throw new CliError(`'${name}' is not a container name`, 2)
       await withStore(command, store => store.containers.rename(ref, name))
     })
 }

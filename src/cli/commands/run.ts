@@ -1,40 +1,40 @@
 import type { Command } from 'commander'
-import { containerOptions, onContainer, type ContainerArguments } from '../container-options.js'
+import {
+  containerOptions,
+  environment,
+  onContainer,
+  onProcess,
+  processOptions,
+  type ContainerArguments,
+  type ProcessArguments,
+} from '../container-options.js'
 import { append } from '../key-values.js'
 import { CliError } from '../output.js'
 import { onStore, withStore } from '../store-command.js'
 
-interface RunArguments extends ContainerArguments {
+interface RunArguments extends ContainerArguments, ProcessArguments {
   rm?: boolean
+  interactive?: boolean
+  tty?: boolean
+}
+
+interface ExecArguments {
   interactive?: boolean
   tty?: boolean
   env?: string[]
   workdir?: string
   user?: string
-  network: string
-  hostname?: string
-  entrypoint?: string
 }
 
-/** `lamina run`: a command in a new container. */
+/** `lamina run`: a command in a new container. `lamina exec`: another one in it. */
 export function register(program: Command): void {
-  onContainer(onStore(program.command('run')))
+  onProcess(onContainer(onStore(program.command('run'))))
     .description('run a command in a new container; its exit code is passed on')
     .argument('<image>')
     .argument('[command...]', "the image's own otherwise")
     .option('--rm', 'remove the container and its anonymous volumes afterwards')
     .option('-i, --interactive', 'pass standard input on')
     .option('-t, --tty', 'give it this terminal, standard input too')
-    .option(
-      '-e, --env <name=value>',
-      'a variable; NAME alone takes the value from here; may be repeated',
-      append,
-    )
-    .option('-w, --workdir <dir>', 'where it starts; made if missing')
-    .option('-u, --user <user>', 'NAME, UID, NAME:GROUP or UID:GID')
-    .option('--network <mode>', 'host or none', 'host')
-    .option('--hostname <name>', 'the beginning of the ID otherwise')
-    .option('--entrypoint <program>', "instead of the image's")
     .passThroughOptions()
     .addHelpText(
       'after',
@@ -46,15 +46,8 @@ Examples:
   lamina run --rm -v data:/var/lib/postgresql -u postgres postgres:15 psql --version`,
     )
     .action(async (image: string, words: string[], options: RunArguments, command: Command) => {
-      const { network } = options
-      if (network !== 'host' && network !== 'none')
-        throw new CliError(`--network takes host or none, not ${network}`, 2)
-      if (options.tty === true && !process.stdin.isTTY) {
-        throw new CliError('standard input is not a terminal: leave -t out', 2)
-      }
-      if (options.tty === true && !process.stdout.isTTY) {
-        throw new CliError('standard output is not a terminal: leave -t out', 2)
-      }
+      refuseNoTerminal(options.tty === true)
+      const process_ = processOptions(words, options, options.tty === true)
       process.exitCode = await withStore(
         command,
         async store => {
@@ -62,18 +55,50 @@ Examples:
           return await runContainer(store, {
             ...(await containerOptions(options)),
             image,
-            entrypoint: options.entrypoint === undefined ? undefined : [options.entrypoint].filter(Boolean),
             interactive: options.interactive === true,
             remove: options.rm === true,
-            process: {
-              args: words,
-              env: environment(options.env ?? []),
-              network,
-              terminal: options.tty === true,
-              ...(options.workdir === undefined ? {} : { workdir: options.workdir }),
-              ...(options.user === undefined ? {} : { user: options.user }),
-              ...(options.hostname === undefined ? {} : { hostname: options.hostname }),
-            },
+            process: process_,
+          })
+        },
+        { ownSignals: true },
+      )
+    })
+
+  onStore(program.command('exec'))
+    .description("run one more command in a container that 'lamina run' keeps running")
+    .argument('<container>')
+    .argument('<command...>')
+    .option('-i, --interactive', 'pass standard input on')
+    .option('-t, --tty', 'give it this terminal, standard input too')
+    .option(
+      '-e, --env <name=value>',
+      'a variable; NAME alone takes the value from here; may be repeated',
+      append,
+    )
+    .option('-w, --workdir <dir>', "instead of the container's")
+    .option('-u, --user <user>', 'NAME, UID, NAME:GROUP or UID:GID')
+    .passThroughOptions()
+    .addHelpText(
+      'after',
+      `
+Exit code: the command's.
+
+Example:
+  lamina exec -it web sh`,
+    )
+    .action(async (ref: string, words: string[], options: ExecArguments, command: Command) => {
+      refuseNoTerminal(options.tty === true)
+      process.exitCode = await withStore(
+        command,
+        async store => {
+          const { execInContainer } = await import('../../manager/containers/exec.js')
+          return await execInContainer(store, ref, {
+            args: words,
+            env: environment(options.env ?? []),
+            terminal: options.tty === true,
+            interactive: options.interactive === true,
+            ...(options.workdir === undefined ? {} : { workdir: options.workdir }),
+            ...(options.user === undefined ? {} : { user: options.user }),
           })
         },
         { ownSignals: true },
@@ -81,12 +106,11 @@ Examples:
     })
 }
 
-/** As Docker: NAME alone is this process's value, and nothing where it has none. */
-function environment(words: readonly string[]): string[] {
-  return words.flatMap(word => {
-    if (word.startsWith('=') || word === '') throw new CliError(`--env ${word}: write NAME=VALUE`, 2)
-    if (word.includes('=')) return [word]
-    const value = process.env[word]
-    return value === undefined ? [] : [`${word}=${value}`]
-  })
+function refuseNoTerminal(wanted: boolean): void {
+  for (const [name, stream] of [
+    ['input', process.stdin],
+    ['output', process.stdout],
+  ] as const) {
+    if (wanted && !stream.isTTY) throw new CliError(`standard ${name} is not a terminal: leave -t out`, 2)
+  }
 }

@@ -1,16 +1,24 @@
 /** What a container was created with, beyond its row: JSON in `containers.spec`. */
+import type { IdMaps } from '../drivers/driver.js'
 import type { MountSpec } from '../mounts/mount-spec.js'
 
 export interface ContainerSpec {
   readonly mounts: readonly MountSpec[]
   /** The rootfs, not what is mounted in it. */
   readonly readOnly: boolean
+  /** Bytes that the writable layer may take. */
+  readonly size?: number
+  /** Ids of the container and of the host; the same otherwise. */
+  readonly ids?: IdMaps
   /** What `run` and `bundle` start. */
   readonly process?: ProcessSpec
 }
 
 export interface ProcessSpec {
+  /** Instead of the image's CMD. */
   readonly args: readonly string[]
+  /** Instead of the image's ENTRYPOINT; `[]` takes it away. */
+  readonly entrypoint?: readonly string[]
   /** `A=b`, in order; added to the image's. */
   readonly env: readonly string[]
   readonly workdir?: string
@@ -23,7 +31,7 @@ export interface ProcessSpec {
 const NOTHING: ContainerSpec = { mounts: [], readOnly: false }
 
 /** A container that the library created without a spec has none. */
-export function specOf(container: { readonly spec: unknown }): ContainerSpec {
+export function specOf(container: { readonly spec?: unknown }): ContainerSpec {
   const { spec } = container
   return typeof spec === 'object' && spec !== null && 'mounts' in spec ? (spec as ContainerSpec) : NOTHING
 }

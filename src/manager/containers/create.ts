@@ -1,11 +1,13 @@
 /** Making and removing containers together with the volumes that they use. */
 import type { Digest } from '../../oci/index.js'
 import type { ContainerRecord } from '../containers.js'
+import type { IdMaps } from '../drivers/driver.js'
 import type { MountSpec, VolumeMount } from '../mounts/mount-spec.js'
 import type { Store } from '../store.js'
 import { StoreError } from '../store-error.js'
 import type { VolumeUse } from '../volumes/volumes.js'
 import type { ContainerSpec, ProcessSpec } from './container-spec.js'
+import { endProcess, runningIn } from './uses.js'
 
 export interface CreateWithMounts {
   readonly name?: string | undefined
@@ -16,6 +18,8 @@ export interface CreateWithMounts {
   /** In the order in which they were given. */
   readonly mounts?: readonly MountSpec[]
   readonly readOnly?: boolean
+  readonly size?: number
+  readonly ids?: IdMaps
   readonly process?: ProcessSpec
 }
 
@@ -46,6 +50,8 @@ export async function createContainer(store: Store, options: CreateWithMounts): 
     const spec: ContainerSpec = {
       mounts: resolved,
       readOnly: options.readOnly === true,
+      ...(options.size === undefined ? {} : { size: options.size }),
+      ...(options.ids === undefined ? {} : { ids: options.ids }),
       ...(options.process === undefined ? {} : { process: options.process }),
     }
     const container = await store.containers.create({
@@ -123,6 +129,15 @@ export async function removeContainer(
     'SELECT DISTINCT v.name FROM volume_users AS u JOIN volumes AS v ON v.name = u.volume WHERE u.container = ? AND v.anonymous = 1',
     container.id,
   )
+  const running = runningIn(store, container.id)
+  if (running.length > 0 && options.force !== true) {
+    throw new StoreError(
+      'in-use',
+      `container ${container.name} is running`,
+      'wait for its command to end, or end it with --force',
+    )
+  }
+  for (const process of running) endProcess(process)
   await store.containers.remove(container.id, { force: options.force === true })
   const removed: string[] = []
   for (const { name } of options.volumes === true ? anonymous : []) {

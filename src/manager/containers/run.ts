@@ -1,31 +1,26 @@
 /** `run`: a command in a container of its own, from create to the exit code. */
-import { existsSync, readFileSync, realpathSync } from 'node:fs'
+import { existsSync, mkdirSync, realpathSync } from 'node:fs'
 import type { ChildProcess } from 'node:child_process'
-import { fromUtf8 } from '../../base/bytes.js'
-import * as sys from '../../sys/index.js'
-import { resolveWorkdir, withVariable } from '../config-change.js'
-import { resolveUser } from '../container-user.js'
+import { join } from 'node:path'
+import { bootId } from '../mount-table.js'
 import type { MountSpec } from '../mounts/mount-spec.js'
-import { makeInRoot } from '../mounts/target.js'
 import { findRuntime } from '../oci-runtime.js'
 import { runProcess } from '../run-process.js'
 import type { Store } from '../store.js'
 import { StoreError } from '../store-error.js'
-import type { ProcessSpec } from './container-spec.js'
+import { specOf, type ProcessSpec } from './container-spec.js'
 import { createContainer, removeContainer, type CreateWithMounts } from './create.js'
+import { bundleOf } from './process.js'
+import { childrenOf, ContainerUse, startTimeOf } from './uses.js'
 
 export interface RunContainer extends CreateWithMounts {
   readonly image: string
   readonly process: ProcessSpec
-  /** Words instead of the image's ENTRYPOINT; `[]` takes it away. */
-  readonly entrypoint?: readonly string[] | undefined
   /** Standard input is passed on. */
   readonly interactive: boolean
   /** The container and its anonymous volumes go afterwards. */
   readonly remove: boolean
 }
-
-const DEFAULT_PATH = 'PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'
 
 /** What a user sends to a program by its pid; SIGWINCH and SIGCHLD are the terminal's and the runtime's business. */
 const FORWARDED = ['SIGINT', 'SIGTERM', 'SIGHUP', 'SIGQUIT', 'SIGUSR1', 'SIGUSR2'] as const
@@ -40,61 +35,43 @@ export async function runContainer(store: Store, options: RunContainer): Promise
   for (const { target } of mounts) refuseSystemTarget(target)
   const container = await createContainer(store, { ...options, mounts })
   try {
-    const rootfs = await store.containers.mount(container.id)
-    try {
-      return await start(store, container.id, rootfs, options)
-    } finally {
-      await store.containers.unmount(container.id, { force: options.remove })
-    }
+    const target = specOf(container).ids === undefined ? undefined : reachable(container.id)
+    await using use = await ContainerUse.begin(store, container.id, {
+      remove: options.remove,
+      ...(target === undefined ? {} : { target }),
+    })
+    const bundle = bundleOf(store, container, use.rootfs, options.process)
+    await using scratch = store.scratch()
+    return await withSignals(async started => {
+      return await runProcess({
+        ...bundle,
+        id: `lamina-${container.id.slice(0, 12)}`,
+        scratch: scratch.dir,
+        stdio: [options.interactive || options.process.terminal ? 'inherit' : 'ignore', 'inherit', 'inherit'],
+        onRuntime: process => use.setProcess(process),
+        onStart: child => {
+          started(child)
+          if (findRuntime() !== undefined || child.pid === undefined) return
+          const startTime = startTimeOf(child.pid)
+          if (startTime === undefined) return
+          use.setProcess({ kind: 'namespaces', pid: child.pid, startTime, boot: bootId() })
+        },
+      })
+    })
   } finally {
     if (options.remove) await removeContainer(store, container.id, { force: true, volumes: true })
   }
 }
 
-async function start(store: Store, id: string, rootfs: string, options: RunContainer): Promise<number> {
-  const config = store.images.config(store.images.find(options.image).id).config ?? {}
-  const { process: wanted } = options
-  const entrypoint = options.entrypoint ?? config.Entrypoint ?? []
-  // An entrypoint of one's own does not get the image's CMD.
-  const command =
-    wanted.args.length > 0 || options.entrypoint !== undefined ? wanted.args : (config.Cmd ?? [])
-  const args = [...entrypoint, ...command]
-  if (args.length === 0) {
-    throw new StoreError('invalid', `image ${options.image} has no command`, 'name one after the image')
-  }
-  using root = sys.openat(sys.AT_FDCWD, fromUtf8(rootfs), sys.O_PATH | sys.O_DIRECTORY)
-  const user = resolveUser(root.n, wanted.user ?? config.User ?? '')
-  const cwd = resolveWorkdir('/', wanted.workdir ?? (config.WorkingDir || '/'))
-  if (cwd !== '/') makeInRoot(root.n, fromUtf8(cwd), 'directory').close()
-  const hostname = wanted.hostname ?? id.slice(0, 12)
-  let env: string[] = [...(config.Env ?? [])]
-  if (!env.some(entry => entry.startsWith('PATH='))) env.unshift(DEFAULT_PATH)
-  env = withVariable(env, 'HOSTNAME', hostname)
-  if (wanted.terminal) env = withVariable(env, 'TERM', 'xterm')
-  for (const entry of wanted.env) {
-    const equals = entry.indexOf('=')
-    env = withVariable(env, entry.slice(0, equals), entry.slice(equals + 1))
-  }
-  if (!env.some(entry => entry.startsWith('HOME='))) env = withVariable(env, 'HOME', user.home)
-  await using scratch = store.scratch()
+/** Signals that arrive while `body` runs go to the process that it starts. */
+export async function withSignals(
+  body: (started: (child: ChildProcess) => void) => Promise<number>,
+): Promise<number> {
   let child: ChildProcess | undefined
   const onSignal = (signal: NodeJS.Signals): void => forward(child, signal)
   for (const signal of FORWARDED) process.on(signal, onSignal)
   try {
-    return await runProcess({
-      rootfs,
-      args,
-      env,
-      cwd,
-      user,
-      hostname,
-      network: wanted.network,
-      terminal: wanted.terminal,
-      readOnly: options.readOnly === true,
-      scratch: scratch.dir,
-      stdio: [options.interactive || wanted.terminal ? 'inherit' : 'ignore', 'inherit', 'inherit'],
-      onStart: started => (child = started),
-    })
+    return await body(started => (child = started))
   } finally {
     for (const signal of FORWARDED) process.off(signal, onSignal)
   }
@@ -103,12 +80,15 @@ async function start(store: Store, id: string, rootfs: string, options: RunConta
 /** A runtime passes signals on itself; unshare(1) does not, so there they go to what it started. */
 function forward(child: ChildProcess | undefined, signal: NodeJS.Signals): void {
   if (child?.pid === undefined) return
-  if (findRuntime() !== undefined) {
-    child.kill(signal)
-    return
-  }
-  const path = `/proc/${child.pid}/task/${child.pid}/children`
-  for (const pid of readFileSync(path, 'latin1').split(' ').filter(Boolean)) process.kill(Number(pid), signal)
+  if (findRuntime() !== undefined) child.kill(signal)
+  else for (const pid of childrenOf(child.pid)) process.kill(pid, signal)
+}
+
+/** Root of another user namespace may not pass the store's directories: its rootfs is mounted beside them. */
+function reachable(id: string): string {
+  const dir = '/run/lamina/rootfs'
+  mkdirSync(dir, { recursive: true, mode: 0o711 })
+  return join(dir, id)
 }
 
 /** With the host's network the host's resolver. By descriptor, as every mount: images have symlinks there. */

@@ -53,6 +53,20 @@ export interface MountRequest {
   /** Bytes that the writable layer may hold; only `fuse` can keep it. */
   readonly size?: number
   readonly readOnly?: boolean
+  /** The ids that the mount shows for those of the layers; only `fuse` can. */
+  readonly ids?: IdMaps
+}
+
+/** `length` ids from `container` on (in the layers) are shown as those from `host` on. */
+export interface IdRange {
+  readonly container: number
+  readonly host: number
+  readonly length: number
+}
+
+export interface IdMaps {
+  readonly uid: readonly IdRange[]
+  readonly gid: readonly IdRange[]
 }
 
 export interface Usage {

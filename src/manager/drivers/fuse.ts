@@ -12,7 +12,7 @@ import type { Change } from '../changes.js'
 import { ownership } from '../layer-form.js'
 import { StoreError } from '../store-error.js'
 import { unmountTarget } from './bind.js'
-import type { Availability, Box, Driver, LayerTree, MountRequest, Stack, Usage } from './driver.js'
+import type { Availability, Box, Driver, IdRange, LayerTree, MountRequest, Stack, Usage } from './driver.js'
 import {
   prepareUpper,
   removeBox,
@@ -50,10 +50,13 @@ export class FuseDriver implements Driver {
 
   async mount(box: Box, request: MountRequest): Promise<void> {
     const lower = box.stack.dirs.length > 0 ? box.stack.dirs : [emptyLower(box.dir)]
-    const options = [`upperdir=${escape(upperOf(box))}`, `workdir=${escape(workOf(box))}`]
+    const options = [`upperdir=${escapePath(upperOf(box))}`, `workdir=${escapePath(workOf(box))}`]
     options.push('redirect_dir=off', 'metacopy=off')
     if (request.readOnly === true) options.push('ro')
     if (request.size !== undefined) options.push(`size=${request.size}`)
+    if (request.ids !== undefined) {
+      options.push(`uidmapping=${triples(request.ids.uid)}`, `gidmapping=${triples(request.ids.gid)}`)
+    }
     await startDaemon(lower, [...options, ...ownerOptions()], request.target)
   }
 
@@ -90,6 +93,10 @@ export class FuseDriver implements Driver {
   }
 }
 
+function triples(ranges: readonly IdRange[]): string {
+  return ranges.map(range => `${range.container}:${range.host}:${range.length}`).join(':')
+}
+
 /** An ordinary user's store keeps owners in an attribute, which the daemon then shows. */
 function ownerOptions(): string[] {
   return ownership() === 'xattr' ? ['xattr_permissions=2'] : []
@@ -101,13 +108,17 @@ function emptyLower(dir: string): string {
   return path
 }
 
-function escape(path: string): string {
+export function escapePath(path: string): string {
   return path.replace(/[\\,:]/g, '\\$&')
 }
 
 /** Returns when the mount is there; the daemon goes on without us. */
-async function startDaemon(lower: readonly string[], options: string[], target: string): Promise<void> {
-  const list = [`lowerdir=${lower.map(escape).join(':')}`, ...options].join(',')
+export async function startDaemon(
+  lower: readonly string[],
+  options: string[],
+  target: string,
+): Promise<void> {
+  const list = [`lowerdir=${lower.map(escapePath).join(':')}`, ...options].join(',')
   const child = spawn(process.execPath, [PROGRAM, 'mount', '-o', list, target], {
     stdio: ['ignore', 'ignore', 'pipe'],
     detached: true,

@@ -1,0 +1,65 @@
+/** `exec`: one more process in a container that a `run` keeps running. */
+import { spawn } from 'node:child_process'
+import { writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { processConfig } from '../oci-bundle.js'
+import { enterNamespaces } from '../run-process.js'
+import type { Store } from '../store.js'
+import { StoreError } from '../store-error.js'
+import { specOf, type ProcessSpec } from './container-spec.js'
+import { bundleOf, NO_PROCESS, withVariables } from './process.js'
+import { withSignals } from './run.js'
+import { runningIn } from './uses.js'
+
+export interface ExecOptions {
+  readonly args: readonly string[]
+  readonly env: readonly string[]
+  readonly workdir?: string
+  readonly user?: string
+  readonly terminal: boolean
+  readonly interactive: boolean
+}
+
+/** Returns the exit code. @throws StoreError invalid where nothing runs in the container */
+export async function execInContainer(store: Store, ref: string, options: ExecOptions): Promise<number> {
+  const container = store.containers.find(ref)
+  const [running] = runningIn(store, container.id)
+  const rootfs = store.containers.mountpoint(container)
+  if (running === undefined || rootfs === undefined) {
+    throw new StoreError(
+      'invalid',
+      `nothing runs in container ${container.name}`,
+      "'lamina run' starts a command in a new one",
+    )
+  }
+  const first: ProcessSpec = specOf(container).process ?? NO_PROCESS
+  const wanted: ProcessSpec = {
+    ...first,
+    entrypoint: [],
+    args: options.args,
+    env: withVariables([...first.env], options.env),
+    terminal: options.terminal,
+    ...(options.workdir === undefined ? {} : { workdir: options.workdir }),
+    ...(options.user === undefined ? {} : { user: options.user }),
+  }
+  const bundle = bundleOf(store, container, rootfs, wanted)
+  const stdin = options.interactive || options.terminal ? 'inherit' : 'ignore'
+  if (running.kind === 'namespaces') {
+    return await withSignals(started => enterNamespaces(running.pid, bundle, stdin, started))
+  }
+  await using scratch = store.scratch()
+  const file = join(scratch.dir, 'process.json')
+  writeFileSync(file, JSON.stringify(processConfig(bundle)))
+  const [program = '', ...words] = running.command
+  return await withSignals(
+    started =>
+      new Promise((resolve, reject) => {
+        const child = spawn(program, [...words, 'exec', '--process', file, running.id], {
+          stdio: [stdin, 'inherit', 'inherit'],
+        })
+        started(child)
+        child.once('error', reject)
+        child.once('close', (code, signal) => resolve(code ?? (signal === 'SIGKILL' ? 137 : 143)))
+      }),
+  )
+}

@@ -1,0 +1,96 @@
+/** What runs in a container: the image's config, and what its user asked for instead. */
+import { resolve } from 'node:path'
+import { fromUtf8 } from '../../base/bytes.js'
+import * as sys from '../../sys/index.js'
+import { resolveWorkdir, withVariable } from '../config-change.js'
+import { resolveUser } from '../container-user.js'
+import type { ContainerRecord } from '../containers.js'
+import { makeInRoot } from '../mounts/target.js'
+import { writeBundle, type BundleOptions } from '../oci-bundle.js'
+import type { Store } from '../store.js'
+import { StoreError } from '../store-error.js'
+import { specOf, type ProcessSpec } from './container-spec.js'
+
+const DEFAULT_PATH = 'PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'
+
+export const NO_PROCESS: ProcessSpec = { args: [], env: [], network: 'host', terminal: false }
+
+/**
+ * All that a runtime needs to know. The working directory is made where it is missing.
+ * @throws StoreError invalid without a command; not-found for a user that the image does not have
+ */
+export function bundleOf(
+  store: Store,
+  container: ContainerRecord,
+  rootfs: string,
+  wanted: ProcessSpec,
+): BundleOptions {
+  const spec = specOf(container)
+  const config = container.image === undefined ? {} : (store.images.config(container.image).config ?? {})
+  const entrypoint = wanted.entrypoint ?? config.Entrypoint ?? []
+  // An entrypoint of one's own does not get the image's CMD.
+  const command = wanted.args.length > 0 || wanted.entrypoint !== undefined ? wanted.args : (config.Cmd ?? [])
+  const args = [...entrypoint, ...command]
+  if (args.length === 0) {
+    throw new StoreError(
+      'invalid',
+      `the image of container ${container.name} has no command`,
+      'name one after the image',
+    )
+  }
+  using root = sys.openat(sys.AT_FDCWD, fromUtf8(rootfs), sys.O_PATH | sys.O_DIRECTORY)
+  const user = resolveUser(root.n, wanted.user ?? config.User ?? '')
+  const cwd = resolveWorkdir('/', wanted.workdir ?? (config.WorkingDir || '/'))
+  if (cwd !== '/' && !spec.readOnly) makeInRoot(root.n, fromUtf8(cwd), 'directory').close()
+  const hostname = wanted.hostname ?? container.id.slice(0, 12)
+  let env: string[] = [...(config.Env ?? [])]
+  if (!env.some(entry => entry.startsWith('PATH='))) env.unshift(DEFAULT_PATH)
+  env = withVariable(env, 'HOSTNAME', hostname)
+  if (wanted.terminal) env = withVariable(env, 'TERM', 'xterm')
+  env = withVariables(env, wanted.env)
+  if (!env.some(entry => entry.startsWith('HOME='))) env = withVariable(env, 'HOME', user.home)
+  return {
+    rootfs,
+    args,
+    env,
+    cwd,
+    user,
+    hostname,
+    network: wanted.network,
+    terminal: wanted.terminal,
+    readOnly: spec.readOnly,
+    ...(spec.ids === undefined ? {} : { ids: spec.ids }),
+  }
+}
+
+export function withVariables(env: string[], added: readonly string[]): string[] {
+  return added.reduce((all, entry) => {
+    const equals = entry.indexOf('=')
+    return withVariable(all, entry.slice(0, equals), entry.slice(equals + 1))
+  }, env)
+}
+
+/**
+ * Mounts the container and writes DIR/config.json for it. The mount stays until `container umount`.
+ * @returns the directory, absolute
+ */
+export async function writeContainerBundle(
+  store: Store,
+  ref: string,
+  dir: string,
+  args: readonly string[],
+  terminal: boolean,
+): Promise<string> {
+  const container = store.containers.find(ref)
+  const wanted = specOf(container).process ?? NO_PROCESS
+  const rootfs = await store.containers.mount(container.id)
+  try {
+    const path = resolve(dir)
+    const words = args.length > 0 ? { args, entrypoint: [] } : {}
+    writeBundle(path, bundleOf(store, container, rootfs, { ...wanted, ...words, terminal }))
+    return path
+  } catch (error) {
+    await store.containers.unmount(container.id)
+    throw error
+  }
+}

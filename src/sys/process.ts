@@ -1,0 +1,20 @@
+import { addon, check } from './addon.js'
+
+const strings = (list: readonly string[]): Buffer =>
+  Buffer.from(list.map(each => `${each}\0`).join(''), 'latin1')
+
+/**
+ * execve(2): this process becomes the program at `path`, with all signals at their defaults. Strings are byte strings. Never
+ * returns.
+ * @throws SysError ENOENT, EACCES, ENOEXEC
+ */
+export function exec(path: string, args: readonly string[], env: readonly string[]): never {
+  check(addon.exec(path, strings(args), strings(env)), 'execve', path)
+  throw new Error('execve returned')
+}
+
+/** Takes all capabilities but `keep` (their numbers) out of the bounding set of what this process becomes. */
+export function dropBounding(keep: readonly number[]): void {
+  const mask = keep.reduce((bits, cap) => bits | (1n << BigInt(cap)), 0n)
+  check(addon.dropBounding(Number(mask & 0xffffffffn), Number(mask >> 32n)), 'prctl')
+}

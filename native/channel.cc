@@ -21,6 +21,7 @@
 #include <vector>
 
 #include "args.h"
+#include "capability.h"
 #include "data-plane.h"
 #include "fuse-abi.h"
 #include "memory.h"
@@ -651,7 +652,11 @@ napi_value Channel::backing_open(napi_env env, napi_callback_info info) {
   if (channel->closed_) return failure(env, EBADF);
   abi::fuse_backing_map map = {};
   map.fd = fd;
-  return result(env, ioctl(channel->device_->fd(), abi::FUSE_DEV_IOC_BACKING_OPEN, &map));
+  // The kernel writes to the file as whoever makes this call. Without CAP_FSETID such a write takes setuid and setgid from it.
+  WithoutCapability dropped(CAP_FSETID);
+  if (dropped.error() != 0) return failure(env, dropped.error());
+  const int id = ioctl(channel->device_->fd(), abi::FUSE_DEV_IOC_BACKING_OPEN, &map);
+  return result(env, id);
 }
 
 napi_value Channel::backing_close(napi_env env, napi_callback_info info) {

@@ -1,5 +1,4 @@
 // Who this thread acts as: fsuid, fsgid, capabilities, umask; and resource limits.
-#include <linux/capability.h>
 #include <sys/fsuid.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -8,6 +7,7 @@
 #include <unistd.h>
 
 #include "args.h"
+#include "capability.h"
 #include "kernel.h"
 #include "register.h"
 
@@ -28,13 +28,6 @@ gid_t set_fsgid(gid_t gid) { return static_cast<gid_t>(syscall(SYS_setfsgid, gid
 // An id that is never valid changes nothing; the call then returns the current one.
 uid_t fsuid() { return set_fsuid(static_cast<uid_t>(-1)); }
 gid_t fsgid() { return set_fsgid(static_cast<gid_t>(-1)); }
-
-struct Caps {
-  __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
-  __user_cap_data_struct data[2] = {};
-  bool get() { return syscall(SYS_capget, &header, data) == 0; }
-  bool set() { return syscall(SYS_capset, &header, data) == 0; }
-};
 
 // Sets both ids of this thread and keeps its effective capabilities. 0 or errno; on an error nothing has changed.
 //

@@ -170,7 +170,10 @@ export class Overlay implements FileSystem {
   }
 
   setattr(nodeid: number, change: SetAttr): AttrReply {
-    return attr.setattr(this.view, this.inode(nodeid), change)
+    const inode = this.inode(nodeid)
+    const reply = attr.setattr(this.view, inode, change)
+    if (change.mode !== undefined) this.opens?.modeGiven(inode, change.mode)
+    return reply
   }
 
   readlink(nodeid: number): string {
@@ -231,7 +234,7 @@ export class Overlay implements FileSystem {
   }
 
   private created({ entry, fd }: { entry: Entry; fd: Fd }): { entry: Entry; open: OpenReply } {
-    const open = this.opens?.created(this.view.inode(entry.nodeid), fd.n) ?? KEEP_CACHE
+    const open = this.opens?.created(this.view.inode(entry.nodeid), fd.n, entry.attr.mode) ?? KEEP_CACHE
     // The descriptor serves READ and WRITE later on, whatever the file's mode says.
     if (open.backingId === undefined) {
       this.view.kernel.registerFile(entry.nodeid, fd.release(), true)

@@ -35,6 +35,8 @@ export class View {
   /** Where the view itself is mounted, while a layer could lead there; see {@link isOwnMountpoint}. */
   mountpoint: Mountpoint | null = null
   readonly table: InodeTable
+  /** Files whose mode has changed without the kernel knowing; any answer with attributes takes one out. */
+  readonly toBeTold = new Set<Inode>()
 
   constructor(
     readonly upper: Layer | null,
@@ -98,6 +100,7 @@ export class View {
 
   /** fuse_attr of an inode whose real object's attributes are `stat`. */
   attr(inode: Inode, stat: Stat): Attr {
+    if (this.toBeTold.size > 0) this.toBeTold.delete(inode)
     const shown = this.owner.shown(stat, inode, this)
     return {
       ino: inode.ino,
@@ -170,6 +173,7 @@ export class View {
   }
 
   private dropped(inode: Inode): void {
+    this.toBeTold.delete(inode)
     this.kernel.unregisterFile(inode.nodeid)
     inode.orphan?.close()
     inode.orphan = null

@@ -8,6 +8,8 @@ export interface Facts {
   openedLower: boolean
   /** The file is in one side's upperdir and still below on the other. */
   copiedUpOnOneSide: boolean
+  /** metacopy=on: one side's upper file has its data, the other's has not. */
+  dataOnOneSide: boolean
 }
 
 /** Two results that may differ, with the reason. */
@@ -29,9 +31,14 @@ const READS: ReadonlySet<Operation['op']> = new Set([
 
 const AT_FIRST_WRITE = 'opening for writing copies up in the kernel; ours copies up at the first change'
 
-function withoutNlink(result: Json): string {
-  return JSON.stringify(result, (key, value: unknown) => (key === 'nlink' ? undefined : value))
+export const AT_COMPLETION =
+  'opening a metacopy file for writing copies its data in the kernel, and changes its mtime by that; ours copies at the first write'
+
+function without(field: string, result: Json): string {
+  return JSON.stringify(result, (key, value: unknown) => (key === field ? undefined : value))
 }
+
+const asksStat = (operation: Operation): boolean => operation.op === 'stat' || operation.op === 'fstat'
 
 /** Of whole trees: fields that may differ for a file that only one side has copied up. */
 export const NOT_YET_COPIED = { fields: new Set(['nlink', 'inode']), reason: AT_FIRST_WRITE } as const
@@ -47,9 +54,13 @@ export const DIFFERENCES: readonly Difference[] = [
     subject: 'lamina',
     reason: `${AT_FIRST_WRITE}, so that until then st_nlink of a lower hard link counts the lower names`,
     covers: (operation, other, own, facts) =>
-      facts.copiedUpOnOneSide &&
-      (operation.op === 'stat' || operation.op === 'fstat') &&
-      withoutNlink(other) === withoutNlink(own),
+      facts.copiedUpOnOneSide && asksStat(operation) && without('nlink', other) === without('nlink', own),
+  },
+  {
+    subject: 'kernel',
+    reason: AT_COMPLETION,
+    covers: (operation, other, own, facts) =>
+      facts.dataOnOneSide && asksStat(operation) && without('mtime', other) === without('mtime', own),
   },
 ]
 

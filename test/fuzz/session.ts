@@ -1,13 +1,15 @@
 import * as sys from '../../src/sys/index.js'
 
-import { exists, outcome } from '../conformance/posix.js'
+import { exists, getxattr, outcome } from '../conformance/posix.js'
 import { compare, walk, type Tree } from '../conformance/tree.js'
 import { Scratch, type Mount, type Subject } from '../mount/fixture.js'
-import { NOT_YET_COPIED, reasonFor, type Facts } from './differences.js'
+import { AT_COMPLETION, NOT_YET_COPIED, reasonFor, type Facts } from './differences.js'
 import { nextOperation, type Known } from './generate.js'
 import { fillLayer, namesUpTo } from './layers.js'
 import { apply, timeOf, type Operation, type Side } from './operation.js'
 import { Random } from './random.js'
+
+const METACOPY = 'trusted.overlay.metacopy'
 
 /** Two overlays of one random lower tree, taken through the same operations. */
 export interface Plan {
@@ -133,6 +135,7 @@ class Session {
     const facts: Facts = {
       openedLower: 'slot' in operation && this.openedLower.has(operation.slot),
       copiedUpOnOneSide: this.copiedUpOnOneSide(this.pathOf(operation)),
+      dataOnOneSide: this.dataOnOneSide(this.pathOf(operation)),
     }
     const left = apply(operation, this.sides[0])
     const right = apply(operation, this.sides[1])
@@ -177,11 +180,20 @@ class Session {
     return left !== right
   }
 
-  /** `path`, or another name of the same file on either side, is copied up on one side only. */
-  private partOfUncopied(path: string, ...trees: Tree[]): boolean {
+  /** metacopy=on: one side's upper file has its data, the other's has not. */
+  private dataOnOneSide(path: string | undefined): boolean {
+    if (path === undefined) return false
+    const [left, right] = this.mounts.map(mount =>
+      outcome(() => getxattr(`${mount.request.upper ?? ''}/${path}`, METACOPY)),
+    )
+    return left !== right
+  }
+
+  /** What holds for `path`, or for another name of the same file on either side. */
+  private anyName(path: string, trees: readonly Tree[], holds: (name: string) => boolean): boolean {
     return trees.some(tree => {
       const inode = tree.get(path)?.inode
-      return [...tree].some(([name, entry]) => entry.inode === inode && this.copiedUpOnOneSide(name))
+      return [...tree].some(([name, entry]) => entry.inode === inode && holds(name))
     })
   }
 
@@ -208,7 +220,12 @@ class Session {
   private trees(): string[] {
     const [left, right] = this.sides.map(side => comparable(walk(side.root, ghosts(side)))) as [Tree, Tree]
     const allow = (path: string, field: string): boolean => {
-      if (!NOT_YET_COPIED.fields.has(field) || !this.partOfUncopied(path, left, right)) return false
+      const holds = (what: (name: string) => boolean): boolean => this.anyName(path, [left, right], what)
+      if (field === 'mtime' && holds(name => this.dataOnOneSide(name))) {
+        this.excuse(AT_COMPLETION)
+        return true
+      }
+      if (!NOT_YET_COPIED.fields.has(field) || !holds(name => this.copiedUpOnOneSide(name))) return false
       this.excuse(NOT_YET_COPIED.reason)
       return true
     }

@@ -270,7 +270,7 @@ function copyUpFile(view: View, inode: Inode, size: number): Promise<void> | und
   try {
     const length = Math.min(size, building.copy.stat.size)
     const copied = building.copyNow(length)
-    if (!copied || (length > 0 && syncs(view))) return finishSlowly(view, building, length, copied)
+    if (!copied || (length > 0 && view.syncs)) return finishSlowly(view, building, length, copied)
     building.dress(view)
     place(view, building)
   } catch (error) {
@@ -366,9 +366,5 @@ class Building implements Disposable {
 
 /** Data is on disk before a name leads to it: a crash never shows an empty file in the place of a full one. */
 async function syncCopy(view: View, file: Fd): Promise<void> {
-  if (syncs(view)) await sys.fsync(file.n)
-}
-
-function syncs(view: View): boolean {
-  return view.options.fsync && !view.options.volatile && view.workdir().features.durable
+  if (view.syncs) await sys.fsync(file.n)
 }

@@ -6,6 +6,7 @@ import * as sys from '../sys/index.js'
 import { E } from '../base/errno.js'
 import { SysError } from '../base/sys-error.js'
 import { Fd } from '../base/fd.js'
+import type { Maybe } from '../fuse/filesystem.js'
 import { ensureUpper } from './copy-up.js'
 import type { Inode } from './inode.js'
 import { openBeneath } from './layer.js'
@@ -43,9 +44,12 @@ export function prepareIo(view: View, inode: Inode, write: boolean): void {
 }
 
 /** fsync(2): only what was changed has anything to write back. */
-export async function fsync(view: View, inode: Inode, datasync: boolean): Promise<void> {
-  if (view.options.volatile || !view.options.fsync) return
-  if (inode.upper === null && inode.orphan === null) return
+export function fsync(view: View, inode: Inode, datasync: boolean): Maybe<void> {
+  if (!view.syncs || (inode.upper === null && inode.orphan === null)) return
+  return writeBack(view, inode, datasync)
+}
+
+async function writeBack(view: View, inode: Inode, datasync: boolean): Promise<void> {
   const flags = inode.isDir() ? sys.O_RDONLY | sys.O_DIRECTORY : sys.O_RDONLY
   using fd = new Fd(inode.isDir() ? openDir(view, inode) : openReal(view, inode, flags))
   await (datasync ? sys.fdatasync(fd.n) : sys.fsync(fd.n))
@@ -58,7 +62,7 @@ export function openDir(view: View, inode: Inode): number {
 }
 
 export async function syncfs(view: View): Promise<void> {
-  if (view.upper === null || view.options.volatile || !view.options.fsync) return
+  if (view.upper === null || !view.syncs) return
   const fd = new Fd(openBeneath(view.upper.rootFd.n, '.', sys.O_RDONLY | sys.O_DIRECTORY))
   try {
     await sys.syncfs(fd.n)

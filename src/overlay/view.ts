@@ -167,6 +167,12 @@ export class View {
     return this.work
   }
 
+  /** Whether a sync of upper is wanted (volatile, fsync=0) and does anything. */
+  get syncs(): boolean {
+    const { fsync, volatile } = this.options
+    return fsync && !volatile && this.work?.features.durable === true
+  }
+
   /** Attributes that the kernel holds for `inode` are no longer true, and no reply will say so. */
   attrChanged(inode: Inode): void {
     if (inode.nlookup > 0) this.kernel.invalidateInode(inode.nodeid, -1, 0)

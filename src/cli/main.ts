@@ -31,6 +31,7 @@ interface Group {
 
 /** 0: done; 1: it failed, stderr says why in one line; 2: it was asked wrongly; 130: ended by Ctrl-C. */
 export async function main(args: readonly string[] = commandLine()): Promise<number> {
+  process.stdout.on('error', endQuietly)
   const program = await createProgram(args)
   try {
     await program.parseAsync([...args], { from: 'user' })
@@ -38,6 +39,13 @@ export async function main(args: readonly string[] = commandLine()): Promise<num
   } catch (error) {
     return report(error, args.includes('--debug'))
   }
+}
+
+/** `lamina … | head` has read enough: ends as SIGPIPE ends other programs. Whoever streams bytes handles it himself. */
+function endQuietly(error: NodeJS.ErrnoException): void {
+  if (process.stdout.listenerCount('error') > 1) return
+  if (error.code === 'EPIPE') process.exit(141)
+  throw error
 }
 
 /** The program with the groups that `args` need, or with all of them. */

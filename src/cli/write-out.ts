@@ -24,7 +24,12 @@ export async function writeOut(
   const bytes = compressed(counted, options.compression ?? 'plain')
   const signal = options.signal === undefined ? {} : { signal: options.signal }
   if (output === undefined || output === '-') {
-    await pipeline(bytes, stdoutForBytes(what), { ...signal, end: false })
+    try {
+      await pipeline(bytes, stdoutForBytes(what), { ...signal, end: false })
+    } finally {
+      // A reader that went away ends the pipeline before its source has cleaned up.
+      await counted.return()
+    }
     return
   }
   const temporary = `${output}.${process.pid}.partial`
@@ -32,6 +37,7 @@ export async function writeOut(
     await pipeline(bytes, createWriteStream(temporary, { flags: 'wx' }), signal)
     await rename(temporary, output)
   } catch (error) {
+    await counted.return()
     await rm(temporary, { force: true })
     throw error
   }

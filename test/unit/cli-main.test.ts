@@ -26,6 +26,17 @@ t.test('exit codes: 0 done, 1 failed, 2 asked wrongly', async t => {
   t.match(missing.stderr, /^lamina: .*'\/nowhere'\n$/)
 })
 
+t.test('a reader that has seen enough ends it, as SIGPIPE ends others', async t => {
+  const script = '"$0" "$1" layer verify --help | true; echo "${PIPESTATUS[0]}"'
+  const { stdout, stderr } = spawnSync(
+    'bash',
+    ['-c', script, process.execPath, path.join(PROJECT, 'bin/lamina.js')],
+    { encoding: 'utf8' },
+  )
+  t.equal(stderr, '')
+  t.equal(stdout, '141\n')
+})
+
 t.test('a mistyped command is told its likely name', async t => {
   t.match(lamina('moutn').stderr, /Did you mean .*mount/)
 })

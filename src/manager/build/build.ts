@@ -33,6 +33,7 @@ import type { Store } from '../store.js'
 import { StoreError, causeOf } from '../store-error.js'
 import { copyFiles, makeDirectories } from './copy-files.js'
 import { CopySource } from './copy-source.js'
+import { checkSources, isRemote, RemoteFiles } from './remote-files.js'
 import { runMount } from './run-mounts.js'
 import { runStep } from './run-step.js'
 import { changeTree, readTree } from './step-box.js'
@@ -55,6 +56,8 @@ export interface BuildOptions extends RegistryAccess {
   readonly platform?: Platform
   /** id to file, for RUN --mount=type=secret. */
   readonly secrets?: Readonly<Record<string, string>>
+  /** Bytes that ADD downloads of one URL at most. */
+  readonly maxDownload?: number
   readonly signal?: AbortSignal
   readonly onStep?: (step: StepReport) => void
   readonly onOutput?: (chunk: Buffer) => void
@@ -88,7 +91,8 @@ export async function buildImage(store: Store, options: BuildOptions): Promise<I
     )
   }
   using lease = store.lease()
-  const builder = new Builder(store, lease, options)
+  await using remote = new RemoteFiles(store, { max: options.maxDownload, signal: options.signal })
+  const builder = new Builder(store, lease, remote, options)
   const { config } = await builder.build(builder.target())
   const labels = options.labels ?? {}
   const finished =
@@ -114,6 +118,7 @@ class Builder {
   constructor(
     readonly store: Store,
     readonly lease: Lease,
+    readonly remote: RemoteFiles,
     readonly options: BuildOptions,
   ) {
     this.#stages = options.containerfile.stages
@@ -247,7 +252,10 @@ class Builder {
       report('done')
       return
     }
-    const key = await this.#cacheKey(state, step, variables, stage)
+    const key = await this.#located(instruction, () => {
+      if (step.kind === 'add') checkSources(step)
+      return this.#cacheKey(state, step, variables, stage)
+    })
     const hadCmd = state.hasCmd
     if (step.kind === 'cmd') state.hasCmd = true
     const cached = this.options.useCache === false ? undefined : this.store.buildCache.find(key)
@@ -257,22 +265,27 @@ class Builder {
       report('cached')
       return
     }
-    try {
-      await this.#carryOut({ state, hadCmd }, step, instruction, variables, stage)
-    } catch (error) {
-      if (signal?.aborted === true) throw error
-      const output =
-        error instanceof StoreError && error.cause instanceof Error
-          ? { cause: error.cause }
-          : { cause: error }
-      throw new StoreError('failed', `line ${instruction.line}: ${causeOf(error)}`, undefined, output)
-    }
+    await this.#located(instruction, () =>
+      this.#carryOut({ state, hadCmd }, step, instruction, variables, stage),
+    )
     this.store.buildCache.add(
       key,
       { chainId: state.chain, config: state.config },
       `${instruction.keyword} ${instruction.args}`.slice(0, 200),
     )
     report('done')
+  }
+
+  /** Errors say in which line. */
+  async #located<T>(instruction: Instruction, work: () => Promise<T>): Promise<T> {
+    try {
+      return await work()
+    } catch (error) {
+      if (this.options.signal?.aborted === true) throw error
+      const [cause, hint] =
+        error instanceof StoreError ? [error.cause ?? error, error.hint] : [error, undefined]
+      throw new StoreError('failed', `line ${instruction.line}: ${causeOf(error)}`, hint, { cause })
+    }
   }
 
   async #carryOut(
@@ -371,29 +384,20 @@ class Builder {
   }
 
   async #copy(state: StageState, step: CopyStep, stage: Stage): Promise<Digest | undefined> {
-    this.#refuseUrls(step)
     const workingDir = state.config.config?.WorkingDir
     const { signal } = this.options
-    return await this.#withSource(step, stage, source =>
+    const urls = step.sources.filter(source => isRemote(step, source))
+    const remote = await this.remote.fetch(step, urls)
+    const local = { ...step, sources: step.sources.filter(source => !isRemote(step, source)) }
+    return await this.#withSource(local, stage, source =>
       changeTree(
         this.store,
         state.chain,
         this.lease,
-        rootfs => copyFiles(step, source, rootfs.n, workingDir, signal),
+        rootfs => copyFiles(local, source, rootfs.n, workingDir, signal, remote),
         signal,
       ),
     )
-  }
-
-  #refuseUrls(step: CopyStep): void {
-    const url = step.sources.find(source => /^(https?|git|ssh):\/\/|^git@/.test(source))
-    if (step.kind === 'add' && url !== undefined) {
-      throw new StoreError(
-        'unsupported',
-        `ADD ${url}: only files of the context can be added`,
-        'fetch it in a RUN step',
-      )
-    }
   }
 
   async #withSource<T>(step: CopyStep, stage: Stage, work: (source: CopySource) => Promise<T>): Promise<T> {
@@ -452,7 +456,6 @@ class Builder {
           parts.push(this.#contextDigest(text))
       }
     } else if (step.kind === 'copy' || step.kind === 'add') {
-      this.#refuseUrls(step)
       parts.push(await this.#contentDigest(step, stage))
     }
     return digestOf(JSON.stringify(parts))
@@ -471,11 +474,15 @@ class Builder {
   async #contentDigest(step: CopyStep, stage: Stage): Promise<unknown> {
     // A stage's or image's own identity says enough, and costs no reading.
     if (step.from !== undefined) return await this.#chainOf(step.from, stage)
-    return await this.#withSource(step, stage, source =>
+    const local = step.sources.filter(source => !isRemote(step, source))
+    const contents = await this.#withSource({ ...step, sources: local }, stage, source =>
       Promise.resolve(
-        step.sources.flatMap(pattern => source.expand(pattern)).map(path => [path, source.digest(path)]),
+        local.flatMap(pattern => source.expand(pattern)).map(path => [path, source.digest(path)]),
       ),
     )
+    return local.length === step.sources.length
+      ? contents
+      : [...contents, ...(await this.remote.identity(step))]
   }
 }
 

@@ -19,6 +19,7 @@ import { resolveUser } from '../container-user.js'
 import { Copier, type Override } from '../copy-tree.js'
 import { StoreError } from '../store-error.js'
 import type { CopySource } from './copy-source.js'
+import type { RemoteFile } from './remote-files.js'
 
 const OPEN_DIR = sys.O_RDONLY | sys.O_DIRECTORY | sys.O_NOFOLLOW
 const IN_ROOT = sys.RESOLVE_IN_ROOT | sys.RESOLVE_NO_MAGICLINKS
@@ -29,6 +30,8 @@ export async function copyFiles(
   rootfs: number,
   workingDir: string | undefined,
   signal?: AbortSignal,
+  /** Files that come in addition to the sources: they are not unpacked. */
+  remote: readonly RemoteFile[] = [],
 ): Promise<void> {
   const override = overrideOf(step, source, rootfs)
   const copier = new Copier(rootfs, signal, override)
@@ -36,7 +39,7 @@ export async function copyFiles(
   const intoDir = /(^|\/)\.{0,2}$/.test(step.destination)
   const target = fromUtf8(resolveWorkdir(workingDir, step.destination)).slice(1)
   const paths = step.sources.flatMap(pattern => source.expand(pattern))
-  const many = paths.length + step.inline.length > 1
+  const many = paths.length + step.inline.length + remote.length > 1
   for (const path of paths) {
     using fd = source.open(path)
     const stat = sys.statFd(fd.n)
@@ -60,8 +63,24 @@ export async function copyFiles(
       : target
     await place(copier, fd, stat, rootfs, parent, name, intoDir || many || step.parents)
   }
+  for (const { path, name } of remote) {
+    const asDir = intoDir || many
+    if (name === '' && asDir) {
+      throw new StoreError(
+        'invalid',
+        'the URL does not end in the name of a file',
+        'say one: ADD URL /dir/name',
+      )
+    }
+    using fd = sys.openat(sys.AT_FDCWD, fromUtf8(path), sys.O_PATH | sys.O_NOFOLLOW)
+    await place(copier, fd, sys.statFd(fd.n), rootfs, target, name === '' ? baseName(target) : name, asDir)
+  }
   for (const { name, content } of step.inline)
     writeInline(rootfs, target, fromUtf8(name), content, override, intoDir || many)
+}
+
+function baseName(path: string): string {
+  return path.slice(path.lastIndexOf('/') + 1)
 }
 
 function joined(a: string, b: string): string {

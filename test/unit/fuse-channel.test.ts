@@ -166,9 +166,15 @@ t.test('registrations: replaced, pinned, evicted in the order of use', { skip: f
 
 t.test('memory outlives a transferred buffer', { skip: fuse }, async t => {
   const one = channel()
-  // Some versions of Node detach it, others copy it.
-  const moved = structuredClone(one.output, { transfer: [one.output] })
-  t.equal(one.send(16), -E.EPERM)
+  // Node 20 detaches or copies it, later ones refuse.
+  let moved
+  try {
+    moved = structuredClone(one.output, { transfer: [one.output] })
+    t.equal(one.send(16), -E.EPERM)
+  } catch (error) {
+    t.match(error, { name: 'DataCloneError' })
+    moved = one.output
+  }
   one.close()
   new Uint8Array(moved).fill(1)
   t.equal(new Uint8Array(moved)[5], 1)

@@ -77,25 +77,8 @@ napi_value send_fds(napi_env env, napi_callback_info info) {
   return result(env, rc);
 }
 
-// recvFds(socket, buffer): [bytes, ...fds], the descriptors close-on-exec; or -errno. When some descriptors could not be
-// given (the process's limit), none is: EMFILE.
-napi_value recv_fds(napi_env env, napi_callback_info info) {
-  Args args(env, info);
-  const int socket = args.fd(0);
-  const Bytes data = args.bytes(1);
-  if (args.failed()) return args.reject();
-  alignas(cmsghdr) char control[kControlSize];
-  iovec vector = {data.data, data.size};
-  msghdr message = {};
-  message.msg_iov = &vector;
-  message.msg_iovlen = 1;
-  message.msg_control = control;
-  message.msg_controllen = sizeof control;
-  ssize_t rc;
-  do rc = recvmsg(socket, &message, MSG_CMSG_CLOEXEC);
-  while (rc < 0 && errno == EINTR);
-  if (rc < 0) return result(env, -1);
-
+// [bytes, ...fds] of a message that was received, or -errno.
+napi_value received(napi_env env, msghdr& message, ssize_t bytes) {
   int fds[kFdMax];
   size_t count = 0;
   for (cmsghdr* header = CMSG_FIRSTHDR(&message); header != nullptr; header = CMSG_NXTHDR(&message, header)) {
@@ -110,16 +93,69 @@ napi_value recv_fds(napi_env env, napi_callback_info info) {
     for (size_t i = 0; i < count; i++) close(fds[i]);
     return failure(env, EMFILE);
   }
-  napi_set_element(env, out, 0, integer(env, rc));
+  napi_set_element(env, out, 0, integer(env, bytes));
   for (size_t i = 0; i < count; i++) napi_set_element(env, out, static_cast<uint32_t>(i) + 1, integer(env, fds[i]));
   return out;
+}
+
+napi_value receive(napi_env env, napi_callback_info info, int flags) {
+  Args args(env, info);
+  const int socket = args.fd(0);
+  const Bytes data = args.bytes(1);
+  if (args.failed()) return args.reject();
+  alignas(cmsghdr) char control[kControlSize];
+  iovec vector = {data.data, data.size};
+  msghdr message = {};
+  message.msg_iov = &vector;
+  message.msg_iovlen = 1;
+  message.msg_control = control;
+  message.msg_controllen = sizeof control;
+  ssize_t rc;
+  do rc = recvmsg(socket, &message, MSG_CMSG_CLOEXEC | flags);
+  while (rc < 0 && errno == EINTR);
+  return rc < 0 ? result(env, -1) : received(env, message, rc);
+}
+
+// recvFds(socket, buffer): [bytes, ...fds], the descriptors close-on-exec; or -errno. When some descriptors could not be
+// given (the process's limit), none is: EMFILE.
+napi_value recv_fds(napi_env env, napi_callback_info info) { return receive(env, info, 0); }
+
+// peekFds(socket, buffer): the same, and the message stays in the socket, where setPeekOffset said, which moves on to the next.
+napi_value peek_fds(napi_env env, napi_callback_info info) { return receive(env, info, MSG_PEEK | MSG_DONTWAIT); }
+
+// setPeekOffset(socket, offset): 0 or -errno.
+napi_value set_peek_offset(napi_env env, napi_callback_info info) {
+  Args args(env, info);
+  const int socket = args.fd(0);
+  const int offset = args.i32(1);
+  if (args.failed()) return args.reject();
+  return result(env, setsockopt(socket, SOL_SOCKET, SO_PEEK_OFF, &offset, sizeof offset));
+}
+
+// discardMessages(socket, most): takes messages away, their descriptors with them; how many there were.
+napi_value discard_messages(napi_env env, napi_callback_info info) {
+  Args args(env, info);
+  const int socket = args.fd(0);
+  const int64_t most = args.i64(1);
+  if (args.failed()) return args.reject();
+  int64_t count = 0;
+  char byte;
+  while (count < most) {
+    const ssize_t n = recv(socket, &byte, 1, MSG_DONTWAIT | MSG_TRUNC);
+    if (n > 0) count++;
+    else if (n == 0 || errno != EINTR) break;
+  }
+  return integer(env, count);
 }
 
 }  // namespace
 
 bool register_socket(napi_env env, napi_value exports, State* state) {
   return define(env, exports, state, "socketpair", socketpair_) &&
-         define(env, exports, state, "sendFds", send_fds) && define(env, exports, state, "recvFds", recv_fds);
+         define(env, exports, state, "sendFds", send_fds) && define(env, exports, state, "recvFds", recv_fds) &&
+         define(env, exports, state, "peekFds", peek_fds) &&
+         define(env, exports, state, "setPeekOffset", set_peek_offset) &&
+         define(env, exports, state, "discardMessages", discard_messages);
 }
 
 }  // namespace lamina

@@ -5,7 +5,7 @@ import { E } from '../base/errno.js'
 import { SysError } from '../base/sys-error.js'
 import type { OverlayConfig } from '../overlay/config.js'
 import { mountAt, readMounts } from './mountinfo.js'
-import { isAlive, readRecords } from './run-dir.js'
+import { isServed, readRecords } from './run-dir.js'
 
 /**
  * What can be wrong with a mount, found out before anything is mounted, and said in one line that names the thing, the
@@ -223,7 +223,7 @@ async function waitForUpper(used: Place): Promise<void> {
       }),
     )?.record
     const mounted =
-      holder !== undefined && isAlive(holder) && readMounts().some(entry => entry.device === holder.device)
+      holder !== undefined && isServed(holder) && readMounts().some(entry => entry.device === holder.device)
     if (mounted) {
       throw new CheckError(
         `${used.role} ${quoted(used.path)} is in use by the mount at ${quoted(holder.mountpoint)} (pid ${holder.pid})`,

@@ -9,7 +9,7 @@ import { SysError } from '../base/sys-error.js'
 import { ask } from './control-client.js'
 import type { Stats, UnmountHow } from './control-protocol.js'
 import { mountAt, readMounts } from './mountinfo.js'
-import { isAlive, readRecords, type FoundRecord, type MountRecord } from './run-dir.js'
+import { isServed, readRecords, type FoundRecord, type MountRecord } from './run-dir.js'
 import { absolute } from './spec.js'
 
 export { launch, MountError, type Launched, type LaunchOptions } from './launch.js'
@@ -140,7 +140,7 @@ export async function unmount(path: ByteName, how: UnmountHow = 'plain'): Promis
 /** Linux tells a process that is no parent nothing about an end, so this asks, at growing intervals. */
 async function hasEnded(record: MountRecord, limit: number): Promise<boolean> {
   const until = Date.now() + limit
-  for (let pause = 1; isAlive(record); pause = Math.min(pause * 2, 50)) {
+  for (let pause = 1; isServed(record); pause = Math.min(pause * 2, 50)) {
     if (Date.now() > until) return false
     await new Promise(resolve => setTimeout(resolve, pause))
   }

@@ -29,6 +29,8 @@ export interface Stats {
   fds: number
   /** Resident memory of the daemon, bytes. */
   memory: number
+  /** With a keeper: how often a daemon of this mount has died, and how the last time. */
+  deaths?: { count: number; last?: { time: string; cause: string } }
   replies: number
   /** Replies that nobody waited for any more (the caller was killed). */
   undelivered: number

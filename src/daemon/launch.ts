@@ -57,7 +57,9 @@ export async function launch(spec: MountSpec, options: LaunchOptions = {}): Prom
     if (spec.debug) env['LAMINA_DEBUG'] ??= 'fuse,overlay,daemon'
     if (bound) env['LAMINA_BOUND'] = '1'
     // The mountpoint is for people who look at ps; the daemon takes it from the spec.
-    child = spawn(process.execPath, [main, toUtf8(spec.overlay.mountpoint)], {
+    const daemon = [process.execPath, main, toUtf8(spec.overlay.mountpoint)]
+    const [program = '', ...args] = [...(spec.keeper ? keeperProgram() : []), ...daemon]
+    child = spawn(program, args, {
       cwd: '/',
       detached: !foreground,
       env,
@@ -85,6 +87,15 @@ export async function launch(spec: MountSpec, options: LaunchOptions = {}): Prom
   if (!bound) channel.destroy()
   setRef(foreground)
   return { pid: reply.ready.pid, ended: exited, kill: signal => void child.kill(signal), setRef }
+}
+
+/** The keeper's file, where it was built: beside the addon. A mount without it lives as long as its daemon. */
+function keeperProgram(): string[] {
+  const places = ['build/Release', `prebuilds/linux-${process.arch}`]
+  const files = places.map(place =>
+    fileURLToPath(new URL(`../../../${place}/lamina-keeper`, import.meta.url)),
+  )
+  return files.filter(file => statSync(file, { throwIfNoEntry: false }) !== undefined).slice(0, 1)
 }
 
 /** The daemon as one file where that is there and not older than what the compiler wrote, since it starts sooner. */

@@ -20,9 +20,10 @@ function readLine(): string {
 }
 
 try {
-  const line = readLine()
-  const { serve } = await import('./serve.js')
-  process.exitCode = await serve(line, STARTER)
+  // A daemon that takes over finds all it needs in what the keeper has.
+  const line = process.env['LAMINA_KEEPER_FDS'] === undefined ? readLine() : undefined
+  const { serve, takeOver } = await import('./serve.js')
+  process.exitCode = await (line === undefined ? takeOver(STARTER) : serve(line, STARTER))
 } catch (error) {
   const message = error instanceof Error ? error.message : String(error)
   const text = message.replaceAll('\n', ' ')

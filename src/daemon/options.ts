@@ -54,6 +54,9 @@ export interface ParsedOptions {
   /** The type that /proc/mounts shows is `fuse.` and this. */
   subtype?: string
   debug: boolean
+  keeper?: boolean
+  watchdog?: number
+  watchdogAction?: 'replace' | 'abort'
   /** Options that are not known, as they were written. */
   unknown: string[]
 }
@@ -160,6 +163,11 @@ const VALUED: Readonly<Record<string, Apply>> = {
     into.options.whiteout = oneOf(name, value, ['auto', 'char', 'xattr', 'file'])
   },
   io: (into, value, name) => void (into.options.io = oneOf(name, value, ['auto', 'cached', 'passthrough'])),
+  keeper: (into, value, name) => void (into.keeper = bool(name, value)),
+  watchdog: (into, value, name) => void (into.watchdog = seconds(name, value)),
+  watchdog_action: (into, value, name) => {
+    into.watchdogAction = oneOf(name, value, ['replace', 'abort'])
+  },
   verity: (_into, value) => {
     if (value !== 'off')
       throw new OptionError(`verity=${value}: digests of lower files are not checked; use verity=off`)

@@ -27,6 +27,8 @@ export interface MountRecord {
   pidNamespace: number
   /** Field 22 of /proc/PID/stat, so that a reused pid is not taken for the daemon. */
   startTime: number
+  /** Who starts the daemon again when it dies; `pid` may then be of one that is dead. */
+  keeper?: { pid: number; startTime: number }
   mountpoint: ByteName
   /** `major:minor` of the mounted filesystem, as in mountinfo. */
   device: string
@@ -123,7 +125,7 @@ export function readRecords(): FoundRecord[] {
       if (record === undefined) continue
       if (record.pidNamespace !== pidNamespace()) {
         if (mountAt(record.mountpoint)?.device === record.device) found.push({ directory, record })
-      } else if (isAlive(record)) found.push({ directory, record })
+      } else if (isServed(record)) found.push({ directory, record })
       else removeRecord(directory, record.id)
     }
   }
@@ -137,6 +139,11 @@ function readRecord(path: string): MountRecord | undefined {
   } catch {
     return undefined // removed meanwhile, or not ours to understand
   }
+}
+
+/** Whether somebody serves the mount, or will in a moment. */
+export function isServed(record: MountRecord): boolean {
+  return isAlive(record) || (record.keeper !== undefined && isAlive(record.keeper))
 }
 
 export function isAlive(process_: { pid: number; startTime: number }): boolean {

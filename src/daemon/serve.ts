@@ -1,4 +1,5 @@
-import { closeSync, readdirSync, writeFileSync, writeSync } from 'node:fs'
+import { closeSync, readdirSync, rmSync, writeFileSync, writeSync } from 'node:fs'
+import { join } from 'node:path'
 import { Socket } from 'node:net'
 import { Worker } from 'node:worker_threads'
 import * as sys from '../sys/index.js'
@@ -11,6 +12,8 @@ import { Overlay } from '../overlay/index.js'
 import { CheckError, checkMount } from './check.js'
 import type { Stats, UnmountHow } from './control-protocol.js'
 import { serveControl } from './control-server.js'
+import { KeeperLink } from './recovery/keeper-link.js'
+import { KeptMount } from './recovery/kept-mount.js'
 import { mountFuse } from './mount-fuse.js'
 import { mountAt } from './mountinfo.js'
 import {
@@ -41,13 +44,22 @@ export async function serve(line: string, starter: number): Promise<number> {
   sys.umask(0) // the overlay applies each caller's own
   const mount = await RunningMount.start(spec)
   writeSync(starter, `${JSON.stringify({ ready: { pid: process.pid } })}\n`)
-  if (process.env['LAMINA_BOUND'] === '1') {
-    // Ends with its starter, however that ends.
-    new Socket({ fd: starter }).on('close', () => mount.terminate('the starter is gone')).resume()
-  } else {
-    closeSync(starter)
-  }
+  if (isBound()) mount.bindTo(starter)
+  else closeSync(starter)
   return mount.ended
+}
+
+/** Goes on where a daemon that died has stopped. Gives the exit code. */
+export async function takeOver(starter: number): Promise<number> {
+  sys.raiseNofile()
+  sys.umask(0)
+  const mount = await RunningMount.takeOver()
+  if (isBound()) mount.bindTo(starter)
+  return mount.ended
+}
+
+function isBound(): boolean {
+  return process.env['LAMINA_BOUND'] === '1'
 }
 
 class RunningMount {
@@ -59,6 +71,8 @@ class RunningMount {
     private readonly session: Session,
     private readonly overlay: Overlay,
     private readonly record: MountRecord,
+    /** Present with a keeper. */
+    private readonly kept: KeptMount | undefined,
   ) {
     this.ended = this.untilEnd()
   }
@@ -67,14 +81,23 @@ class RunningMount {
   static async start(spec: MountSpec): Promise<RunningMount> {
     const { overlay: config } = spec
     config.mountpoint = await checkMount(config, spec.exclusive)
+    const link = KeeperLink.fromEnvironment()
     const overlay = openOverlay(spec)
     try {
       const device = await mountFuse(spec, config.mountpoint)
       try {
-        const session = await startSession(spec, overlay, device)
+        const kept = link === undefined ? undefined : KeptMount.begin(link, overlay)
+        const deviceFd = device.n
+        const session = await startSession(spec, overlay, device, kept)
         raiseReadAhead(mountAt(config.mountpoint)?.device)
-        const mount = new RunningMount(session, overlay, recordOf(spec, overlay))
+        const record = recordOf(spec, overlay, kept !== undefined)
+        const mount = new RunningMount(session, overlay, record, kept)
         await mount.listen()
+        const { connection } = session
+        if (kept !== undefined && connection !== undefined) {
+          kept.write(spec, connection, record, overlay, deviceFd)
+          kept.ready(spec, record, join(runDirectory(), record.id))
+        }
         return mount
       } catch (error) {
         await unmountInThread(config.mountpoint, 'lazy').catch(() => undefined)
@@ -86,10 +109,39 @@ class RunningMount {
     }
   }
 
+  /** @throws Error when the predecessor's state cannot be used */
+  static async takeOver(): Promise<RunningMount> {
+    const link = KeeperLink.fromEnvironment()
+    if (link === undefined) throw new Error('no keeper: start lamina mount')
+    const { kept, overlay, device, spec, record, connection } = KeptMount.takeOver(link)
+    Object.assign(record, { pid: process.pid, startTime: startTimeOf(process.pid) ?? 0 })
+    const session = new Session(new DeviceTransport(device.release(), INIT_DEFAULTS.maxWrite), {
+      adopt: connection,
+      journal: kept.journal,
+    })
+    overlay.attach(session)
+    session.start(overlay)
+    // The kernel may hold what is no longer true: attributes that it was told of just before, and modes behind its own writes.
+    const passthrough = connection.has('PASSTHROUGH')
+    const doubtful = passthrough ? overlay.nodeids() : kept.notices()
+    for (const nodeid of doubtful) session.invalidateInode(nodeid, -1, 0)
+    const mount = new RunningMount(session, overlay, record, kept)
+    kept.ready(spec, record, join(runDirectory(), record.id))
+    await mount.listen()
+    return mount
+  }
+
+  /** Ends with its starter, however that ends. */
+  bindTo(starter: number): void {
+    new Socket({ fd: starter }).on('close', () => this.terminate('the starter is gone')).resume()
+  }
+
   /** Signals and the control socket. */
   private async listen(): Promise<void> {
     const directory = runDirectory()
     const { id } = this.record
+    // A predecessor's.
+    rmSync(socketPath(directory, id), { force: true })
     await serveControl(socketPath(directory, id), {
       info: () => this.record,
       stats: () => this.stats(),
@@ -127,6 +179,7 @@ class RunningMount {
 
   private async untilEnd(): Promise<number> {
     const end = await this.session.ended
+    this.kept?.ending()
     log?.(`${this.record.mountpoint}: ${describeEnd(end)}`)
     try {
       await this.overlay.close()
@@ -147,6 +200,7 @@ class RunningMount {
       fds: readdirSync('/proc/self/fd').length - 1,
       memory: process.memoryUsage.rss(),
       io: this.overlay.ioMode(),
+      ...(this.kept === undefined ? {} : { deaths: this.kept.deaths() }),
       ...this.session.counters(),
     }
   }
@@ -173,7 +227,12 @@ function openOverlay(spec: MountSpec): Overlay {
 }
 
 /** Resolves when INIT is answered: from then on the mount works. */
-async function startSession(spec: MountSpec, overlay: Overlay, device: Fd): Promise<Session> {
+async function startSession(
+  spec: MountSpec,
+  overlay: Overlay,
+  device: Fd,
+  kept: KeptMount | undefined,
+): Promise<Session> {
   const { options } = spec.overlay
   const transport = new DeviceTransport(device.release(), INIT_DEFAULTS.maxWrite)
   const session = new Session(transport, {
@@ -184,6 +243,7 @@ async function startSession(spec: MountSpec, overlay: Overlay, device: Fd): Prom
       // Every mount of ours has default_permissions, without which the kernel refuses this.
       allowIdmap: true,
     },
+    ...(kept === undefined ? {} : { journal: kept.journal }),
   })
   overlay.attach(session)
   session.start(overlay)
@@ -191,13 +251,16 @@ async function startSession(spec: MountSpec, overlay: Overlay, device: Fd): Prom
   return session
 }
 
-function recordOf(spec: MountSpec, overlay: Overlay): MountRecord {
+function recordOf(spec: MountSpec, overlay: Overlay, kept: boolean): MountRecord {
   const { lower, dataOnly, upper, work, mountpoint } = spec.overlay
+  const keeper = { pid: process.ppid, startTime: startTimeOf(process.ppid) ?? 0 }
   return {
-    id: `${pidNamespace()}-${process.pid}`,
+    // Daemons come and go; whoever starts them stays.
+    id: `${pidNamespace()}-${kept ? keeper.pid : process.pid}`,
     pid: process.pid,
     pidNamespace: pidNamespace(),
     startTime: startTimeOf(process.pid) ?? 0,
+    ...(kept ? { keeper } : {}),
     mountpoint,
     device: mountAt(mountpoint)?.device ?? '',
     source: spec.source,

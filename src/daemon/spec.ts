@@ -15,7 +15,15 @@ export interface MountSpec {
   /** Refuse a mountpoint that shows a Lamina mount already. */
   exclusive: boolean
   debug: boolean
+  /** Whether a keeper starts the daemon again when it dies. */
+  keeper: boolean
+  /** Seconds after which a daemon that takes no request is replaced, or the mount aborted; 0 never. */
+  watchdog: number
+  watchdogAction: 'replace' | 'abort'
 }
+
+/** Seconds. Longer than a disk takes to wake up, shorter than a person waits. */
+const WATCHDOG = 60
 
 /** How the two programs differ where an option says nothing. */
 export interface Defaults {
@@ -23,6 +31,7 @@ export interface Defaults {
   subtype: string
   flags: readonly MountFlag[]
   exclusive: boolean
+  keeper: boolean
 }
 
 /** `lamina mount`: what the kernel's overlayfs does, except that reading does not write access times. */
@@ -31,6 +40,7 @@ export const LAMINA_DEFAULTS: Defaults = {
   subtype: 'lamina',
   flags: ['noatime'],
   exclusive: true,
+  keeper: false,
 }
 
 /** `fuse-lamina`: what fuse-overlayfs 1.10 was seen to do (`nodev` even as root). */
@@ -39,6 +49,7 @@ export const DROP_IN_DEFAULTS: Defaults = {
   subtype: 'fuse-lamina',
   flags: ['noatime', 'nodev'],
   exclusive: false,
+  keeper: false,
 }
 
 /** A path made absolute without touching it: `..` is left to the kernel, which knows the symlinks. */
@@ -88,6 +99,9 @@ export function mountSpec(
     flags: [...flags],
     exclusive: defaults.exclusive,
     debug: parsed.debug,
+    keeper: parsed.keeper ?? defaults.keeper,
+    watchdog: parsed.watchdog ?? WATCHDOG,
+    watchdogAction: parsed.watchdogAction ?? 'replace',
   }
   if (parsed.propagation !== undefined) spec.propagation = parsed.propagation
   if (parsed.allowOther !== undefined) spec.allowOther = parsed.allowOther

@@ -70,7 +70,8 @@ export function makeWhiteout(
     case 'file': {
       const marker = WH_PREFIX + name
       if (marker.length > 255) throw new SysError(E.ENAMETOOLONG, 'whiteout', name)
-      sys.openat(dirfd, marker, sys.O_WRONLY | sys.O_CREAT | sys.O_EXCL | sys.O_NOFOLLOW, 0).close()
+      // One that is there already says the same: a daemon that was killed behind this call left it.
+      sys.openat(dirfd, marker, sys.O_WRONLY | sys.O_CREAT | sys.O_NOFOLLOW, 0).close()
       return
     }
     case 'xattr': {

@@ -40,8 +40,12 @@ import {
 } from './init.js'
 import { OP_LIMIT, OPCODES, Op, type UnsupportedOp, opName } from './opcodes.js'
 import { Output, PAYLOAD } from './output.js'
+import type { RequestJournal, Settled } from './request-journal.js'
 import * as S from './structs.js'
 import type { Transport } from './transport.js'
+
+/** An open file of a mount whose opens are not answered. */
+const NO_HANDLE: OpenReply = { fh: 0, flags: FOPEN.KEEP_CACHE }
 
 /** What a handler gives: payload bytes encoded in the output, or one of these. */
 const NO_REPLY = -1
@@ -49,6 +53,9 @@ const NO_REPLY = -1
 const LATER = -2
 /** The transport answers it. */
 const HANDED_ON = -3
+
+/** setxattr(2): fails where the attribute is there. */
+const XATTR_CREATE = 1
 
 /** COPY_FILE_RANGE is answered in 32 bits; the largest page-aligned count of the VFS (MAX_RW_COUNT) fits. */
 const MAX_COPY_32 = 0x7fff_f000
@@ -59,6 +66,8 @@ export interface DispatchOptions {
   readonly adopt?: NegotiatedConnection
   /** Called when INIT was answered, or with the reason why it was refused. */
   readonly onInit?: (outcome: NegotiatedConnection | { errno: number; reason: string }) => void
+  /** Who keeps the mount's state for a successor. */
+  readonly journal?: RequestJournal
   /** Where an unexpected exception goes. */
   readonly onFault?: (fault: unknown, what: string) => void
 }
@@ -117,6 +126,8 @@ export class Dispatcher {
   private low = 0
   private op = 0
   private nodeid = 0
+  /** What a dead predecessor did of it. */
+  private settled: Settled | undefined
 
   constructor(
     private readonly fs: FileSystem,
@@ -176,7 +187,12 @@ export class Dispatcher {
       const extensions = frame.u16(at.total_extlen) * 8
       if (extensions > length - S.InHeader.size) throw new BadRequest(E.EINVAL, 'extensions are cut off')
       this.cursor.use(frame, S.InHeader.size, length - extensions)
-      payload = this.run(op as Op, frame, nodeid)
+      const { journal } = this.options
+      this.settled = undefined
+      if (journal !== undefined && op !== Op.FORGET && op !== Op.BATCH_FORGET && op !== Op.INTERRUPT)
+        this.settled = journal.begin(frame, length, op)
+      payload =
+        this.settled?.done === true ? this.answerDone(op, frame, nodeid) : this.run(op as Op, frame, nodeid)
     } catch (thrown) {
       this.failed(thrown, frame, length)
       return
@@ -302,8 +318,7 @@ export class Dispatcher {
         return out.text(list)
       }
       case Op.REMOVEXATTR:
-        fs.removexattr(nodeid, cursor.attributeName(), this.caller(frame))
-        return 0
+        return this.removexattr(frame, nodeid)
       case Op.INIT:
         return this.init(frame)
       case Op.DESTROY:
@@ -366,6 +381,41 @@ export class Dispatcher {
         op satisfies never
         return this.unsupported()
     }
+  }
+
+  /** The answer to a change that was made before the predecessor died. */
+  private answerDone(op: number, frame: Frame, nodeid: number): number {
+    const { fs, cursor, out } = this
+    switch (op) {
+      case Op.UNLINK:
+      case Op.RMDIR:
+      case Op.RENAME:
+      case Op.RENAME2:
+        return 0
+      case Op.LINK:
+        cursor.take(S.LinkIn)
+        break
+      case Op.MKNOD:
+        cursor.take(S.MknodIn)
+        break
+      case Op.MKDIR:
+        cursor.take(S.MkdirIn)
+        break
+      case Op.CREATE: {
+        const flags = frame.u32(cursor.take(S.CreateIn) + S.CreateIn.at.flags)
+        const entry = this.existing(nodeid, cursor.name(), frame)
+        const opened = fs.open(entry.nodeid, flags, this.caller(frame))
+        if (isPromise(opened)) return this.later(opened, reply => out.created(entry, reply ?? NO_HANDLE))
+        return out.created(entry, opened ?? NO_HANDLE)
+      }
+    }
+    return out.entry(this.existing(nodeid, cursor.name(), frame))
+  }
+
+  private existing(parent: number, name: string, frame: Frame): Entry {
+    const found = this.fs.lookup(parent, name, this.caller(frame))
+    if (found.nodeid === 0) throw new SysError(E.ESTALE, 'recover', name)
+    return found as Entry
   }
 
   private unsupported(): number {
@@ -453,7 +503,21 @@ export class Dispatcher {
     if (size !== cursor.remaining) throw new BadRequest(E.EINVAL, 'the size is not that of the value')
     // A copy: the filesystem may keep it, and a frame is gone when handle() returns.
     const value = Buffer.from(cursor.data(size))
-    this.fs.setxattr(nodeid, name, value, frame.u32(at + S.SetxattrIn.at.flags), killSgid, this.caller(frame))
+    let flags = frame.u32(at + S.SetxattrIn.at.flags)
+    // It was not there before the predecessor began with this very request.
+    if (this.settled?.before === false) flags &= ~XATTR_CREATE
+    this.fs.setxattr(nodeid, name, value, flags, killSgid, this.caller(frame))
+    return 0
+  }
+
+  private removexattr(frame: Frame, nodeid: number): number {
+    try {
+      this.fs.removexattr(nodeid, this.cursor.attributeName(), this.caller(frame))
+    } catch (error) {
+      // It was there before the predecessor began with this very request.
+      const removed = error instanceof SysError && error.errno === E.ENODATA && this.settled?.before === true
+      if (!removed) throw error
+    }
     return 0
   }
 

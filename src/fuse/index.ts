@@ -12,6 +12,14 @@ export {
   type SessionOptions,
 } from './session.js'
 export { OPCODES, Op, opName, type OpcodeInfo } from './opcodes.js'
+export { Frame } from './frame.js'
+export {
+  isChange,
+  readChange,
+  type ChangeRequest,
+  type RequestJournal,
+  type Settled,
+} from './request-journal.js'
 export type { Transport, TransportCounters } from './transport.js'
 export { DeviceTransport } from './transport-device.js'
 export { ReplayTransport, type Reply } from './transport-replay.js'

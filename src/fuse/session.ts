@@ -123,7 +123,10 @@ export class Session implements KernelSide {
       },
     })
     this.dispatcher = dispatcher
-    if (this.options.adopt !== undefined) this.resolveInit(this.options.adopt)
+    const { adopt, journal } = this.options
+    if (adopt !== undefined) this.resolveInit(adopt)
+    // Before anything is read: the journal counts on what was asked before coming first. The kernel waits for nothing here.
+    if (journal !== undefined && adopt?.has('HAS_RESEND') === true) this.transport.sendBuffer(resend())
     this.transport.start(
       length => {
         dispatcher.handle(length)

@@ -172,6 +172,7 @@ function showOwnNumber(view: View, inode: Inode, parent: DirInode, dirfd: number
   const made = sys.statAt(dirfd, inode.name)
   if (made === undefined) return
   inode.ino = view.inos.shown(made)
+  view.journal?.renumbered(inode)
   parent.listing?.renumbered(inode.name, made.ino)
   view.attrChanged(inode)
 }
@@ -210,7 +211,7 @@ function copyUpSpecial(view: View, inode: Inode): void {
     },
     (fd, temp) => {
       if (inode.nameless) {
-        inode.orphan = sys.openat(fd, temp, sys.O_PATH | sys.O_NOFOLLOW)
+        view.hold(inode, sys.openat(fd, temp, sys.O_PATH | sys.O_NOFOLLOW))
         sys.unlinkat(fd, temp, 0)
       } else {
         commit(view, copy, (dirfd, name) => {
@@ -294,7 +295,7 @@ async function finishSlowly(view: View, built: Building, length: number, copied:
 function place(view: View, { copy, temp }: Building): void {
   const { inode } = copy
   if (inode.nameless) {
-    inode.orphan = temp.keepNameless()
+    view.hold(inode, temp.keepNameless())
   } else {
     commit(view, copy, (dirfd, name) => {
       temp.publish(dirfd, name)

@@ -86,6 +86,7 @@ function createWith<T>(
 ): { entry: Entry; made: T } {
   prepareParent(view, parent, name)
   const dirfd = view.upperFd(parent)
+  view.journal?.changing()
   const made = place(view, parent, dirfd, name, what, make)
   return { entry: adoptNew(view, parent, name, what.mode & sys.S_IFMT), made }
 }
@@ -264,7 +265,7 @@ export function createTmpfile(view: View, parent: DirInode, what: NewObject): { 
     keepOwner(view, { dirfd: fd.n, name: '' }, parent, what)
     const stat = sys.statFd(fd.n)
     const inode: Inode = view.table.create(sys.S_IFREG, view.inos.shown(stat))
-    inode.orphan = sys.openat(sys.AT_FDCWD, `/proc/self/fd/${fd.n}`, sys.O_PATH)
+    view.hold(inode, sys.openat(sys.AT_FDCWD, `/proc/self/fd/${fd.n}`, sys.O_PATH))
     return { entry: view.entry(inode, stat), fd }
   } catch (error) {
     fd.close()

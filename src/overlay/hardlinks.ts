@@ -128,7 +128,8 @@ export function linkRemoved(view: View, inode: Inode): void {
   inode.links--
   if (inode.links > 0 || !isIndexed(view, inode) || inode.upper === null || view.index === null) return
   const { rootFd } = view.index.layer
-  inode.orphan ??= sys.openat(rootFd.n, inode.upper.name, sys.O_PATH | sys.O_NOFOLLOW)
+  if (inode.orphan === null)
+    view.hold(inode, sys.openat(rootFd.n, inode.upper.name, sys.O_PATH | sys.O_NOFOLLOW))
   try {
     sys.unlinkat(rootFd.n, inode.upper.name, 0)
   } catch (error) {

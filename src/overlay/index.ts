@@ -31,10 +31,18 @@ import { DirFds } from './layer.js'
 import { link } from './link.js'
 import { ListingCache } from './listing-cache.js'
 import { lookup } from './lookup.js'
-import { endVolatile, type OpenedLayers, openLayers } from './open-layers.js'
+import type { Journal } from './journal.js'
+import {
+  endVolatile,
+  type HandedLayers,
+  type OpenedLayers,
+  openLayers,
+  takeOverLayers,
+} from './open-layers.js'
 import { Opens } from './opens.js'
 import { Ownership } from './ownership.js'
 import { readdir } from './readdir.js'
+import { Restorer } from './recover.js'
 import { rmdir, unlink } from './remove.js'
 import { rename } from './rename.js'
 import { type Mountpoint, View } from './view.js'
@@ -56,6 +64,7 @@ export class Overlay implements FileSystem {
   private readonly privileged = sys.geteuid() === 0
   /** Present when opens are answered one by one. */
   private opens: Opens | undefined
+  private restorer: Restorer | undefined
 
   private constructor(
     private readonly view: View,
@@ -65,7 +74,19 @@ export class Overlay implements FileSystem {
 
   /** Opens the layers. @throws SysError whose path names the layer; nothing is left open then */
   static open(config: OverlayConfig): Overlay {
-    const layers = openLayers(config)
+    return Overlay.over(config, openLayers(config), () => entryOf(config.mountpoint))
+  }
+
+  /** Over a predecessor's layers; restore() comes next. */
+  static takeOver(config: OverlayConfig, handed: HandedLayers, mountpoint: Mountpoint | null): Overlay {
+    return Overlay.over(config, takeOverLayers(config, handed), () => mountpoint)
+  }
+
+  private static over(
+    config: OverlayConfig,
+    layers: OpenedLayers,
+    mountpoint: () => Mountpoint | null,
+  ): Overlay {
     const { options } = config
     const all = [layers.upper, ...layers.lowers].filter(layer => layer !== null)
     const inos = new InoMap({
@@ -93,8 +114,47 @@ export class Overlay implements FileSystem {
       layers.prefix,
       root,
     )
-    if (!layers.cloned) view.mountpoint = entryOf(config.mountpoint)
+    if (!layers.cloned) view.mountpoint = mountpoint()
     return new Overlay(view, layers, config)
+  }
+
+  /** Everything that the kernel knows is written there from now on; before the first request. */
+  keep(journal: Journal): void {
+    this.view.table.journal = journal
+  }
+
+  /** For a table as a predecessor's journal has it; before the first request. */
+  restore(): Restorer {
+    return (this.restorer = new Restorer(this.view))
+  }
+
+  /** What a successor is given to {@link takeOver}. The descriptors stay the overlay's. */
+  handOver(): { layers: HandedLayers; mountpoint: Mountpoint | null } {
+    const { upper, workdir, lowers, dataOnly, cloned } = this.layers
+    return {
+      layers: {
+        upper: upper?.rootFd ?? null,
+        workdir,
+        lowers: lowers.map(layer => layer.rootFd),
+        dataOnly: dataOnly.map(layer => layer.rootFd),
+        cloned,
+      },
+      mountpoint: this.view.mountpoint,
+    }
+  }
+
+  /** No nodeid up to this one is given out again. */
+  usedUp(nodeid: number): void {
+    this.view.table.usedUp(nodeid)
+  }
+
+  nodeids(): number[] {
+    return Array.from(this.view.table.all(), inode => inode.nodeid)
+  }
+
+  /** All inodes that the kernel knows, for a journal that begins anew. */
+  inodes(): Iterable<Inode> {
+    return this.view.table.all()
   }
 
   /** Tells the overlay how to reach the kernel; before the first request. */
@@ -135,7 +195,7 @@ export class Overlay implements FileSystem {
   }
 
   init(connection: Connection): void {
-    if (connection.has('PASSTHROUGH')) this.opens = new Opens(this.view)
+    if (connection.has('PASSTHROUGH')) this.opens = new Opens(this.view, this.restorer?.opens ?? null)
   }
 
   /** How file contents are read and written, and why. */
@@ -366,3 +426,10 @@ const KEEP_CACHE: OpenReply = { fh: 0, flags: 1 << 1 }
 function dirFdLimit(): number {
   return Math.max(64, Math.min(16_384, Math.floor(sys.getrlimitNofile().soft / 4)))
 }
+
+export type { Identity, Journal, OpenFacts } from './journal.js'
+export type { DirInode, Inode } from './inode.js'
+export type { HandedLayers } from './open-layers.js'
+export type { Real } from './layer.js'
+export type { Announced, Change, Restorer } from './recover.js'
+export type { Mountpoint } from './view.js'

@@ -6,6 +6,7 @@
  */
 import type { Fd } from '../base/fd.js'
 import * as sys from '../sys/index.js'
+import type { Journal } from './journal.js'
 import type { DirReal, Real } from './layer.js'
 import type { Listing } from './listing.js'
 
@@ -36,6 +37,10 @@ export class Inode {
   links = 0
   /** Where the data is while the topmost object has metadata only (metacopy); null where it has its own. */
   data: Real | null = null
+  /** Where the journal has it; 0: nowhere. */
+  slot = 0
+  /** Known from a predecessor's journal alone: its real objects are not looked up yet (recover.ts). */
+  recovered = false
 
   constructor(
     readonly nodeid: number,
@@ -62,6 +67,8 @@ export class DirInode extends Inode {
   readonly children = new Map<string, Inode>()
   /** The merged listing while it is known; kept exact by every change. */
   listing: Listing | null = null
+  /** The order of a predecessor's listing, '' for gaps, until one is made here. */
+  oldOrder: string[] | null = null
 
   override isDir(): this is DirInode {
     return true
@@ -80,6 +87,8 @@ export class InodeTable {
   /** Upper objects with several links, by real inode number: their names are one inode. */
   private readonly byLink = new Map<string, Inode>()
   private lastId = ROOT_ID
+  /** Who keeps what is here for a successor, if anybody. */
+  journal: Journal | null = null
 
   constructor(
     readonly root: DirInode,
@@ -100,6 +109,24 @@ export class InodeTable {
   /** Makes the inode of an object that the kernel does not know yet. Its nlookup is 0 until a reply carries it. */
   create(type: number, ino: number): Inode {
     const nodeid = ++this.lastId
+    this.journal?.issued(nodeid)
+    return this.put(nodeid, type, ino)
+  }
+
+  /** The same under the number that a predecessor gave it. */
+  restore(nodeid: number, type: number, ino: number): Inode {
+    this.usedUp(nodeid)
+    const inode = this.put(nodeid, type, ino)
+    inode.recovered = true
+    return inode
+  }
+
+  /** No number up to this one is given out again. */
+  usedUp(nodeid: number): void {
+    this.lastId = Math.max(this.lastId, nodeid)
+  }
+
+  private put(nodeid: number, type: number, ino: number): Inode {
     const inode = type === sys.S_IFDIR ? new DirInode(nodeid, type, ino) : new Inode(nodeid, type, ino)
     this.byId.set(nodeid, inode)
     return inode
@@ -113,6 +140,7 @@ export class InodeTable {
     } else {
       ;(inode.aliases ??= []).push({ parent, name })
     }
+    this.journal?.named(inode, parent, name)
   }
 
   /** Takes a name away. A further known name, if any, becomes the first one. */
@@ -126,6 +154,7 @@ export class InodeTable {
       inode.aliases = inode.aliases.filter(alias => alias.parent !== parent || alias.name !== name)
     }
     if (inode.aliases?.length === 0) inode.aliases = null
+    this.journal?.unnamed(inode, parent, name)
     this.dropIfUnused(parent)
   }
 
@@ -138,6 +167,7 @@ export class InodeTable {
     this.clearLink(inode)
     inode.linkKey = key
     this.byLink.set(key, inode)
+    this.journal?.linked(inode)
   }
 
   clearLink(inode: Inode): void {
@@ -149,6 +179,7 @@ export class InodeTable {
   /** The kernel gave back `count` references. */
   forget(inode: Inode, count: number): void {
     inode.nlookup = Math.max(0, inode.nlookup - count)
+    this.journal?.forgot(inode)
     this.dropIfUnused(inode)
   }
 
@@ -160,6 +191,7 @@ export class InodeTable {
     for (let at: Inode | null = inode; at !== null && at !== this.root;) {
       if (at.nlookup > 0 || at.copyUp !== null || (at.isDir() && at.children.size > 0)) return
       if (!this.byId.delete(at.nodeid)) return
+      this.journal?.dropped(at)
       this.clearLink(at)
       const parent: DirInode | null = at.parent
       if (parent !== null && parent.children.get(at.name) === at) parent.children.delete(at.name)

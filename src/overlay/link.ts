@@ -23,6 +23,7 @@ export function link(view: View, inode: Inode, parent: DirInode, name: string): 
   markImpureFor(view, inode, parent, inode.parent)
   const from = view.at(inode)
   const dirfd = view.upperFd(parent)
+  view.journal?.changing(sys.statAt(from.dirfd, from.name))
   try {
     linkObject(from, dirfd, name)
   } catch (error) {
@@ -59,6 +60,5 @@ function adoptName(view: View, inode: Inode, parent: DirInode, name: string): vo
   view.table.addName(inode, parent, name)
   const upper = view.upperOf(parent)
   inode.upper ??= new Real(upper.layer, upper, name)
-  inode.orphan?.close()
-  inode.orphan = null
+  view.unhold(inode)
 }

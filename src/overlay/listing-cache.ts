@@ -26,6 +26,7 @@ export class ListingCache {
     if (size === undefined) return
     this.held.delete(dir)
     this.entries -= size
+    dir.listing?.kept?.dropped()
     dir.listing = null
   }
 }

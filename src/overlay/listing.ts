@@ -9,6 +9,13 @@
 /** Cookies 1 and 2 follow `.` and `..`. */
 export const FIRST_COOKIE = 3
 
+/** Is told what becomes of a listing. */
+export interface KeptListing {
+  listed(name: string): void
+  unlisted(name: string): void
+  dropped(): void
+}
+
 export class Listing {
   readonly names: (string | undefined)[] = []
   /** DT_ value per position. */
@@ -19,6 +26,8 @@ export class Listing {
   readonly inos: number[] = []
   /** Whether a real directory further down has a visible entry of that name as well. */
   readonly more: boolean[] = []
+  /** A reader may go on in it after this daemon: the journal has it, and is told of changes. */
+  kept: KeptListing | null = null
   private readonly positions = new Map<string, number>()
   private gaps = 0
 
@@ -44,6 +53,13 @@ export class Listing {
     this.inos[at] = ino
     this.from[at] = from
     this.more[at] = more
+    if (old === undefined) this.kept?.listed(name)
+  }
+
+  /** A position at which a predecessor had something that is gone. */
+  addGap(): void {
+    this.names.push(undefined)
+    this.gaps++
   }
 
   remove(name: string): void {
@@ -52,6 +68,7 @@ export class Listing {
     this.positions.delete(name)
     this.names[at] = undefined
     this.gaps++
+    this.kept?.unlisted(name)
   }
 
   /** The entry now (also) exists in upper: copied up, or created over. */

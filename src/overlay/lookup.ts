@@ -26,6 +26,7 @@ import { DirReal, type Layer, Real } from './layer.js'
 import { shownLinks } from './hardlinks.js'
 import { originIno } from './origin-ino.js'
 import { followMetacopy } from './metacopy.js'
+import { materialise } from './recover.js'
 import type { View } from './view.js'
 
 /** What a name stands for. */
@@ -58,7 +59,7 @@ export function lookupChild(
   name: string,
 ): { inode: Inode; stat: Stat } | undefined {
   if (name.length > 255) throw new SysError(E.ENAMETOOLONG, 'lookup', name)
-  const known = parent.children.get(name)
+  const known = knownChild(view, parent, name)
   if (known !== undefined) return { inode: known, stat: view.stat(known) }
   const resolved = resolve(view, parent, name)
   if (resolved === undefined) return undefined
@@ -69,7 +70,13 @@ export function lookupChild(
 
 /** The inode called `name`, where its attributes are of no interest: one that is known costs no call. */
 export function findChild(view: View, parent: DirInode, name: string): Inode | undefined {
-  return parent.children.get(name) ?? lookupChild(view, parent, name)?.inode
+  return knownChild(view, parent, name) ?? lookupChild(view, parent, name)?.inode
+}
+
+function knownChild(view: View, parent: DirInode, name: string): Inode | undefined {
+  const known = parent.children.get(name)
+  if (known?.recovered === true) materialise(view, known)
+  return known
 }
 
 /** Makes the inode of a resolved name, or finds the one that another name of the same object has. */
@@ -79,6 +86,24 @@ function instantiate(view: View, parent: DirInode, name: string, found: Resolved
   const linked = shared === undefined ? undefined : view.table.findLink(shared.key)
   if (linked !== undefined) return addLinkedName(view, linked, parent, name, found)
   const inode = view.table.create(type, shownIno(view, parent, name, found))
+  try {
+    giveReals(view, inode, parent, found, shared)
+  } catch (error) {
+    view.table.dropIfUnused(inode)
+    throw error
+  }
+  view.table.addName(inode, parent, name)
+  if (shared !== undefined) view.table.setLink(inode, shared.key)
+  return inode
+}
+
+function giveReals(
+  view: View,
+  inode: Inode,
+  parent: DirInode,
+  found: Resolved,
+  shared: Shared | undefined,
+): void {
   if (inode.isDir()) {
     if (found.upper instanceof DirReal) inode.upper = found.upper
     inode.lowers = found.lowers
@@ -87,25 +112,25 @@ function instantiate(view: View, parent: DirInode, name: string, found: Resolved
     inode.upper = shared?.indexed ?? found.upper
     inode.lower = found.lower
     inode.links = shared?.links ?? 0
-    try {
-      followMetacopy(view, parent, inode, found, shared?.indexed)
-    } catch (error) {
-      view.table.dropIfUnused(inode)
-      throw error
-    }
+    followMetacopy(view, parent, inode, found, shared?.indexed)
   }
-  view.table.addName(inode, parent, name)
+}
+
+/** Finds the real objects of an inode that a predecessor knew. False: its name stands for nothing, or something else. */
+export function findAgain(view: View, inode: Inode, parent: DirInode, name: string): boolean {
+  const found = resolve(view, parent, name)
+  if (found === undefined || view.owner.type(found.stat, found, view) !== inode.type) return false
+  const shared = inode.isDir() ? undefined : sharedObject(view, found)
+  giveReals(view, inode, parent, found, shared)
   if (shared !== undefined) view.table.setLink(inode, shared.key)
-  return inode
+  return true
 }
 
 /** The object has one more name than was known; names that were known may all have gone meanwhile. */
 function addLinkedName(view: View, inode: Inode, parent: DirInode, name: string, found: Resolved): Inode {
+  if (inode.recovered) materialise(view, inode)
   inode.upper ??= found.upper
-  if (inode.upper !== null) {
-    inode.orphan?.close()
-    inode.orphan = null
-  }
+  if (inode.upper !== null) view.unhold(inode)
   view.table.addName(inode, parent, name)
   return inode
 }

@@ -28,6 +28,47 @@ export interface OpenedLayers {
   readonly prefix: OverlayPrefix
   /** False where the layers' mounts could not be cloned: mounts below a layer then show through. */
   readonly cloned: boolean
+  /** WORKDIR itself, whose lock says that it is in use. */
+  readonly workdir: Fd | null
+}
+
+/** What a daemon that takes over a mount is given: its predecessor's descriptors, locks and clones included. */
+export interface HandedLayers {
+  readonly upper: Fd | null
+  readonly workdir: Fd | null
+  readonly lowers: readonly Fd[]
+  readonly dataOnly: readonly Fd[]
+  readonly cloned: boolean
+}
+
+/** The same layers as seen by {@link openLayers}. A path may lead into the mount by now, so none is used. */
+export function takeOverLayers(config: OverlayConfig, handed: HandedLayers): OpenedLayers {
+  const named = (fd: Fd, i: number): Layer => layer(i + 1, fd, config.lower[i] ?? '', true)
+  const lowers = handed.lowers.map(named)
+  const dataOnly = handed.dataOnly.map((fd, i) =>
+    layer(lowers.length + i + 1, fd, config.dataOnly?.[i] ?? '', true),
+  )
+  for (const lower of lowers) readLayerRoot(lower)
+  const { cloned, workdir } = handed
+  if (handed.upper === null || workdir === null) {
+    return {
+      upper: null,
+      lowers,
+      dataOnly,
+      work: null,
+      index: null,
+      prefix: defaultPrefix(),
+      cloned,
+      workdir: null,
+    }
+  }
+  const upper = layer(0, handed.upper, config.upper ?? '', false)
+  // The predecessor's mark is this mount's own.
+  removeTree(workdir.n, `work/${VOLATILE}`)
+  const work = prepareWork(workdir, config)
+  readLayerRoot(upper)
+  const index = openIndex(workdir, upper, lowers, work, config)
+  return { upper, lowers, dataOnly, work, index, prefix: work.prefix, cloned, workdir }
 }
 
 /** @throws SysError with the path that is to blame */
@@ -48,7 +89,16 @@ export function openLayers(config: OverlayConfig): OpenedLayers {
     const dataOnly = (config.dataOnly ?? []).map((path, i) => openLower(path, lowers.length + i + 1))
     for (const lower of lowers) readLayerRoot(lower)
     if (config.upper === undefined || config.work === undefined) {
-      return { upper: null, lowers, dataOnly, work: null, index: null, prefix: defaultPrefix(), cloned }
+      return {
+        upper: null,
+        lowers,
+        dataOnly,
+        work: null,
+        index: null,
+        prefix: defaultPrefix(),
+        cloned,
+        workdir: null,
+      }
     }
     const pair = openUpperAndWork(config.upper, config.work)
     keep(pair.upper)
@@ -61,7 +111,7 @@ export function openLayers(config: OverlayConfig): OpenedLayers {
     opened.push(work.fd)
     readLayerRoot(upper)
     const index = openIndex(pair.work, upper, lowers, work, config)
-    return { upper, lowers, dataOnly, work, index, prefix: work.prefix, cloned }
+    return { upper, lowers, dataOnly, work, index, prefix: work.prefix, cloned, workdir: pair.work }
   } catch (error) {
     for (const fd of opened) fd.close()
     throw error

@@ -19,6 +19,7 @@ import type { OpenReply } from '../fuse/filesystem.js'
 import { ensureUpper } from './copy-up.js'
 import type { Inode } from './inode.js'
 import { openReal } from './io.js'
+import type { OpenFacts } from './journal.js'
 import type { View } from './view.js'
 
 const FOPEN_KEEP_CACHE = 1 << 1
@@ -50,8 +51,21 @@ export class Opens {
   private readonly suspects = new WeakMap<Inode, number>()
   /** Why passthrough is not used, once the kernel has refused it. */
   refused: string | undefined
+  /** Inodes whose page cache is known to be true; null where all are that are not stale: no daemon came before. */
+  private readonly trusted: WeakSet<Inode> | null
 
-  constructor(private readonly view: View) {}
+  /** `before`: what a predecessor left open, by its handles in the kernel. */
+  constructor(
+    private readonly view: View,
+    before: ReadonlyMap<Inode, OpenFacts> | null,
+  ) {
+    this.trusted = before === null ? null : new WeakSet()
+    for (const [inode, facts] of before ?? []) {
+      this.open.set(inode, { ...facts })
+      // What was given to it before this daemon is not known: both bits, to be on the safe side.
+      if (facts.writers > 0) this.suspects.set(inode, SUGID)
+    }
+  }
 
   /** Answers OPEN. @throws Again while a file opened for writing is copied up; SysError */
   openFile(inode: Inode, flags: number): OpenReply {
@@ -90,6 +104,7 @@ export class Opens {
       state.backingId = 0
     }
     if (state.cached <= 0 && state.passthrough <= 0) this.open.delete(inode)
+    this.view.journal?.opens(inode, state)
   }
 
   /** After a chmod. */
@@ -142,6 +157,7 @@ export class Opens {
     if (writes) state.writers++
     this.open.set(inode, state)
     this.stale.add(inode)
+    this.view.journal?.opens(inode, state)
     return {
       fh: writes ? PASSTHROUGH_WRITER : PASSTHROUGH,
       flags: FOPEN_PASSTHROUGH,
@@ -152,7 +168,9 @@ export class Opens {
   private cached(inode: Inode, state: OpenState): OpenReply {
     state.cached++
     this.open.set(inode, state)
-    const keep = !this.stale.delete(inode)
+    this.view.journal?.opens(inode, state)
+    const keep = !this.stale.delete(inode) && this.trusted?.has(inode) !== false
+    this.trusted?.add(inode)
     return { fh: CACHED, flags: keep ? FOPEN_KEEP_CACHE : 0 }
   }
 }

@@ -28,7 +28,7 @@ export function readdir(view: View, dir: DirInode, cookie: number, sink: DirSink
   for (let at = Math.max(0, cookie - FIRST_COOKIE + 1); at < listing.names.length; at++) {
     const name = listing.names[at]
     if (name === undefined) continue
-    if (!sink.fits(name)) return
+    if (!sink.fits(name)) return keep(view, dir, listing)
     const next = at + FIRST_COOKIE
     const real = listing.types[at] ?? sys.DT_UNKNOWN
     // A plain file may stand for a device whose numbers are kept in an attribute.
@@ -36,7 +36,18 @@ export function readdir(view: View, dir: DirInode, cookie: number, sink: DirSink
     const added = sink.plus
       ? addPlus(view, dir, sink, name, type, next)
       : sink.add(name, entryIno(view, dir, listing, at, name), type, next)
-    if (!added) return
+    if (!added) return keep(view, dir, listing)
+  }
+}
+
+/** The reader will be back with a cookie, perhaps to another daemon. */
+function keep({ journal }: View, dir: DirInode, listing: Listing): void {
+  if (journal === null || listing.kept !== null) return
+  journal.listing(dir, listing.names)
+  listing.kept = {
+    listed: name => journal.listed(dir, name),
+    unlisted: name => journal.unlisted(dir, name),
+    dropped: () => journal.unlist(dir),
   }
 }
 
@@ -91,8 +102,32 @@ export function listingOf(view: View, dir: DirInode): Listing {
     return held
   }
   // A removed directory is empty, whatever the layers have under its old name.
-  const listing = dir.nameless && dir !== view.table.root ? new Listing() : merge(view, dir)
+  const found = dir.nameless && dir !== view.table.root ? new Listing() : merge(view, dir)
+  const listing = dir.oldOrder === null ? found : inOldOrder(found, dir.oldOrder)
   view.listings.hold(dir, listing)
+  if (dir.oldOrder !== null) keep(view, dir, listing)
+  dir.oldOrder = null
+  return listing
+}
+
+/** Cookies from before this daemon mean the same positions: what is gone leaves a gap, what is new comes last. */
+function inOldOrder(found: Listing, order: readonly string[]): Listing {
+  const listing = new Listing()
+  const add = (name: string, at: number): void =>
+    listing.add(
+      name,
+      found.types[at] ?? sys.DT_UNKNOWN,
+      found.inos[at] ?? 0,
+      found.from[at] ?? 0,
+      found.more[at] ?? true,
+    )
+  for (const name of order) {
+    const at = name === '' || listing.position(name) !== undefined ? undefined : found.position(name)
+    if (at === undefined) listing.addGap()
+    else add(name, at)
+  }
+  for (const [at, name] of found.names.entries())
+    if (name !== undefined && listing.position(name) === undefined) add(name, at)
   return listing
 }
 

@@ -42,12 +42,13 @@ function removeObject(view: View, parent: DirInode, name: string, inode: Inode):
   }
   const below = parent.merges && lowerPositive(view, parent, name)
   keepReachable(view, inode, parent, name)
+  view.journal?.changing()
   try {
     if (inode.upper === null) whiteOut(view, parent, name)
     else if (below) replaceByWhiteout(view, parent, name, inode.isDir())
     else takeAway(view, view.upperFd(parent), name, inode.isDir())
   } catch (error) {
-    letGo(inode)
+    letGo(view, inode)
     throw error
   }
   nameGone(view, inode, parent, name)
@@ -58,17 +59,21 @@ function removeObject(view: View, parent: DirInode, name: string, inode: Inode):
  * open file, a working directory). Opens send no message, so the daemon cannot know; FORGET lets go.
  */
 export function keepReachable(view: View, inode: Inode, parent: DirInode, name: string): void {
-  if (inode.upper === null || inode.orphan !== null || inode.nlookup === 0) return
-  if (isIndexed(view, inode) || inode.aliases !== null || inode.parent !== parent || inode.name !== name)
-    return
-  inode.orphan = sys.openat(view.upperFd(parent), name, sys.O_PATH | sys.O_NOFOLLOW)
+  if (inode.orphan !== null || inode.nlookup === 0) return
+  if (inode.aliases !== null || inode.parent !== parent || inode.name !== name) return
+  if (inode.data !== null || inode.upper === null) view.journal?.below(inode)
+  if (inode.upper === null) return
+  if (!isIndexed(view, inode)) {
+    view.hold(inode, sys.openat(view.upperFd(parent), name, sys.O_PATH | sys.O_NOFOLLOW))
+  } else if (inode.links === 1) {
+    const { dirfd, name: entry } = view.at(inode)
+    view.hold(inode, sys.openat(dirfd, entry, sys.O_PATH | sys.O_NOFOLLOW))
+  }
 }
 
 /** Undoes {@link keepReachable} when the name stayed after all. */
-export function letGo(inode: Inode): void {
-  if (inode.nameless) return
-  inode.orphan?.close()
-  inode.orphan = null
+export function letGo(view: View, inode: Inode): void {
+  if (!inode.nameless) view.unhold(inode)
 }
 
 /** The name is gone on disk: now in memory. */

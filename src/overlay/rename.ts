@@ -99,10 +99,11 @@ function move(view: View, from: Place, source: Inode, to: Place, target: Inode |
     keepLinks(view, target)
   }
   if (target !== undefined) keepReachable(view, target, to.dir, to.name)
+  view.journal?.changing(sys.statAt(fromFd, from.name))
   try {
     moveUpper(view, { ...from, fd: fromFd }, { ...to, fd: toFd }, source.isDir(), leaveWhiteout)
   } catch (error) {
-    if (target !== undefined) letGo(target)
+    if (target !== undefined) letGo(view, target)
     throw error
   }
   dropMarker(view, to.dir, toFd, to.name)
@@ -153,6 +154,7 @@ function exchangePlaces(view: View, from: Place, source: Inode, to: Place, targe
   markImpureFor(view, target, from.dir, to.dir)
   const fromFd = view.upperFd(from.dir)
   const toFd = view.upperFd(to.dir)
+  view.journal?.changing(sys.statAt(fromFd, from.name))
   sys.renameat2(fromFd, from.name, toFd, to.name, sys.RENAME_EXCHANGE)
   from.dir.listing?.remove(from.name)
   to.dir.listing?.remove(to.name)

@@ -5,15 +5,18 @@ import * as sys from '../sys/index.js'
 import type { Stat } from '../sys/index.js'
 import { E } from '../base/errno.js'
 import { SysError } from '../base/sys-error.js'
+import type { Fd } from '../base/fd.js'
 import type { Attr, Entry, KernelSide } from '../fuse/filesystem.js'
 import type { OverlayPrefix } from '../format/index.js'
 import type { MountOptions } from './config.js'
 import type { HardlinkIndex } from './hardlinks.js'
 import { type DirInode, type Inode, InodeTable } from './inode.js'
 import type { InoMap } from './ino.js'
+import type { Journal } from './journal.js'
 import type { DirFds, DirReal, Layer, Real } from './layer.js'
 import type { ListingCache } from './listing-cache.js'
 import type { Ownership } from './ownership.js'
+import { materialise } from './recover.js'
 import type { WorkDir } from './workdir.js'
 
 /** A directory entry on which the view is mounted: the directory that holds it, and its name. */
@@ -62,6 +65,7 @@ export class View {
   inode(nodeid: number): Inode {
     const inode = this.table.get(nodeid)
     if (inode === undefined) throw new SysError(E.ESTALE, 'nodeid', String(nodeid))
+    if (inode.recovered) materialise(this, inode)
     return inode
   }
 
@@ -141,6 +145,7 @@ export class View {
   /** The answer that makes the kernel hold one more reference. */
   entry(inode: Inode, stat: Stat): Entry {
     inode.nlookup++
+    this.table.journal?.counted(inode)
     const valid = this.options.timeout
     return {
       nodeid: inode.nodeid,
@@ -175,14 +180,34 @@ export class View {
 
   /** Attributes that the kernel holds for `inode` are no longer true, and no reply will say so. */
   attrChanged(inode: Inode): void {
-    if (inode.nlookup > 0) this.kernel.invalidateInode(inode.nodeid, -1, 0)
+    if (inode.nlookup === 0) return
+    this.table.journal?.notified(inode.nodeid)
+    this.kernel.invalidateInode(inode.nodeid, -1, 0)
+  }
+
+  get journal(): Journal | null {
+    return this.table.journal
+  }
+
+  /** From now on `fd` (O_PATH) is the way to the object: its last known name goes, or it never had one. */
+  hold(inode: Inode, fd: Fd): void {
+    inode.orphan = fd
+    this.table.journal?.hold(inode, fd.n)
+  }
+
+  /** Undoes {@link hold}: there is a name again, or nobody asks any more. */
+  unhold(inode: Inode): void {
+    if (inode.orphan === null) return
+    inode.orphan.close()
+    inode.orphan = null
+    this.table.journal?.unhold(inode)
   }
 
   private dropped(inode: Inode): void {
     this.toBeTold.delete(inode)
     this.kernel.unregisterFile(inode.nodeid)
-    inode.orphan?.close()
-    inode.orphan = null
+    this.unhold(inode)
+    if (inode.lower !== null && inode.nameless) this.fds.dropPassages(inode.lower)
     if (inode.data !== null) this.fds.dropPassages(inode.data)
     if (inode.isDir()) {
       this.listings.drop(inode)

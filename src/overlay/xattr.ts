@@ -13,7 +13,7 @@ import type { Caller } from '../fuse/filesystem.js'
 import { isCapable } from './caller.js'
 import { ensureUpper } from './copy-up.js'
 import type { Inode } from './inode.js'
-import type { View } from './view.js'
+import type { At, View } from './view.js'
 
 /** What Linux knows; a name in none of them is EOPNOTSUPP on every local filesystem. Source: xattr(7) */
 const NAMESPACES = ['user.', 'trusted.', 'security.', 'system.'] as const
@@ -52,7 +52,13 @@ export function setxattr(view: View, inode: Inode, name: string, value: Buffer, 
   if (isOwn(view, name)) throw new SysError(E.EPERM, 'setxattr', name)
   ensureUpper(view, inode, 'metadata')
   const at = view.at(inode)
+  if (flags !== 0) announce(view, at, name)
   sys.setxattrAt(at.dirfd, at.name, escapeXattr(name), value, flags)
+}
+
+/** Done twice, XATTR_CREATE and a removal would fail: a successor is told what was there before. */
+function announce(view: View, at: At, name: string): void {
+  view.journal?.changing(undefined, sys.getxattrAt(at.dirfd, at.name, escapeXattr(name)) !== undefined)
 }
 
 export function removexattr(view: View, inode: Inode, name: string): void {
@@ -62,6 +68,7 @@ export function removexattr(view: View, inode: Inode, name: string): void {
   if (inode.upper === null) getxattr(view, inode, name)
   ensureUpper(view, inode, 'metadata')
   const at = view.at(inode)
+  announce(view, at, name)
   sys.removexattrAt(at.dirfd, at.name, escapeXattr(name))
 }
 

@@ -145,6 +145,12 @@ export interface Addon {
   socketpair(type: number): [a: number, b: number] | number
   sendFds(socket: number, fds: readonly number[], data: Uint8Array): number
   recvFds(socket: number, buffer: Uint8Array): number[] | number
+  peekFds(socket: number, buffer: Uint8Array): number[] | number
+  setPeekOffset(socket: number, offset: number): number
+  discardMessages(socket: number, most: number): number
+
+  // native/map.cc
+  mapFile(fd: number, length: number): ArrayBuffer | number
 
   // native/abi.cc
   abi(): Record<string, { size: number; fields: Record<string, [offset: number, size: number]> }>

@@ -35,3 +35,26 @@ export function recvFd(
   }
   return { bytes: result[0] ?? 0, fds: result.slice(1).map(fd => new Fd(fd)) }
 }
+
+/**
+ * As {@link recvFd} of a non-blocking socket, but the message stays where it is; the next call gives the one behind it, after
+ * {@link setPeekOffset} has begun at 0. `undefined` behind the last one.
+ */
+export function peekFd(socket: number, buffer: Uint8Array): { bytes: number; fds: Fd[] } | undefined {
+  const result = addon.peekFds(socket, buffer)
+  if (typeof result === 'number') {
+    if (result === -E.EAGAIN) return undefined
+    throw new SysError(-result, 'recvmsg')
+  }
+  return { bytes: result[0] ?? 0, fds: result.slice(1).map(fd => new Fd(fd)) }
+}
+
+/** SO_PEEK_OFF; -1 turns it off. */
+export function setPeekOffset(socket: number, offset: number): void {
+  check(addon.setPeekOffset(socket, offset), 'setsockopt')
+}
+
+/** Takes up to `most` messages away, with the descriptors in them; gives how many there were. */
+export function discardMessages(socket: number, most = Number.MAX_SAFE_INTEGER): number {
+  return addon.discardMessages(socket, most)
+}

@@ -167,8 +167,9 @@ export class Scratch implements Disposable {
 /** One mounted overlay. */
 export class Mount implements Disposable {
   readonly mountpoint: string
-  /** Of the daemon; undefined for the kernel's. */
-  readonly pid: number | undefined
+  private readonly firstPid: number | undefined
+  /** Who starts the daemon again; undefined without a keeper. */
+  readonly keeper: number | undefined
   private readonly connection: string
   private mounted = true
   private fdsAtMount: number | undefined
@@ -181,13 +182,21 @@ export class Mount implements Disposable {
     const before = new Set(processesBelow(root))
     start(request)
     this.connection = connectionOf(request.mountpoint)
-    const daemon = processesBelow(root).find(
+    const started = processesBelow(root).filter(
       pid => !before.has(pid) && commandOf(pid).includes(request.mountpoint),
     )
+    const isKeeper = (pid: number): boolean => path.basename(commandOf(pid)[0] ?? '') === 'lamina-keeper'
+    this.keeper = started.find(isKeeper)
+    const daemon = started.find(pid => !isKeeper(pid))
     if (request.subject !== 'kernel' && daemon === undefined)
       throw new Error('mounted, but there is no daemon')
-    this.pid = daemon
+    this.firstPid = daemon
     if (request.subject === 'lamina') this.fdsAtMount = openDescriptors(this.pid ?? 0)
+  }
+
+  /** Of the daemon, with a keeper the one that lives now; undefined for the kernel's. */
+  get pid(): number | undefined {
+    return this.keeper === undefined ? this.firstPid : childOf(this.keeper)
   }
 
   get subject(): Subject {
@@ -215,10 +224,11 @@ export class Mount implements Disposable {
       if (isMounted(this.mountpoint)) umount(this.mountpoint, '-l')
       abort(this.connection)
     }
-    if (this.pid !== undefined && !waitForEnd(this.pid)) {
-      faults.push(`daemon ${this.pid} did not end`)
-      process.kill(this.pid, 'SIGKILL')
-      waitForEnd(this.pid)
+    for (const pid of [this.keeper, this.pid]) {
+      if (pid === undefined || waitForEnd(pid)) continue
+      faults.push(`${pid === this.keeper ? 'keeper' : 'daemon'} ${pid} did not end`)
+      process.kill(pid, 'SIGKILL')
+      waitForEnd(pid)
     }
     // The kernel keeps one whiteout in workdir on purpose, to link further ones from.
     if (this.subject === 'lamina' && this.request.work !== undefined)
@@ -252,18 +262,21 @@ export class Mount implements Disposable {
   alive(): boolean {
     return (
       this.mounted &&
-      (this.pid === undefined || fs.existsSync(`/proc/${this.pid}`)) &&
+      (this.subject === 'kernel' || (this.pid !== undefined && fs.existsSync(`/proc/${this.pid}`))) &&
       isMounted(this.mountpoint)
     )
   }
 
-  /** kill -9, and the dead mount taken away. */
+  /** kill -9, of the keeper first, and the dead mount taken away. */
   kill(): void {
     this.mounted = false
-    if (this.pid === undefined) return
-    // Somebody else may have done it: a test that kills at a random moment.
-    if (fs.existsSync(`/proc/${this.pid}`)) process.kill(this.pid, 'SIGKILL')
-    waitForEnd(this.pid)
+    const pids = [this.keeper, this.pid].filter(pid => pid !== undefined)
+    for (const pid of pids) {
+      // Somebody else may have done it: a test that kills at a random moment.
+      if (fs.existsSync(`/proc/${pid}`)) process.kill(pid, 'SIGKILL')
+      waitForEnd(pid)
+    }
+    if (pids.length === 0) return
     if (isMounted(this.mountpoint)) umount(this.mountpoint, '-l')
   }
 
@@ -295,6 +308,16 @@ export class Mount implements Disposable {
     } catch (error) {
       return [`no stats: ${String(error)}`]
     }
+  }
+}
+
+/** The one child of a process; undefined when it has none, or has ended itself. */
+export function childOf(pid: number): number | undefined {
+  try {
+    const first = fs.readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').split(' ')[0] ?? ''
+    return first === '' ? undefined : Number(first)
+  } catch {
+    return undefined
   }
 }
 

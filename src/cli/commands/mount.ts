@@ -133,7 +133,7 @@ Examples:
       const requests = Object.entries(stats.requests).sort(([, a], [, b]) => b - a)
       print(table(['REQUEST', 'COUNT'], requests))
       print('')
-      const { requests: _requests, dataPlane, errors, waits, io, ...rest } = stats
+      const { requests: _requests, dataPlane, errors, waits, io, deaths, ...rest } = stats
       const named = (prefix: string, counts: Record<string, number>): [string, number][] =>
         Object.entries(counts).map(([name, count]) => [`${prefix}${name}`, count])
       const counters = [
@@ -144,6 +144,8 @@ Examples:
       ]
       print(table(['COUNTER', 'VALUE'], counters))
       print(`I/O mode: ${io.mode} (${io.why})`)
+      const last = deaths?.last === undefined ? '' : `, the last at ${deaths.last.time}: ${deaths.last.cause}`
+      if (deaths !== undefined) print(`Daemons that died: ${deaths.count}${last}`)
     })
 }
 

@@ -1,0 +1,149 @@
+/**
+ * One mount as its keeper has it: the first daemon writes it down, every later one reads it. What the kernel knows of the mount is in
+ * the journal; this is the rest, which does not change.
+ */
+import type { Fd } from '../../base/fd.js'
+import {
+  type ConnectionState,
+  NegotiatedConnection,
+  type NegotiatedConnection as Negotiated,
+} from '../../fuse/index.js'
+import { Overlay, type Mountpoint } from '../../overlay/index.js'
+import type { MountRecord } from '../run-dir.js'
+import { decodeSpec, encodeSpec, type MountSpec } from '../spec.js'
+import { JournalLog } from './journal-log.js'
+import type { KeeperLink } from './keeper-link.js'
+import { AT, StateMemory } from './memory.js'
+import { recoverOverlay } from './recover.js'
+import { Shelf } from './shelf.js'
+import { StateJournal } from './state-journal.js'
+
+interface Written {
+  spec: string
+  connection: ConnectionState
+  record: MountRecord
+  mountpoint: Mountpoint | null
+  cloned: boolean
+  /** How many of the kept descriptors are what, in this order, behind the device. */
+  upper: boolean
+  lowers: number
+  dataOnly: number
+}
+
+/** How often the heart beats while the event loop turns: so many times in the watchdog's time. */
+const BEATS = 8
+
+export class KeptMount {
+  private constructor(
+    private readonly link: KeeperLink,
+    private readonly memory: StateMemory,
+    readonly journal: StateJournal,
+  ) {}
+
+  /** For the first daemon; before the first request. */
+  static begin(link: KeeperLink, overlay: Overlay): KeptMount {
+    const memory = new StateMemory(link.memory)
+    memory.begin()
+    const forget = (nodeid: number): void => overlay.forget(nodeid, 1)
+    const shelf = new Shelf(link.shelves)
+    const journal = new StateJournal(memory, new JournalLog(memory), shelf, () => overlay.inodes(), forget)
+    overlay.keep(journal)
+    return new KeptMount(link, memory, journal)
+  }
+
+  /** Hands everything to the keeper: the mount is there, and outlives this daemon from now on. */
+  write(
+    spec: MountSpec,
+    connection: Negotiated,
+    record: MountRecord,
+    overlay: Overlay,
+    device: number,
+  ): void {
+    const { layers, mountpoint } = overlay.handOver()
+    const { upper, workdir, lowers, dataOnly } = layers
+    const own = upper === null || workdir === null ? [] : [upper.n, workdir.n]
+    const written: Written = {
+      spec: encodeSpec(spec),
+      connection: connection.toJSON(),
+      record,
+      mountpoint,
+      cloned: layers.cloned,
+      upper: own.length > 0,
+      lowers: lowers.length,
+      dataOnly: dataOnly.length,
+    }
+    this.memory.writeMount(JSON.stringify(written))
+    this.link.keep([device, ...own, ...lowers.map(fd => fd.n), ...dataOnly.map(fd => fd.n)])
+  }
+
+  /** @throws Error when the state is damaged, or of another version */
+  static takeOver(link: KeeperLink): {
+    kept: KeptMount
+    overlay: Overlay
+    device: Fd
+    spec: MountSpec
+    record: MountRecord
+    connection: Negotiated
+  } {
+    const memory = new StateMemory(link.memory)
+    memory.check()
+    const written = JSON.parse(memory.readMount()) as Written
+    const spec = decodeSpec(written.spec)
+    const [device, ...fds] = link.kept ?? []
+    const [upper = null, workdir = null] = written.upper ? fds.splice(0, 2) : []
+    const lowers = fds.splice(0, written.lowers)
+    const dataOnly = fds.splice(0, written.dataOnly)
+    if (device === undefined || dataOnly.length < written.dataOnly)
+      throw new Error('the keeper has not kept all descriptors')
+    const layers = { upper, workdir, lowers, dataOnly, cloned: written.cloned }
+    const overlay = Overlay.takeOver(spec.overlay, layers, written.mountpoint)
+    const journal = recoverOverlay(memory, new Shelf(link.shelves), overlay)
+    return {
+      kept: new KeptMount(link, memory, journal),
+      overlay,
+      device,
+      spec,
+      record: written.record,
+      connection: new NegotiatedConnection(written.connection),
+    }
+  }
+
+  /** Requests are served from now on: also those of a predecessor. */
+  ready(spec: MountSpec, record: MountRecord, recordPath: string): void {
+    if (spec.watchdog > 0) setInterval(() => this.beat(), (spec.watchdog * 1000) / BEATS).unref()
+    this.link.ready({
+      mountpoint: record.mountpoint,
+      device: record.device,
+      record: recordPath,
+      watchdog: spec.watchdog,
+      watchdogAction: spec.watchdogAction,
+    })
+  }
+
+  private beat(): void {
+    this.memory.setU32(AT.beat, this.memory.u32(AT.beat) + 1)
+  }
+
+  /** Of whom the kernel was told to ask again in the last moments of the predecessor: the telling may be lost. */
+  notices(): number[] {
+    return this.memory.notices()
+  }
+
+  ending(): void {
+    this.link.ending()
+  }
+
+  replaceBy(program: string, main: string): void {
+    this.link.replaceBy(program, main)
+  }
+
+  /** Deaths so far, and the last one: when (ISO 8601) and how. */
+  deaths(): { count: number; last?: { time: string; cause: string } } {
+    const count = this.memory.u32(AT.deaths)
+    if (count === 0) return { count }
+    const status = this.memory.u32(AT.lastStatus)
+    const signal = status & 0x7f
+    const cause = signal === 0 ? `exit code ${(status >>> 8) & 0xff}` : `signal ${signal}`
+    return { count, last: { time: new Date(this.memory.double(AT.lastDeath)).toISOString(), cause } }
+  }
+}

@@ -1,0 +1,161 @@
+/**
+ * The recovery state's memory: shared with the keeper, who holds it while no daemon lives, and with the daemon's successor.
+ *
+ *     0          the keeper's page: native/keeper/state.h has the offsets below 64, and that of the request
+ *     4 KiB      references that the answer being made gives to the kernel (nodeids)
+ *     128 KiB    the mount: one JSON text, written once
+ *     2 MiB      the journal, two halves; one of them counts (journal-log.ts)
+ *
+ * Written by one thread, so a daemon that is killed leaves what it has stored up to an instruction. What consists of several words
+ * counts when one word says so, which is written last.
+ */
+import { mapFile } from '../../sys/index.js'
+
+export const MAGIC = 'LAMKEEP1'
+/** Of everything in here. A daemon that finds another one does not start, and the keeper goes back to the one before. */
+export const VERSION = 1
+
+const SIZE = 512 << 20
+const REFERENCES = 4096
+const MOUNT = 128 << 10
+const JOURNAL = 2 << 20
+const HALF = (SIZE - JOURNAL) / 2
+
+/** Byte offsets in the keeper's page. */
+export const AT = {
+  version: 8,
+  beat: 12,
+  deaths: 16,
+  lastStatus: 20,
+  lastDeath: 24,
+  lastId: 32,
+  half: 40,
+  tails: 44,
+  mountLength: 52,
+  mountSum: 56,
+  /** Not recoverable any more: the journal has run over. */
+  lost: 60,
+  /** 1 while the request at `request` is valid. */
+  serving: 64,
+  references: 68,
+  /** What was announced of its change: bits of {@link SAID}. */
+  said: 72,
+  movedHi: 76,
+  movedLo: 80,
+  saidTime: 88,
+  movedDev: 96,
+  noticeCount: 104,
+  /** The last nodeids of which the kernel was told to ask again. */
+  notices: 128,
+  request: 2048,
+} as const
+
+export const NOTICES = 64
+export const REQUEST_ROOM = 4096 - AT.request
+export const REFERENCE_ROOM = (MOUNT - REFERENCES) / 8
+
+/** Bits of `said`. */
+export const SAID = { changing: 1, moved: 2, before: 4, notBefore: 8, complete: 16 } as const
+
+export class StateMemory {
+  readonly bytes: Buffer
+  readonly words: Uint32Array
+  readonly doubles: Float64Array
+  readonly halfBytes = HALF
+
+  constructor(readonly fd: number) {
+    const memory = mapFile(fd, SIZE)
+    this.bytes = Buffer.from(memory)
+    this.words = new Uint32Array(memory)
+    this.doubles = new Float64Array(memory)
+  }
+
+  /** Makes it a new state's. */
+  begin(): void {
+    this.words[AT.version >>> 2] = VERSION
+    this.bytes.write(MAGIC, 0, 'latin1')
+  }
+
+  /** @throws Error when this is no state, or one of another version */
+  check(): void {
+    if (this.bytes.toString('latin1', 0, MAGIC.length) !== MAGIC || this.u32(AT.version) !== VERSION) {
+      throw new Error(`the recovery state is not of version ${VERSION}: unmount, and mount with this program`)
+    }
+    if (this.u32(AT.lost) !== 0)
+      throw new Error('the recovery state has run over: the mount cannot be taken over')
+  }
+
+  u32(at: number): number {
+    return this.words[at >>> 2] as number
+  }
+
+  setU32(at: number, value: number): void {
+    this.words[at >>> 2] = value
+  }
+
+  double(at: number): number {
+    return this.doubles[at >>> 3] as number
+  }
+
+  setDouble(at: number, value: number): void {
+    this.doubles[at >>> 3] = value
+  }
+
+  /** Where a half of the journal begins. */
+  half(which: number): number {
+    return JOURNAL + which * HALF
+  }
+
+  // ---- the mount
+
+  writeMount(text: string): void {
+    const bytes = Buffer.from(text)
+    if (bytes.length > JOURNAL - MOUNT) throw new Error('the description of the mount is too long to be kept')
+    bytes.copy(this.bytes, MOUNT)
+    this.setU32(AT.mountSum, sum(bytes))
+    this.setU32(AT.mountLength, bytes.length)
+  }
+
+  /** @throws Error when it is damaged */
+  readMount(): string {
+    const length = this.u32(AT.mountLength)
+    if (length > JOURNAL - MOUNT) throw new Error('the recovery state is damaged: its length')
+    const bytes = this.bytes.subarray(MOUNT, MOUNT + length)
+    if (length === 0 || sum(bytes) !== this.u32(AT.mountSum))
+      throw new Error('the recovery state is damaged: the description of the mount')
+    return bytes.toString()
+  }
+
+  // ---- the answer's references
+
+  reference(nodeid: number): void {
+    const count = this.u32(AT.references)
+    if (count >= REFERENCE_ROOM) return
+    this.doubles[(REFERENCES >>> 3) + count] = nodeid
+    this.setU32(AT.references, count + 1)
+  }
+
+  references(): number[] {
+    const from = REFERENCES >>> 3
+    return [...this.doubles.subarray(from, from + Math.min(this.u32(AT.references), REFERENCE_ROOM))]
+  }
+
+  // ---- notices
+
+  notice(nodeid: number): void {
+    const count = this.u32(AT.noticeCount)
+    this.doubles[(AT.notices >>> 3) + (count % NOTICES)] = nodeid
+    this.setU32(AT.noticeCount, count + 1)
+  }
+
+  notices(): number[] {
+    const from = AT.notices >>> 3
+    return [...this.doubles.subarray(from, from + Math.min(this.u32(AT.noticeCount), NOTICES))]
+  }
+}
+
+function sum(bytes: Uint8Array): number {
+  let hash = 0x811c9dc5
+  for (const byte of bytes) hash = Math.imul(hash ^ byte, 0x01000193)
+  return hash >>> 0
+}

@@ -1,0 +1,229 @@
+/**
+ * The journal of one mount, over the shared memory: what the overlay says of its objects, and the dispatcher of its requests.
+ *
+ * Every object has one record, in which its count of references is kept in place; names that come and go are further records. The
+ * request being served is in the keeper's page, with the references that its answer gives away: a successor that gets the same request
+ * again takes them back, since that answer was lost (begin).
+ */
+import * as sys from '../../sys/index.js'
+import { isChange, type Frame, type RequestJournal, type Settled } from '../../fuse/index.js'
+import type { DirInode, Identity, Inode, Journal, OpenFacts, Real } from '../../overlay/index.js'
+import { type JournalLog, KIND } from './journal-log.js'
+import { AT, REQUEST_ROOM, SAID, type StateMemory } from './memory.js'
+import type { Shelf } from './shelf.js'
+
+/** Of a settled request. */
+export const SETTLED = { done: 1, before: 2, notBefore: 4 } as const
+
+/** A predecessor's request whose answer may be lost. */
+export interface Outstanding {
+  flags: number
+  /** What its answer would have given to the kernel. */
+  references: number[]
+}
+
+/** Marks a `unique` that was sent before (FUSE_UNIQUE_RESEND). */
+const RESENT = 0x8000_0000
+const HEADER_WORDS = 10
+const UNIQUE = 8
+const PAGE = 4096
+
+export class StateJournal implements Journal, RequestJournal {
+  private readonly opened = new Map<Inode, OpenFacts>()
+
+  constructor(
+    private readonly memory: StateMemory,
+    private readonly log: JournalLog,
+    private readonly shelf: Shelf,
+    private readonly inodes: () => Iterable<Inode>,
+    private readonly forget: (nodeid: number) => void,
+    /** By unique, without the mark of being sent again. */
+    readonly outstanding = new Map<number, Outstanding>(),
+  ) {}
+
+  // ---- requests
+
+  begin(frame: Frame, length: number, op: number): Settled | undefined {
+    const { memory } = this
+    if (this.log.worn) this.rewrite()
+    const high = frame.high(UNIQUE)
+    const settled = this.outstanding.size > 0 ? this.settledOf(high, frame.low(UNIQUE)) : undefined
+    const { words } = memory
+    memory.setU32(AT.serving, 0)
+    const to = AT.request >>> 2
+    const count = isChange(op) ? Math.min(length + 3, REQUEST_ROOM) >>> 2 : HEADER_WORDS
+    const from = frame.words
+    for (let i = 0; i < count; i++) words[to + i] = from[i] as number
+    memory.setU32(AT.references, 0)
+    memory.setU32(AT.said, 0)
+    memory.setU32(AT.serving, 1)
+    return settled
+  }
+
+  /**
+   * The kernel sends what was not answered before everything else. A first request that is new says that the others were answered.
+   */
+  private settledOf(high: number, low: number): Settled | undefined {
+    if (high < RESENT) {
+      this.log.append(KIND.answered, 0, 0, 0, '')
+      this.outstanding.clear()
+      return undefined
+    }
+    const unique = (high - RESENT) * 2 ** 32 + low
+    const found = this.outstanding.get(unique)
+    if (found === undefined) return undefined
+    const { references, flags } = found
+    if (references.length > 0) {
+      // Struck off first: dying in between leaves them counted, which is harmless; taken back twice they would not be.
+      found.references = []
+      this.settled(unique, found)
+      for (const nodeid of references) this.forget(nodeid)
+    }
+    const before =
+      (flags & SETTLED.before) !== 0 ? true : (flags & SETTLED.notBefore) !== 0 ? false : undefined
+    return { done: (flags & SETTLED.done) !== 0, before }
+  }
+
+  settled(unique: number, { flags, references }: Outstanding): void {
+    this.log.append(KIND.settled, unique, 0, flags, references.join(','))
+  }
+
+  changing(moved?: Identity, before?: boolean): void {
+    const { memory } = this
+    let said: number = SAID.changing
+    memory.setDouble(AT.saidTime, Date.now())
+    if (moved !== undefined) {
+      memory.setDouble(AT.movedDev, moved.dev)
+      memory.setU32(AT.movedHi, moved.inoHi)
+      memory.setU32(AT.movedLo, moved.inoLo)
+      said |= SAID.moved
+    }
+    if (before !== undefined) said |= before ? SAID.before : SAID.notBefore
+    memory.setU32(AT.said, said)
+  }
+
+  // ---- objects
+
+  issued(nodeid: number): void {
+    this.memory.setDouble(AT.lastId, nodeid)
+  }
+
+  named(inode: Inode, parent: DirInode, name: string): void {
+    if (inode.slot === 0) this.add(inode, parent.nodeid, name)
+    else this.log.append(KIND.named, inode.nodeid, parent.nodeid, 0, name)
+  }
+
+  private add(inode: Inode, parent: number, name: string): void {
+    const { nodeid, type, nlookup, ino } = inode
+    inode.slot = this.log.append(KIND.inode, nodeid, parent, type >>> 12, name, nlookup, ino)
+  }
+
+  unnamed(inode: Inode, parent: DirInode, name: string): void {
+    // The last step of an exchange: without this it would look as if it had not begun.
+    if (name === '') this.memory.setU32(AT.said, this.memory.u32(AT.said) | SAID.complete)
+    this.log.append(KIND.unnamed, inode.nodeid, parent.nodeid, 0, name)
+  }
+
+  counted(inode: Inode): void {
+    // First the list: a count without an entry in it could not be taken back.
+    this.memory.reference(inode.nodeid)
+    if (inode.slot === 0) this.add(inode, 0, '')
+    else this.log.setNlookup(inode.slot, inode.nlookup)
+  }
+
+  forgot(inode: Inode): void {
+    if (inode.slot !== 0) this.log.setNlookup(inode.slot, inode.nlookup)
+  }
+
+  dropped(inode: Inode): void {
+    this.opened.delete(inode)
+    if (inode.slot === 0) return
+    this.log.kill(inode.slot)
+    inode.slot = 0
+  }
+
+  linked(inode: Inode): void {
+    this.log.append(KIND.linked, inode.nodeid, 0, 0, inode.linkKey ?? '')
+  }
+
+  renumbered(inode: Inode): void {
+    if (inode.slot !== 0) this.log.setIno(inode.slot, inode.ino)
+  }
+
+  hold(inode: Inode, fd: number): void {
+    this.shelf.put(inode.nodeid, fd)
+  }
+
+  unhold(inode: Inode): void {
+    this.shelf.drop(inode.nodeid)
+  }
+
+  below(inode: Inode): void {
+    const lower = inode.isDir() ? inode.lowers[0] : inode.lower
+    if (inode.upper === null && lower != null) this.addBelow(inode, lower, 0)
+    if (inode.data !== null) this.addBelow(inode, inode.data, 1)
+  }
+
+  private addBelow(inode: Inode, real: Real, what: 0 | 1): void {
+    this.log.append(KIND.below, inode.nodeid, real.layer.index, what, real.path())
+  }
+
+  notified(nodeid: number): void {
+    this.memory.notice(nodeid)
+  }
+
+  opens(inode: Inode, facts: OpenFacts): void {
+    if (facts.cached <= 0 && facts.passthrough <= 0) this.opened.delete(inode)
+    else this.opened.set(inode, facts)
+    this.addOpens(inode, facts)
+  }
+
+  private addOpens(inode: Inode, { cached, passthrough, writers, backingId }: OpenFacts): void {
+    this.log.append(KIND.opens, inode.nodeid, passthrough, Math.max(0, cached), `${backingId},${writers}`)
+  }
+
+  // ---- listings
+
+  listing(dir: DirInode, names: readonly (string | undefined)[]): void {
+    this.log.append(KIND.listing, dir.nodeid, 0, 0, names.map(name => name ?? '').join('\0'))
+  }
+
+  listed(dir: DirInode, name: string): void {
+    this.log.append(KIND.listed, dir.nodeid, 0, 0, name)
+  }
+
+  unlisted(dir: DirInode, name: string): void {
+    this.log.append(KIND.unlisted, dir.nodeid, 0, 0, name)
+  }
+
+  unlist(dir: DirInode): void {
+    this.log.append(KIND.unlist, dir.nodeid, 0, 0, '')
+  }
+
+  // ---- length
+
+  /** Writes down what there is, in place of how it came about. Between two requests: the tables agree with each other then. */
+  rewrite(): void {
+    const old = this.log.rewrite(() => {
+      for (const [unique, request] of this.outstanding) this.settled(unique, request)
+      for (const inode of this.inodes()) this.rewriteInode(inode)
+      for (const [inode, facts] of this.opened) this.addOpens(inode, facts)
+    })
+    const length = (old.length + PAGE - 1) & -PAGE
+    sys.fallocateSync(this.memory.fd, sys.FALLOC_FL_PUNCH_HOLE | sys.FALLOC_FL_KEEP_SIZE, old.offset, length)
+  }
+
+  private rewriteInode(inode: Inode): void {
+    if (inode.slot !== 0) {
+      this.add(inode, inode.parent?.nodeid ?? 0, inode.name)
+      for (const alias of inode.aliases ?? [])
+        this.log.append(KIND.named, inode.nodeid, alias.parent.nodeid, 0, alias.name)
+      if (inode.linkKey !== null) this.linked(inode)
+      if (inode.nameless && inode.orphan === null) this.below(inode)
+      else if (inode.nameless && inode.data !== null) this.addBelow(inode, inode.data, 1)
+    }
+    if (!inode.isDir()) return
+    if (inode.oldOrder !== null) this.listing(inode, inode.oldOrder)
+    else if (inode.listing != null && inode.listing.kept !== null) this.listing(inode, inode.listing.names)
+  }
+}

@@ -74,12 +74,15 @@ async function underLoad(
       Math.floor(random.next() * 1e6) * 2 + (i & 1),
     ),
   )
+  let last: number | undefined
   for (let kill = 0; kill < kills; kill++) {
     scratch.renew()
     await new Promise(resolve => setTimeout(resolve, SHORTEST + random.next() * (LONGEST - SHORTEST)))
     const { pid } = mount
-    if (pid === undefined) kill--
+    // None yet, or the one that was killed before and is not gone yet.
+    if (pid === undefined || pid === last) kill--
     else process.kill(pid, 'SIGKILL')
+    last = pid
   }
   scratch.renew()
   return Promise.all(ended)

@@ -181,7 +181,8 @@ bool is_function(napi_env env, napi_value value) {
   return napi_typeof(env, value, &type) == napi_ok && type == napi_function;
 }
 
-// new Channel(fd, bufferSize, onFrame, onEnd). The descriptor is the channel's when nothing is thrown.
+// new Channel(fd, bufferSize, onFrame, onEnd, file?, offset?). The descriptor is the channel's when nothing is thrown. With a file,
+// `input` is that part of it: a successor sees the frame that JavaScript was at when this process was killed.
 napi_value Channel::construct(napi_env env, napi_callback_info info) {
   napi_value target = nullptr;
   if (napi_get_new_target(env, info, &target) != napi_ok || target == nullptr) {
@@ -195,6 +196,8 @@ napi_value Channel::construct(napi_env env, napi_callback_info info) {
   Args args(env, info);
   const int64_t fd = args.i64(0);
   const int64_t size = args.i64(1);
+  const int shared = args.missing(4) ? -1 : args.fd(4);
+  const int64_t offset = args.missing(5) ? 0 : args.i64(5);
   if (args.failed()) return args.reject();
   if (fd < 0 || fd > INT_MAX || fcntl(static_cast<int>(fd), F_GETFD) < 0) {
     return type_error(env, "argument 1 must be an open file descriptor");
@@ -208,7 +211,7 @@ napi_value Channel::construct(napi_env env, napi_callback_info info) {
 
   const size_t pages = (static_cast<size_t>(size) + 4095) & ~size_t{4095};
   std::unique_ptr<Memory> block = Memory::map(pages);
-  std::shared_ptr<Memory> input = Memory::map(pages);
+  std::shared_ptr<Memory> input = shared < 0 ? Memory::map(pages) : Memory::map_file(shared, offset, pages);
   std::shared_ptr<Memory> output = Memory::map(pages);
   if (block == nullptr || input == nullptr || output == nullptr) {
     napi_throw_error(env, "ENOMEM", "no memory for the channel's buffers");
@@ -409,6 +412,20 @@ void Channel::call(napi_value function, napi_value receiver, double argument) {
   if (napi_get_and_clear_last_exception(env_, &error) == napi_ok) napi_fatal_exception(env_, error);
 }
 
+// Length and opcode last: whoever finds the memory after a kill sees a whole frame, or none.
+void expose_frame(uint8_t* to, const uint8_t* from, size_t size) {
+  uint64_t head = 0;
+  if (size < sizeof head) {
+    memcpy(to, from, size);
+    return;
+  }
+  auto* at = reinterpret_cast<uint64_t*>(to);
+  __atomic_store_n(at, 0, __ATOMIC_SEQ_CST);
+  memcpy(to + sizeof head, from + sizeof head, size - sizeof head);
+  memcpy(&head, from, sizeof head);
+  __atomic_store_n(at, head, __ATOMIC_SEQ_CST);
+}
+
 void Channel::drain() {
   Entered entered;
   const uint64_t begin = uv_hrtime();
@@ -440,7 +457,7 @@ void Channel::drain() {
     if (io && plane_->serve(block_->data(), &block_)) continue;
     if (!enter(&entered)) break;
     frames_to_js_++;
-    memcpy(input_->data(), block_->data(), size);
+    expose_frame(input_->data(), block_->data(), size);
     call(entered.on_frame, entered.receiver, static_cast<double>(size));
     if (uv_hrtime() - begin > kBudgetNs) break;
   }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <sys/mman.h>
+#include <sys/types.h>
 
 #include <cstddef>
 #include <cstdint>
@@ -17,6 +18,15 @@ class Memory {
   // nullptr when there is none.
   static std::unique_ptr<Memory> map(size_t size) {
     void* data = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (data == MAP_FAILED) return nullptr;
+    auto* memory = new (std::nothrow) Memory(static_cast<uint8_t*>(data), size);
+    if (memory == nullptr) munmap(data, size);
+    return std::unique_ptr<Memory>(memory);
+  }
+
+  // The same bytes of a file, shared with whoever maps them; `offset` is a multiple of the page size.
+  static std::unique_ptr<Memory> map_file(int fd, off_t offset, size_t size) {
+    void* data = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, offset);
     if (data == MAP_FAILED) return nullptr;
     auto* memory = new (std::nothrow) Memory(static_cast<uint8_t*>(data), size);
     if (memory == nullptr) munmap(data, size);

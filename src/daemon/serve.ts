@@ -115,7 +115,7 @@ class RunningMount {
     if (link === undefined) throw new Error('no keeper: start lamina mount')
     const { kept, overlay, device, spec, record, connection } = KeptMount.takeOver(link)
     Object.assign(record, { pid: process.pid, startTime: startTimeOf(process.pid) ?? 0 })
-    const session = new Session(new DeviceTransport(device.release(), INIT_DEFAULTS.maxWrite), {
+    const session = new Session(new DeviceTransport(device.release(), INIT_DEFAULTS.maxWrite, kept.input), {
       adopt: connection,
       journal: kept.journal,
     })
@@ -234,7 +234,7 @@ async function startSession(
   kept: KeptMount | undefined,
 ): Promise<Session> {
   const { options } = spec.overlay
-  const transport = new DeviceTransport(device.release(), INIT_DEFAULTS.maxWrite)
+  const transport = new DeviceTransport(device.release(), INIT_DEFAULTS.maxWrite, kept?.input)
   const session = new Session(transport, {
     init: {
       writebackCache: options.writeback && options.io !== 'passthrough',

@@ -212,6 +212,8 @@ export class Dispatcher {
       case Op.LOOKUP:
         return this.looked(fs.lookup(nodeid, cursor.name(this.dots), this.caller(frame)))
       case Op.FORGET:
+        this.options.journal?.beginForget(frame)
+        this.options.journal?.forgetting(0)
         fs.forget(nodeid, frame.u64(cursor.take(S.ForgetIn)))
         return NO_REPLY
       case Op.BATCH_FORGET:
@@ -432,9 +434,12 @@ export class Dispatcher {
   }
 
   private batchForget(frame: Frame): number {
+    const { journal } = this.options
     const count = frame.u32(this.cursor.take(S.BatchForgetIn))
+    journal?.beginForget(frame)
     for (let i = 0; i < count; i++) {
       const at = this.cursor.take(S.ForgetOne)
+      journal?.forgetting(i)
       this.fs.forget(frame.u64(at), frame.u64(at + S.ForgetOne.at.nlookup))
     }
     return NO_REPLY

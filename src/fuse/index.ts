@@ -16,6 +16,7 @@ export { Frame } from './frame.js'
 export {
   isChange,
   readChange,
+  readForgets,
   type ChangeRequest,
   type RequestJournal,
   type Settled,

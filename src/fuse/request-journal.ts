@@ -18,6 +18,10 @@ export interface Settled {
 export interface RequestJournal {
   /** The request in `frame` is served from now on; gives what is known of it when it comes a second time. */
   begin(frame: Frame, length: number, op: number): Settled | undefined
+  /** A FORGET or BATCH_FORGET, which the kernel never sends again. */
+  beginForget(frame: Frame): void
+  /** Entry number `index` of it is carried out next. */
+  forgetting(index: number): void
 }
 
 /** Opcodes whose arguments a successor needs, to see whether the change was made; of the others the header is enough. */
@@ -50,6 +54,20 @@ export type ChangeRequest =
       readonly newName: string
       readonly exchange: boolean
     }
+
+/** What a FORGET or BATCH_FORGET gives back, in order; nothing for any other frame, or a cut one. */
+export function* readForgets(frame: Frame): Generator<{ nodeid: number; nlookup: number }> {
+  const op = frame.u32(S.InHeader.at.opcode)
+  const args = S.InHeader.size
+  if (op === Op.FORGET) yield { nodeid: frame.u64(S.InHeader.at.nodeid), nlookup: frame.u64(args) }
+  if (op !== Op.BATCH_FORGET) return
+  const room = Math.floor((frame.bytes.length - args - S.BatchForgetIn.size) / S.ForgetOne.size)
+  const count = Math.min(frame.u32(args), room)
+  for (let i = 0; i < count; i++) {
+    const at = args + S.BatchForgetIn.size + i * S.ForgetOne.size
+    yield { nodeid: frame.u64(at), nlookup: frame.u64(at + S.ForgetOne.at.nlookup) }
+  }
+}
 
 const RENAME_EXCHANGE = 2
 

@@ -34,6 +34,8 @@ export interface FuseAddon {
     bufferSize: number,
     onFrame: (length: number) => void,
     onEnd: (errno: number) => void,
+    inputFile?: number,
+    inputOffset?: number,
   ) => Channel
   /** The compiler's view of the protocol: `size` and `[offset, size]` of each field. */
   abi(): Record<string, { size: number; fields: Record<string, [offset: number, size: number]> }>
@@ -53,9 +55,10 @@ export class DeviceTransport implements Transport {
 
   /**
    * `fd` is an open /dev/fuse; it belongs to the transport from here on and is made non-blocking.
-   * `maxWrite` is the largest READ or WRITE that INIT will agree on, bytes.
+   * `maxWrite` is the largest READ or WRITE that INIT will agree on, bytes. `input`: a file that holds the frame being handled,
+   * for whoever goes on after this process.
    */
-  constructor(fd: number, maxWrite: number) {
+  constructor(fd: number, maxWrite: number, input?: { readonly fd: number; readonly offset: number }) {
     this.channel = new native.Channel(
       fd,
       maxWrite + HEADROOM,
@@ -65,6 +68,8 @@ export class DeviceTransport implements Transport {
       errno => {
         this.onEnd(errno)
       },
+      input?.fd,
+      input?.offset,
     )
     this.input = this.channel.input
     this.output = this.channel.output

@@ -124,6 +124,11 @@ export class KeptMount {
     this.memory.setU32(AT.beat, this.memory.u32(AT.beat) + 1)
   }
 
+  /** Where the frame being handled is kept. */
+  get input(): { fd: number; offset: number } {
+    return this.memory.input
+  }
+
   /** Of whom the kernel was told to ask again in the last moments of the predecessor: the telling may be lost. */
   notices(): number[] {
     return this.memory.notices()

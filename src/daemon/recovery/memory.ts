@@ -4,11 +4,13 @@
  *     0          the keeper's page: native/keeper/state.h has the offsets below 64, and that of the request
  *     4 KiB      references that the answer being made gives to the kernel (nodeids)
  *     128 KiB    the mount: one JSON text, written once
- *     2 MiB      the journal, two halves; one of them counts (journal-log.ts)
+ *     2 MiB      the frame that JavaScript handles, or was handling (the channel's input)
+ *     4 MiB      the journal, two halves; one of them counts (journal-log.ts)
  *
  * Written by one thread, so a daemon that is killed leaves what it has stored up to an instruction. What consists of several words
  * counts when one word says so, which is written last.
  */
+import { Frame } from '../../fuse/index.js'
 import { mapFile } from '../../sys/index.js'
 
 export const MAGIC = 'LAMKEEP1'
@@ -18,7 +20,8 @@ export const VERSION = 1
 const SIZE = 512 << 20
 const REFERENCES = 4096
 const MOUNT = 128 << 10
-const JOURNAL = 2 << 20
+const INPUT = 2 << 20
+const JOURNAL = 4 << 20
 const HALF = (SIZE - JOURNAL) / 2
 
 /** Byte offsets in the keeper's page. */
@@ -45,6 +48,10 @@ export const AT = {
   saidTime: 88,
   movedDev: 96,
   noticeCount: 104,
+  /** How much of the FORGET with that `unique` is carried out. */
+  forgotten: 108,
+  forgettingHi: 112,
+  forgettingLo: 116,
   /** The last nodeids of which the kernel was told to ask again. */
   notices: 128,
   request: 2048,
@@ -110,7 +117,7 @@ export class StateMemory {
 
   writeMount(text: string): void {
     const bytes = Buffer.from(text)
-    if (bytes.length > JOURNAL - MOUNT) throw new Error('the description of the mount is too long to be kept')
+    if (bytes.length > INPUT - MOUNT) throw new Error('the description of the mount is too long to be kept')
     bytes.copy(this.bytes, MOUNT)
     this.setU32(AT.mountSum, sum(bytes))
     this.setU32(AT.mountLength, bytes.length)
@@ -119,7 +126,7 @@ export class StateMemory {
   /** @throws Error when it is damaged */
   readMount(): string {
     const length = this.u32(AT.mountLength)
-    if (length > JOURNAL - MOUNT) throw new Error('the recovery state is damaged: its length')
+    if (length > INPUT - MOUNT) throw new Error('the recovery state is damaged: its length')
     const bytes = this.bytes.subarray(MOUNT, MOUNT + length)
     if (length === 0 || sum(bytes) !== this.u32(AT.mountSum))
       throw new Error('the recovery state is damaged: the description of the mount')
@@ -138,6 +145,27 @@ export class StateMemory {
   references(): number[] {
     const from = REFERENCES >>> 3
     return [...this.doubles.subarray(from, from + Math.min(this.u32(AT.references), REFERENCE_ROOM))]
+  }
+
+  // ---- the frame
+
+  /** For the channel. */
+  get input(): { fd: number; offset: number } {
+    return { fd: this.fd, offset: INPUT }
+  }
+
+  /** A copy of what the channel has read last for JavaScript. */
+  frame(): Frame {
+    const length = Math.min(this.u32(INPUT), JOURNAL - INPUT)
+    const memory = new ArrayBuffer((length + 47) & ~7)
+    this.bytes.copy(Buffer.from(memory), 0, INPUT, INPUT + length)
+    return new Frame(memory)
+  }
+
+  /** How many entries of that FORGET are carried out. */
+  forgottenOf(high: number, low: number): number {
+    const same = this.u32(AT.forgettingHi) === high && this.u32(AT.forgettingLo) === low
+    return same ? this.u32(AT.forgotten) : 0
   }
 
   // ---- notices

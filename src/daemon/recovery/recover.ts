@@ -1,5 +1,5 @@
 /** Reads a predecessor's state into a fresh overlay. */
-import { Frame, readChange } from '../../fuse/index.js'
+import { Frame, readChange, readForgets } from '../../fuse/index.js'
 import type { Announced, Overlay, Restorer } from '../../overlay/index.js'
 import { JournalLog, KIND, type LogRecord } from './journal-log.js'
 import { AT, REQUEST_ROOM, SAID, type StateMemory } from './memory.js'
@@ -29,6 +29,7 @@ export function recoverOverlay(memory: StateMemory, shelf: Shelf, overlay: Overl
   const forget = (nodeid: number): void => overlay.forget(nodeid, 1)
   const journal = new StateJournal(memory, log, shelf, () => overlay.inodes(), forget, outstanding)
   settleLast(memory, restorer, journal)
+  forgetRest(memory, overlay)
   const wanted = new Map<number, number>()
   for (const inode of overlay.inodes()) if (inode.orphan !== null) wanted.set(inode.nodeid, inode.orphan.n)
   shelf.settle(wanted)
@@ -94,6 +95,18 @@ function settleLast(memory: StateMemory, restorer: Restorer, journal: StateJourn
     journal.settled(unique, request)
   }
   memory.setU32(AT.serving, 0)
+}
+
+/** A FORGET that was read is not sent again: what was not done of it is done now. */
+function forgetRest(memory: StateMemory, overlay: Overlay): void {
+  const frame = memory.frame()
+  const done = memory.forgottenOf(frame.high(8), frame.low(8))
+  let index = 0
+  for (const { nodeid, nlookup } of readForgets(frame)) {
+    if (index++ < done) continue
+    memory.setU32(AT.forgotten, index)
+    overlay.forget(nodeid, nlookup)
+  }
 }
 
 function announcedIn(memory: StateMemory): Announced | undefined {

@@ -60,6 +60,19 @@ export class StateJournal implements Journal, RequestJournal {
     return settled
   }
 
+  beginForget(frame: Frame): void {
+    const { memory } = this
+    // Of another one nothing is done yet, whichever of the words is written when this process dies.
+    memory.setU32(AT.forgotten, 0)
+    memory.setU32(AT.forgettingHi, frame.high(UNIQUE))
+    memory.setU32(AT.forgettingLo, frame.low(UNIQUE))
+  }
+
+  /** Said before it is done: a reference that is never taken back keeps an inode, one taken back twice would lose it. */
+  forgetting(index: number): void {
+    this.memory.setU32(AT.forgotten, index + 1)
+  }
+
   /**
    * The kernel sends what was not answered before everything else. A first request that is new says that the others were answered.
    */

@@ -5,6 +5,7 @@
       'sources': [
         'native/addon.cc',
         'native/abi.cc',
+        'native/account.cc',
         'native/attr.cc',
         'native/channel.cc',
         'native/cred.cc',

@@ -41,6 +41,7 @@ napi_value init(napi_env env, napi_value exports) {
   if (napi_add_env_cleanup_hook(env, stop, state) != napi_ok) return fail(env);
 
   const bool ok = register_abi(env, exports, state) &&       //
+                  register_account(env, exports, state) &&   //
                   register_attr(env, exports, state) &&      //
                   register_channel(env, exports, state) &&   //
                   register_cred(env, exports, state) &&      //

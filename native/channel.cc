@@ -20,6 +20,7 @@
 #include <new>
 #include <vector>
 
+#include "account-value.h"
 #include "args.h"
 #include "capability.h"
 #include "data-plane.h"
@@ -90,6 +91,7 @@ class Channel {
   static napi_value notifying(napi_env env, napi_callback_info info);
   static napi_value close(napi_env env, napi_callback_info info);
   static napi_value register_file(napi_env env, napi_callback_info info);
+  static napi_value limit(napi_env env, napi_callback_info info);
   static napi_value unregister_file(napi_env env, napi_callback_info info);
   static napi_value is_registered(napi_env env, napi_callback_info info);
   static napi_value pin(napi_env env, napi_callback_info info);
@@ -136,6 +138,7 @@ class Channel {
   const std::shared_ptr<Channels> channels_;
   std::shared_ptr<Device> device_;  // null when closed
   std::unique_ptr<DataPlane> plane_;
+  std::shared_ptr<Account> account_;
   std::unique_ptr<WorkQueue> notifier_;
 
   std::unique_ptr<Memory> block_;  // what the device is read into
@@ -596,7 +599,19 @@ napi_value Channel::register_file(napi_env env, napi_callback_info info) {
   if (!args.failed() && (fd < 0 || fd > INT_MAX)) args.wrong(1, "an open file descriptor");
   if (args.failed()) return args.reject();
   auto file = std::make_shared<File>(static_cast<int>(fd), writable);
+  if (channel->account_ != nullptr) file->charge(channel->account_, nodeid);
   if (!channel->closed_) channel->plane_->files().put(nodeid, std::move(file));
+  return undefined(env);
+}
+
+// limit(account): WRITEs of files that are registered from here on are noted there.
+napi_value Channel::limit(napi_env env, napi_callback_info info) {
+  Channel* channel = self(env, info);
+  if (channel == nullptr) return nullptr;
+  Args args(env, info);
+  std::shared_ptr<Account> account = account_of(args, 0);
+  if (args.failed()) return args.reject();
+  channel->account_ = std::move(account);
   return undefined(env);
 }
 
@@ -724,6 +739,7 @@ bool Channel::define_class(napi_env env, napi_value exports, std::shared_ptr<Cha
       method("notifying", notifying),
       method("close", close),
       method("registerFile", register_file),
+      method("limit", limit),
       method("unregisterFile", unregister_file),
       method("isRegistered", is_registered),
       method("pin", pin),

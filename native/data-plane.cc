@@ -85,10 +85,15 @@ int kill_suidgid(int fd) {
   return fchmod(fd, mode & 07777) == 0 ? 0 : -bounded(errno);
 }
 
-ssize_t write_file(int fd, const uint8_t* data, const abi::fuse_write_in& in) {
+ssize_t write_file(const File& file, const uint8_t* data, const abi::fuse_write_in& in) {
+  const int fd = file.fd();
   if ((in.write_flags & abi::FUSE_WRITE_KILL_SUIDGID) != 0) {
     const int rc = kill_suidgid(fd);
     if (rc < 0) return rc;
+  }
+  if (file.account() != nullptr) {
+    return file.account()->write(file.nodeid(), fd, in.offset, in.size,
+                                 [&](size_t size) { return write_all(fd, data, size, in.offset); });
   }
   return write_all(fd, data, in.size, in.offset);
 }
@@ -295,7 +300,7 @@ class WriteTask final : public Task {
   bool must_run() const override { return true; }
 
   void run() override {
-    const ssize_t n = write_file(file_->fd(), data_, in_);
+    const ssize_t n = write_file(*file_, data_, in_);
     if (n > 0) shared_->counters.bytes_written.fetch_add(static_cast<uint64_t>(n), std::memory_order_relaxed);
     next();
     answer_write(*shared_->device, unique_, n);
@@ -431,7 +436,7 @@ void DataPlane::write(const uint8_t* frame, const std::shared_ptr<File>& file, s
 
   if (!write_may_block(header, in)) {
     const uint64_t begin = now();
-    const ssize_t n = write_file(file->fd(), data, in);
+    const ssize_t n = write_file(*file, data, in);
     const uint64_t end = now();
     slow_until_ = end - begin > kSlowWriteNs ? end + kSlowForNs : 0;
     counters_.writes_inline++;

@@ -14,6 +14,7 @@
 #include <mutex>
 #include <unordered_map>
 
+#include "account.h"
 #include "fuse-abi.h"
 #include "memory.h"
 #include "work-queue.h"
@@ -58,12 +59,22 @@ class File {
   int fd() const { return fd_; }
   bool writable() const { return writable_; }
 
+  // Of a mount with a size limit: where WRITEs are noted. Before the first of them.
+  void charge(std::shared_ptr<Account> account, uint64_t nodeid) {
+    account_ = std::move(account);
+    nodeid_ = nodeid;
+  }
+  Account* account() const { return account_.get(); }
+  uint64_t nodeid() const { return nodeid_; }
+
   // Main thread only.
   Reads reads = Reads::kNowait;
 
  private:
   const int fd_;
   const bool writable_;
+  std::shared_ptr<Account> account_;
+  uint64_t nodeid_ = 0;
 };
 
 // nodeid -> File, least recently used first. Pinned files are in the table but not in the order.

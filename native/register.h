@@ -6,6 +6,7 @@
 namespace lamina {
 
 bool register_abi(napi_env env, napi_value exports, State* state);
+bool register_account(napi_env env, napi_value exports, State* state);
 bool register_attr(napi_env env, napi_value exports, State* state);
 bool register_channel(napi_env env, napi_value exports, State* state);
 bool register_cred(napi_env env, napi_value exports, State* state);

@@ -162,6 +162,7 @@ const VALUED: Readonly<Record<string, Apply>> = {
   whiteout: (into, value, name) => {
     into.options.whiteout = oneOf(name, value, ['auto', 'char', 'xattr', 'file'])
   },
+  size: (into, value, name) => void (into.options.size = bytes(name, value)),
   io: (into, value, name) => void (into.options.io = oneOf(name, value, ['auto', 'cached', 'passthrough'])),
   keeper: (into, value, name) => void (into.keeper = bool(name, value)),
   watchdog: (into, value, name) => void (into.watchdog = seconds(name, value)),
@@ -256,6 +257,15 @@ function oneOf<T extends string>(name: string, value: string, allowed: readonly 
 function seconds(name: string, value: string): number {
   if (!/^\d+(\.\d*)?$/.test(value)) throw wrong(name, value, 'seconds, 0 or more')
   return Number(value)
+}
+
+const UNITS: Readonly<Record<string, number>> = { '': 1, k: 2 ** 10, m: 2 ** 20, g: 2 ** 30, t: 2 ** 40 }
+
+function bytes(name: string, value: string): number {
+  const [, digits = '', unit = ''] = /^(\d+)([kmgt]?)$/.exec(value.toLowerCase()) ?? []
+  const size = digits === '' ? NaN : Number(digits) * (UNITS[unit] ?? NaN)
+  if (!Number.isSafeInteger(size) || size === 0) throw wrong(name, value, 'bytes, or 64k, 512m, 2g')
+  return size
 }
 
 /** (uid_t)-1 is "no change" in chown(2), never an owner. */

@@ -246,7 +246,7 @@ async function startSession(
     ...(kept === undefined ? {} : { journal: kept.journal }),
   })
   overlay.attach(session)
-  session.start(overlay)
+  session.start(overlay.served())
   await session.initialized
   return session
 }

@@ -68,6 +68,7 @@ export function mountSpec(
   if (parsed.upper !== undefined && parsed.work === undefined) {
     throw new OptionError('upperdir needs a workdir on the same filesystem: -o workdir=DIR')
   }
+  checkSize(parsed)
   for (const path of [
     ...parsed.lower,
     ...parsed.dataOnly,
@@ -106,6 +107,17 @@ export function mountSpec(
   if (parsed.propagation !== undefined) spec.propagation = parsed.propagation
   if (parsed.allowOther !== undefined) spec.allowOther = parsed.allowOther
   return spec
+}
+
+/** A limit is kept where the daemon sees every write when it is made. */
+function checkSize({ options, upper, keeper }: ParsedOptions): void {
+  if (options.size === undefined) return
+  if (upper === undefined) throw new OptionError('size= limits an upperdir, and there is none')
+  if (options.io === 'passthrough')
+    throw new OptionError('size= does not go with io=passthrough: leave one out')
+  if (options.writeback) throw new OptionError('size= does not go with writeback=1: leave one out')
+  if (keeper === true) throw new OptionError('size= does not go with keeper=1: leave one out')
+  if (options.index === true) throw new OptionError('size= does not go with index=on: leave one out')
 }
 
 /** As one line of JSON. JSON has no Infinity, which is the usual timeout: it travels as null. */

@@ -1,4 +1,5 @@
 import type { SysError } from '../base/sys-error.js'
+import type { Account } from '../sys/account.js'
 
 /**
  * The seam between the protocol and a filesystem: what dispatch decodes into, and encodes from.
@@ -226,6 +227,8 @@ export interface FileSystem {
 export interface KernelSide {
   /** Hands `fd` (ownership passes) to the data plane for READ and WRITE of `nodeid`. */
   registerFile(nodeid: number, fd: number, writable: boolean): void
+  /** Data written from now on is noted in the account of the mount's size limit, and refused beyond it. */
+  limit(account: Account): void
   unregisterFile(nodeid: number): void
   /** 0 not registered, 1 read-only, 2 writable. */
   registered(nodeid: number): 0 | 1 | 2

@@ -8,6 +8,7 @@
  */
 import { E, errnoName } from '../base/errno.js'
 import { SysError } from '../base/sys-error.js'
+import type { Account } from '../sys/account.js'
 import { withDebug } from './debug.js'
 import { type DispatchOptions, Dispatcher } from './dispatch.js'
 import type { FileSystem, KernelSide } from './filesystem.js'
@@ -177,6 +178,10 @@ export class Session implements KernelSide {
       this.transport.evict(this.maxOpenFiles)
       this.registrations = this.transport.counters().registered
     }
+  }
+
+  limit(account: Account): void {
+    this.transport.limit(account)
   }
 
   unregisterFile(nodeid: number): void {

@@ -1,3 +1,4 @@
+import type { Account } from '../sys/account.js'
 import type { Transport, TransportCounters } from './transport.js'
 
 /** A transport that passes everything on: the base of those that watch (trace.ts, debug.ts). */
@@ -30,6 +31,9 @@ export class TransportDecorator implements Transport {
   }
   registerFile(nodeid: number, fd: number, writable: boolean): void {
     this.inner.registerFile(nodeid, fd, writable)
+  }
+  limit(account: Account): void {
+    this.inner.limit(account)
   }
   unregisterFile(nodeid: number): boolean {
     return this.inner.unregisterFile(nodeid)

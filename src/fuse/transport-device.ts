@@ -2,7 +2,8 @@
  * /dev/fuse, through the addon's Channel (native/channel.cc). READ and WRITE of registered files never come here: the
  * channel serves them itself, inline or on threads of its own.
  */
-import { addon } from '../sys/addon.js'
+import type { Account } from '../sys/account.js'
+import { addon, type AccountHandle } from '../sys/addon.js'
 import { SysError } from '../base/sys-error.js'
 import { OP_LIMIT } from './opcodes.js'
 import type { Transport, TransportCounters } from './transport.js'
@@ -18,6 +19,7 @@ export interface Channel {
   notifying(): number
   close(): void
   registerFile(nodeid: number, fd: number, writable: boolean): void
+  limit(account: AccountHandle): void
   unregisterFile(nodeid: number): boolean
   isRegistered(nodeid: number): 0 | 1 | 2
   pin(nodeid: number, on: boolean): boolean
@@ -100,6 +102,9 @@ export class DeviceTransport implements Transport {
   }
   registerFile(nodeid: number, fd: number, writable: boolean): void {
     this.channel.registerFile(nodeid, fd, writable)
+  }
+  limit(account: Account): void {
+    this.channel.limit(account.handle)
   }
   unregisterFile(nodeid: number): boolean {
     return this.channel.unregisterFile(nodeid)

@@ -98,6 +98,10 @@ export class ReplayTransport implements Transport {
     this.files.set(nodeid, { fd, writable, pinned: before?.pinned ?? false })
   }
 
+  limit(): void {
+    // Recorded frames write no data.
+  }
+
   unregisterFile(nodeid: number): boolean {
     const file = this.files.get(nodeid)
     if (file === undefined) return false

@@ -4,6 +4,8 @@
  * (trace.ts, debug.ts).
  */
 
+import type { Account } from '../sys/account.js'
+
 export interface Transport {
   /** The frame of the present onFrame call, valid until that returns. The same memory for the transport's whole life. */
   readonly input: ArrayBuffer
@@ -35,6 +37,8 @@ export interface Transport {
   resubmit(frame: Buffer): void
 
   registerFile(nodeid: number, fd: number, writable: boolean): void
+  /** WRITEs of files registered from here on are noted in the account, and get no more room than it has. */
+  limit(account: Account): void
   unregisterFile(nodeid: number): boolean
   isRegistered(nodeid: number): 0 | 1 | 2
   pin(nodeid: number, on: boolean): void

@@ -40,7 +40,9 @@ export function isMounted(target: string): boolean {
 /** A mount whose daemon died answers ENOTCONN to everything. */
 export function isAlive(target: string): boolean {
   try {
-    sys.statAt(sys.AT_FDCWD, fromUtf8(target))
+    using fd = sys.openat(sys.AT_FDCWD, fromUtf8(target), sys.O_PATH)
+    // Attributes the kernel may have; this it must ask for.
+    sys.fstatfs(fd.n)
     return true
   } catch (error) {
     if (error instanceof SysError && error.errno === E.ENOTCONN) return false

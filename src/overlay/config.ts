@@ -52,6 +52,8 @@ export interface MountOptions {
   noacl: boolean
   whiteout: WhiteoutStyle
   io: IoMode
+  /** Bytes that upper may take; see limit.ts. */
+  size?: number
 }
 
 export interface OverlayConfig {

@@ -37,18 +37,33 @@ export function ensureUpper(view: View, inode: Inode, extent: Extent = Infinity)
   if (above && (inode.data === null || extent === 'metadata')) return
   if (view.upper === null) throw new SysError(E.EROFS, 'copy-up', inode.name)
   if (inode.copyUp !== null) throw new Again(inode.copyUp)
-  if (inode.isDir()) return copyUpDir(view, inode)
-  if (inode.type !== sys.S_IFREG) return copyUpSpecial(view, inode)
-  if (extent === 'metadata' && view.options.metacopy && !inode.nameless) return copyUpMetadata(view, inode)
-  const size = extent === 'metadata' ? Infinity : extent
-  const begun = above ? completeMetacopy(view, inode, size) : copyUpFile(view, inode, size)
+  const room = view.limit?.copyUp(inode, extent)
+  let begun: Promise<void> | undefined
+  try {
+    begun = beginCopyUp(view, inode, extent, above)
+  } finally {
+    if (begun === undefined) room?.end()
+  }
   if (begun === undefined) return
   const copying = begun.finally(() => {
     inode.copyUp = null
+    room?.end()
     view.table.dropIfUnused(inode)
   })
   inode.copyUp = copying
   throw new Again(copying)
+}
+
+/** Gives the promise of what goes on behind the call, or nothing when all is done. */
+function beginCopyUp(view: View, inode: Inode, extent: Extent, above: boolean): Promise<void> | undefined {
+  if (inode.isDir()) copyUpDir(view, inode)
+  else if (inode.type !== sys.S_IFREG) copyUpSpecial(view, inode)
+  else if (extent === 'metadata' && view.options.metacopy && !inode.nameless) copyUpMetadata(view, inode)
+  else {
+    const size = extent === 'metadata' ? Infinity : extent
+    return above ? completeMetacopy(view, inode, size) : copyUpFile(view, inode, size)
+  }
+  return undefined
 }
 
 /** The facts of one copy-up: what is copied, and what becomes of the copy. */

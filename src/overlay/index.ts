@@ -28,6 +28,7 @@ import { InoMap } from './ino.js'
 import * as io from './io.js'
 import { ioctl } from './ioctl.js'
 import { DirFds } from './layer.js'
+import { Limit, limited, openAccount } from './limit.js'
 import { link } from './link.js'
 import { ListingCache } from './listing-cache.js'
 import { lookup } from './lookup.js'
@@ -114,6 +115,9 @@ export class Overlay implements FileSystem {
       layers.prefix,
       root,
     )
+    if (options.size !== undefined && layers.upper !== null) {
+      view.limit = new Limit(openAccount(options.size, layers.upper.rootFd.n), view)
+    }
     if (!layers.cloned) view.mountpoint = mountpoint()
     return new Overlay(view, layers, config)
   }
@@ -160,6 +164,12 @@ export class Overlay implements FileSystem {
   /** Tells the overlay how to reach the kernel; before the first request. */
   attach(kernel: KernelSide): void {
     this.view.kernel = kernel
+    if (this.view.limit !== null) kernel.limit(this.view.limit.account)
+  }
+
+  /** What the session serves. */
+  served(): FileSystem {
+    return this.view.limit === null ? this : limited(this, this.view.limit)
   }
 
   /** After copy-ups under way have ended, one way or the other. A volatile upper becomes an ordinary one. */

@@ -14,6 +14,7 @@ import { type DirInode, type Inode, InodeTable } from './inode.js'
 import type { InoMap } from './ino.js'
 import type { Journal } from './journal.js'
 import type { DirFds, DirReal, Layer, Real } from './layer.js'
+import type { Limit } from './limit.js'
 import type { ListingCache } from './listing-cache.js'
 import type { Ownership } from './ownership.js'
 import { materialise } from './recover.js'
@@ -37,6 +38,8 @@ export class View {
   kernel!: KernelSide
   /** Where the view itself is mounted, while a layer could lead there; see {@link isOwnMountpoint}. */
   mountpoint: Mountpoint | null = null
+  /** Present with size=. */
+  limit: Limit | null = null
   readonly table: InodeTable
   /** Files whose mode has changed without the kernel knowing; any answer with attributes takes one out. */
   readonly toBeTold = new Set<Inode>()
@@ -206,6 +209,7 @@ export class View {
   private dropped(inode: Inode): void {
     this.toBeTold.delete(inode)
     this.kernel.unregisterFile(inode.nodeid)
+    this.limit?.dropped(inode)
     this.unhold(inode)
     if (inode.lower !== null && inode.nameless) this.fds.dropPassages(inode.lower)
     if (inode.data !== null) this.fds.dropPassages(inode.data)

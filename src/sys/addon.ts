@@ -7,6 +7,12 @@ import { SysError } from '../base/sys-error.js'
  * The native addon as it is: a result is the syscall's value or -errno, a wrong argument is a TypeError. Only src/sys
  * and the device transport see this; everybody else uses the typed wrappers. The functions are those of native/*.cc.
  */
+declare const accountBrand: unique symbol
+/** An account of native/account.cc, which JavaScript only passes on. */
+export interface AccountHandle {
+  readonly [accountBrand]: never
+}
+
 export interface Addon {
   // native/attr.cc
   readonly statBuffer: Float64Array
@@ -136,6 +142,10 @@ export interface Addon {
   ): [type: number, handle: Buffer, mountId: number] | number
   openByHandle(mountFd: number, type: number, handle: Uint8Array, flags: number): number
   getFsUuid(fd: number): Buffer | number
+
+  // native/account.cc
+  accountOpen(limit: number, used: number, bySize: boolean): AccountHandle
+  account(handle: AccountHandle, operation: number, a: number, b: number, c: number): number
 
   // native/process.cc
   exec(path: string, args: Uint8Array, env: Uint8Array): number

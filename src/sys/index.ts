@@ -1,5 +1,6 @@
 /** Typed syscalls: `import * as sys from '../sys/index.js'`. Names and paths are byte strings (latin1). */
 export * from './abi.js'
+export * from './account.js'
 export * from './attr.js'
 export * from './constants.js'
 export * from './cred.js'

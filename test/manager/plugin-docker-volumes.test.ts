@@ -1,4 +1,4 @@
-import { existsSync, statSync, writeFileSync } from 'node:fs'
+import { existsSync, statfsSync, statSync, writeFileSync } from 'node:fs'
 import { request } from 'node:http'
 import { join } from 'node:path'
 import { t } from 'tap'
@@ -72,7 +72,15 @@ t.test('the protocol as dockerd and Podman speak it', { skip }, async t => {
   writeFileSync(join(String(memory['Mountpoint']), 'gone'), '')
   t.same(await driver('Unmount', { Name: 'm1', ID: first }), ok)
   t.notOk(existsSync(join(String(memory['Mountpoint']), 'gone')))
-  t.match(await driver('Create', { Name: 'v2', Opts: { size: '2m' } }), { status: 200, Err: /no size limit/ })
+  t.same(await driver('Create', { Name: 'v2', Opts: { size: '2m' } }), ok)
+  const small = await driver('Mount', { Name: 'v2', ID: first })
+  t.equal(statfsSync(String(small['Mountpoint'])).blocks * 4096, 2 << 20)
+  t.same(await driver('Unmount', { Name: 'v2', ID: first }), ok)
+  t.same(await driver('Remove', { Name: 'v2' }), ok)
+  t.match(await driver('Create', { Name: 'v2', Opts: { quota: '2m' } }), {
+    status: 200,
+    Err: /not an option/,
+  })
   t.match(await driver('Create', { Name: '../up' }), { status: 200, Err: /is not a volume name/ })
 
   for (const body of [undefined, {}]) {

@@ -65,7 +65,8 @@ t.test('what cannot be is refused before anything is made', async t => {
   const bench = new Bench(t)
   const cli = new InProcess(bench)
   for (const [args, said] of [
-    [['-o', 'size=1g', 'v1'], /a plain volume has no size limit/],
+    [['-o', 'size=1x', 'v1'], /'1x' is not a size/],
+    [['-o', 'size=1m', '-o', 'type=tmpfs', '-o', 'device=tmpfs', 'v1'], /'size' limits a plain volume/],
     [['-o', 'colour=red', 'v1'], /'colour' is not an option/],
     [['-o', 'type=tmpfs', 'v1'], /needs 'device' too/],
     [['../up'], /is not a volume name/],

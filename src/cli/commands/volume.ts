@@ -35,12 +35,17 @@ function registerCreate(volume: Command): void {
     .description('make a volume and print its name')
     .argument('[name]', 'an anonymous one, named by 64 hex digits, otherwise')
     .option('-l, --label <key=value>', 'a label; may be repeated', append)
-    .option('-o, --opt <key=value>', 'type, o and device as mount(8) takes them; may be repeated', append)
+    .option(
+      '-o, --opt <key=value>',
+      'size=1g; or type, o and device as mount(8) takes them; may be repeated',
+      append,
+    )
     .addHelpText(
       'after',
       `
 Examples:
   lamina volume create data
+  lamina volume create -o size=10g limited
   lamina volume create --label app=web -o type=none -o o=bind -o device=/srv/www www
   lamina volume create -o type=tmpfs -o device=tmpfs -o o=size=64m,mode=1777 scratch`,
     )
@@ -124,7 +129,7 @@ function registerReading(volume: Command): void {
           [
             { head: 'NAME', cell: row => row.name },
             { head: 'USERS', cell: row => row.users },
-            { head: 'ENTRIES', cell: row => row.entries },
+            { head: 'ENTRIES', cell: row => row.entries ?? '-' },
             { head: 'SIZE', cell: row => humanSize(row.bytes) },
           ],
           row => row,

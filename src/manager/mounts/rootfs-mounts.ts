@@ -60,7 +60,7 @@ export class RootfsMounts {
       using held = source
       void held
       const isFile = source !== undefined && !sys.S_ISDIR(sys.statFd(source.n).mode)
-      using target = makeInRoot(root.n, fromUtf8(mount.target), isFile ? 'file' : 'directory')
+      using target = placeIn(root, fromUtf8(mount.target), isFile ? 'file' : 'directory')
       const stat = sys.statFd(target.n)
       const rootId = sys.statFd(root.n).mntId
       const isRoot = (stat.attributes & sys.STATX_ATTR_MOUNT_ROOT) !== 0
@@ -188,6 +188,22 @@ export class RootfsMounts {
     const sql = 'SELECT volume FROM volume_mounts WHERE user = ?'
     for (const { volume } of db.all<{ volume: string }>(sql, userOf(container))) {
       await this.volumes.release(volume, userOf(container))
+    }
+  }
+}
+
+/** The target; a mount on it whose daemon died is taken away first. */
+function placeIn(root: Fd, path: ByteName, kind: 'file' | 'directory'): Fd {
+  for (;;) {
+    const target = makeInRoot(root.n, path, kind)
+    try {
+      // The kernel may have the attributes of a dead mount still; this it must ask for.
+      sys.fstatfs(target.n)
+      return target
+    } catch (error) {
+      using dead = target
+      if (!(error instanceof SysError && error.errno === E.ENOTCONN)) throw error
+      sys.umount2(`/proc/self/fd/${dead.n}`, sys.MNT_DETACH)
     }
   }
 }

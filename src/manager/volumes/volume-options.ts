@@ -5,23 +5,17 @@
  * Source: docs.docker.com/engine/reference/commandline/volume_create, "Driver-specific options"
  */
 import { spawnSync } from 'node:child_process'
+import { parseSize } from '../mounts/size.js'
 import { findProgram } from '../oci-runtime.js'
 import { StoreError } from '../store-error.js'
 
 export type VolumeOptions = Readonly<Record<string, string>>
 
-const KNOWN = ['type', 'o', 'device']
+const KNOWN = ['size', 'type', 'o', 'device']
 
 /** @throws StoreError invalid, unsupported: told before anything is made */
 export function checkVolumeOptions(options: VolumeOptions): void {
   for (const key of Object.keys(options)) {
-    if (key === 'size') {
-      throw new StoreError(
-        'unsupported',
-        'a plain volume has no size limit',
-        'for one in memory: -o type=tmpfs -o device=tmpfs -o o=size=64m',
-      )
-    }
     if (!KNOWN.includes(key)) {
       throw new StoreError(
         'invalid',
@@ -29,6 +23,14 @@ export function checkVolumeOptions(options: VolumeOptions): void {
         `known are ${KNOWN.join(', ')}`,
       )
     }
+  }
+  if (sizeOf(options) !== undefined) {
+    if (Object.keys(options).length === 1) return
+    throw new StoreError(
+      'invalid',
+      "'size' limits a plain volume, not one with mount options",
+      'a filesystem of its own has its own: -o type=tmpfs -o device=tmpfs -o o=size=64m',
+    )
   }
   if (Object.keys(options).length === 0) return
   for (const key of ['type', 'device'] as const) {
@@ -42,13 +44,22 @@ export function checkVolumeOptions(options: VolumeOptions): void {
   }
 }
 
+/** Bytes that the volume may take. @throws StoreError invalid */
+export function sizeOf(options: VolumeOptions): number | undefined {
+  const { size } = options
+  if (size === undefined) return undefined
+  const bytes = parseSize(size, 'the volume option size')
+  if (bytes > 0) return bytes
+  throw new StoreError('invalid', 'a volume cannot have the size 0', '-o size=1g')
+}
+
 /** Whether the volume is only there while mounted. */
 export function isMountedVolume(options: VolumeOptions): boolean {
-  return options['type'] !== undefined
+  return options['type'] !== undefined || options['size'] !== undefined
 }
 
 /** @throws StoreError failed with what mount(8) said */
-export function mountVolume(options: VolumeOptions, target: string): void {
+export function mountByOptions(options: VolumeOptions, target: string): void {
   const mount = findProgram('mount')
   if (mount === undefined) throw new StoreError('unsupported', 'mount(8) is not installed')
   const args = ['-n', '-t', options['type'] ?? 'none']

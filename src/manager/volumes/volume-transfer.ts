@@ -267,7 +267,9 @@ export async function cloneVolume(
 ): Promise<VolumeRecord> {
   await using use = await quietUse(store, from, options)
   const source = use.volume
-  return await store.volumes.create({ name: to, labels: source.labels, filled: true }, async target => {
+  const size = source.options['size']
+  const kept = { labels: source.labels, options: size === undefined ? {} : { size } }
+  return await store.volumes.create({ name: to, ...kept, filled: true }, async target => {
     const flags = sys.O_RDONLY | sys.O_DIRECTORY
     using fromFd = sys.openat(sys.AT_FDCWD, fromUtf8(source.mountpoint), flags)
     using toFd = sys.openat(sys.AT_FDCWD, fromUtf8(target), flags)

@@ -6,7 +6,6 @@
  * mounting and removing one volume are ordered between processes by the claim `volume-DIR`.
  */
 import { randomBytes } from 'node:crypto'
-import { chmodSync, mkdirSync } from 'node:fs'
 import { join } from 'node:path'
 import type { Claim } from '../claims.js'
 import { isUniqueError } from '../database.js'
@@ -15,47 +14,24 @@ import { bootId, detachWithin, isMounted } from '../mount-table.js'
 import { removeTree } from '../remove-tree.js'
 import type { StoreContext } from '../store-context.js'
 import { notFound, StoreError } from '../store-error.js'
-import { treeUsage, type TreeUsage } from '../tree-usage.js'
 import type { VolumeFilter } from './volume-filter.js'
-import { checkVolumeOptions, isMountedVolume, mountVolume, type VolumeOptions } from './volume-options.js'
+import { makeVolumeDirs, mountVolume, volumeUsage, type VolumeUsage } from './volume-data.js'
+import { checkVolumeOptions, isMountedVolume } from './volume-options.js'
+import {
+  alreadyThere,
+  checkVolumeName,
+  sameOptions,
+  toVolume,
+  type CreateVolume,
+  type VolumeRecord,
+  type VolumeRow,
+} from './volume-record.js'
 
-export interface VolumeRecord {
-  readonly name: string
-  /** Made for one container, which did not name it: goes with it. */
-  readonly anonymous: boolean
-  readonly options: VolumeOptions
-  readonly labels: Readonly<Record<string, string>>
-  /** Name of its directory under volumes/. */
-  readonly dir: string
-  /** Absolute path of the data. */
-  readonly mountpoint: string
-  /** An image's content has been copied in, or it never shall. */
-  readonly filled: boolean
-  readonly created: number
-}
-
-export interface CreateVolume {
-  /** 64 hex digits otherwise. */
-  readonly name?: string | undefined
-  readonly anonymous?: boolean
-  readonly options?: VolumeOptions
-  readonly labels?: Readonly<Record<string, string>>
-  readonly filled?: boolean
-}
+export { checkVolumeName, type CreateVolume, type VolumeRecord }
 
 export interface PrunedVolumes {
   readonly names: readonly string[]
   readonly bytes: number
-}
-
-interface VolumeRow {
-  name: string
-  anonymous: number
-  options: string
-  labels: string
-  dir: string
-  filled: number
-  created: number
 }
 
 export class Volumes {
@@ -86,10 +62,8 @@ export class Volumes {
     const claim = claims.claim('volume', dir)
     const home = join(paths.volumes, dir)
     try {
-      mkdirSync(join(home, '_data'), { recursive: true, mode: 0o755 })
-      // The umask of whoever runs the command is not the volume's.
-      chmodSync(join(home, '_data'), 0o755)
-      await populate?.(join(home, '_data'))
+      const content = makeVolumeDirs(home, driverOptions)
+      await populate?.(content)
       db.run(
         'INSERT INTO volumes (name, anonymous, options, labels, dir, filled, created) VALUES (?, ?, ?, ?, ?, ?, ?)',
         name,
@@ -213,8 +187,8 @@ export class Volumes {
   }
 
   /** What it takes on disk. One with driver options counts while it is mounted. */
-  usage(volume: VolumeRecord): TreeUsage {
-    return treeUsage(volume.mountpoint)
+  usage(volume: VolumeRecord): VolumeUsage {
+    return volumeUsage(volume)
   }
 
   // ---- changing
@@ -264,9 +238,8 @@ export class Volumes {
       const sql = 'INSERT OR REPLACE INTO volume_mounts (volume, user, boot) VALUES (?, ?, ?)'
       db.run(sql, volume.name, user, bootId())
     })
-    if (!isMountedVolume(volume.options) || isMounted(volume.mountpoint)) return volume
     try {
-      mountVolume(volume.options, volume.mountpoint)
+      await mountVolume(volume)
     } catch (error) {
       db.run('DELETE FROM volume_mounts WHERE volume = ? AND user = ?', volume.name, user)
       throw error
@@ -297,6 +270,16 @@ export class Volumes {
       claim.release()
       throw error
     }
+  }
+
+  /** Ends what a command with this lease, which has died, had in use. */
+  async releaseDead(lease: string): Promise<void> {
+    const user = `command:${lease}`
+    const rows = this.context.db.all<{ volume: string }>(
+      'SELECT volume FROM volume_mounts WHERE user = ?',
+      user,
+    )
+    for (const { volume } of rows) await this.release(volume, user)
   }
 
   // ---- removing
@@ -364,16 +347,7 @@ export class Volumes {
   }
 
   #record(row: VolumeRow): VolumeRecord {
-    return {
-      name: row.name,
-      anonymous: row.anonymous === 1,
-      options: JSON.parse(row.options) as Record<string, string>,
-      labels: JSON.parse(row.labels) as Record<string, string>,
-      dir: row.dir,
-      mountpoint: join(this.context.paths.volumes, row.dir, '_data'),
-      filled: row.filled === 1,
-      created: row.created,
-    }
+    return toVolume(row, this.context.paths.volumes)
   }
 }
 
@@ -388,32 +362,4 @@ export class VolumeUse implements AsyncDisposable {
     await this.volumes.release(this.volume.name, `command:${this.claim.id}`)
     this.claim.release()
   }
-}
-
-/** @throws StoreError invalid. Source: moby daemon/names */
-export function checkVolumeName(name: string): void {
-  if (/^[a-zA-Z0-9][a-zA-Z0-9_.-]+$/.test(name) && name.length <= 255) return
-  throw new StoreError(
-    'invalid',
-    `'${name}' is not a volume name`,
-    'letters, digits, _ . - and at least two; for a directory of the host give its absolute path',
-  )
-}
-
-function alreadyThere(name: string): StoreError {
-  return new StoreError(
-    'exists',
-    `a volume is already called ${name}`,
-    'remove or rename it, or choose another name',
-  )
-}
-
-function sameOptions(volume: VolumeRecord, options: VolumeOptions): VolumeRecord {
-  const text = (all: VolumeOptions): string => JSON.stringify(Object.entries(all).sort())
-  if (Object.keys(options).length === 0 || text(volume.options) === text(options)) return volume
-  throw new StoreError(
-    'exists',
-    `volume ${volume.name} exists with other options`,
-    "see 'lamina volume inspect', or choose another name",
-  )
 }

@@ -6,6 +6,7 @@
 // jobs: one that has not started does nothing, a copy stops at its next block.
 #include <fcntl.h>
 #include <linux/magic.h>
+#include <malloc.h>
 #include <sys/ioctl.h>
 #include <sys/uio.h>
 #include <sys/vfs.h>
@@ -312,6 +313,14 @@ napi_value stop_jobs(napi_env env, napi_callback_info info) {
   return nullptr;
 }
 
+// mallocTrim(): gives the heap of C and C++ that is free back to the system.
+napi_value malloc_trim_now(napi_env, napi_callback_info) {
+#ifdef __GLIBC__
+  malloc_trim(0);
+#endif
+  return nullptr;
+}
+
 napi_value fsync_job(napi_env env, napi_callback_info info) {
   Args args(env, info);
   const int fd = args.fd(0);
@@ -366,6 +375,7 @@ bool register_jobs(napi_env env, napi_value exports, State* state) {
   return define(env, exports, state, "copyData", copy_data) &&
          define(env, exports, state, "copyCached", copy_cached) &&
          define(env, exports, state, "stopJobs", stop_jobs) &&
+         define(env, exports, state, "mallocTrim", malloc_trim_now) &&
          define(env, exports, state, "fsyncJob", fsync_job) &&
          define(env, exports, state, "fdatasyncJob", fdatasync_job) &&
          define(env, exports, state, "syncfsJob", syncfs_job) &&

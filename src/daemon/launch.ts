@@ -38,6 +38,12 @@ export class MountError extends Error {}
 /** Threads for copy-up, fsync and the like. libuv's default of 4 lets four slow ones stop everything else. */
 const THREADS = '16'
 
+/**
+ * A young generation of at most 6 MB, where V8 would take 48: measured with 20,000 files, the daemon is 15 MB smaller and not
+ * slower. And the collector on call: see give-back.ts.
+ */
+const NODE_FLAGS = ['--max-semi-space-size=2', '--expose-gc']
+
 /** A reply longer than this is no reply of ours. */
 const REPLY_LIMIT = 65_536
 
@@ -57,7 +63,7 @@ export async function launch(spec: MountSpec, options: LaunchOptions = {}): Prom
     if (spec.debug) env['LAMINA_DEBUG'] ??= 'fuse,overlay,daemon'
     if (bound) env['LAMINA_BOUND'] = '1'
     // The mountpoint is for people who look at ps; the daemon takes it from the spec.
-    const daemon = [process.execPath, main, toUtf8(spec.overlay.mountpoint)]
+    const daemon = [process.execPath, ...NODE_FLAGS, main, toUtf8(spec.overlay.mountpoint)]
     const [program = '', ...args] = [...(spec.keeper ? keeperProgram() : []), ...daemon]
     child = spawn(program, args, {
       cwd: '/',

@@ -14,6 +14,7 @@ import type { Stats, UnmountHow } from './control-protocol.js'
 import { serveControl } from './control-server.js'
 import { KeeperLink } from './recovery/keeper-link.js'
 import { KeptMount } from './recovery/kept-mount.js'
+import { givingBack } from './give-back.js'
 import { mountFuse } from './mount-fuse.js'
 import { mountAt } from './mountinfo.js'
 import {
@@ -74,6 +75,7 @@ class RunningMount {
     /** Present with a keeper. */
     private readonly kept: KeptMount | undefined,
   ) {
+    overlay.onForget = givingBack(() => overlay.inodeCount)
     this.ended = this.untilEnd()
   }
 

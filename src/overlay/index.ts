@@ -62,6 +62,8 @@ export interface OverlayFacts {
 }
 
 export class Overlay implements FileSystem {
+  /** Called after every FORGET. */
+  onForget: (() => void) | undefined
   private readonly privileged = sys.geteuid() === 0
   /** Present when opens are answered one by one. */
   private opens: Opens | undefined
@@ -152,6 +154,11 @@ export class Overlay implements FileSystem {
     this.view.table.usedUp(nodeid)
   }
 
+  /** How many inodes the kernel knows. */
+  get inodeCount(): number {
+    return this.view.table.size
+  }
+
   nodeids(): number[] {
     return Array.from(this.view.table.all(), inode => inode.nodeid)
   }
@@ -229,6 +236,7 @@ export class Overlay implements FileSystem {
   forget(nodeid: number, nlookup: number): void {
     const inode = this.view.table.get(nodeid)
     if (inode !== undefined) this.view.table.forget(inode, nlookup)
+    this.onForget?.()
   }
 
   getattr(nodeid: number): AttrReply {

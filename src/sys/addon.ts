@@ -88,6 +88,7 @@ export interface Addon {
   ): Promise<[bytes: number, method: number] | number>
   copyCached(src: number, dst: number, size: number): number
   stopJobs(): void
+  mallocTrim(): void
   fsyncJob(fd: number): Promise<number>
   fdatasyncJob(fd: number): Promise<number>
   syncfsJob(fd: number): Promise<number>

@@ -9,6 +9,11 @@ import { addon, check } from './addon.js'
 // Node waits for what runs in the pool before it exits: without this, process.exit() would take as long as the copy.
 process.once('exit', () => addon.stopJobs())
 
+/** Memory that C and C++ have freed goes back to the system (glibc; elsewhere it does nothing). */
+export function mallocTrim(): void {
+  addon.mallocTrim()
+}
+
 export type CopyMethod = 'reflink' | 'copy_file_range' | 'read_write'
 
 /** In the order of CopyJob::Method in native/jobs.cc. */

@@ -38,6 +38,31 @@ export const locks: Cases = {
     },
   },
 
+  'a read lease is broken by who opens for writing, also after copy-up': {
+    lowers: [dir => write(join(dir, 'f'), 'x')],
+    run: c => {
+      const seen = python(
+        `
+import signal, subprocess
+broken = []
+signal.signal(signal.SIGIO, lambda *_: broken.append(1))
+fd = os.open(A[0], os.O_RDONLY)
+def another(flags):
+    code = 'import os, sys; os.close(os.open(sys.argv[1], int(sys.argv[2])))'
+    p = subprocess.run([sys.executable, '-c', code, A[0], str(flags | os.O_NONBLOCK)], capture_output=True)
+    return 'ok' if p.returncode == 0 else p.stderr.decode().strip().split(':')[0]
+r = [E(lambda: fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK))]
+os.chmod(A[0], 0o600)
+r += [fcntl.fcntl(fd, fcntl.F_GETLEASE), another(os.O_RDONLY), len(broken), another(os.O_WRONLY), len(broken)]
+fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+r += [another(os.O_WRONLY), E(lambda: fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)), fcntl.fcntl(fd, fcntl.F_GETLEASE)]
+print(json.dumps(r))`,
+        join(c.dir, 'f'),
+      )
+      c.note('seen', seen)
+    },
+  },
+
   'record locks between processes': {
     lowers: [dir => write(join(dir, 'f'), 'x'.repeat(1000))],
     run: c =>

@@ -193,6 +193,13 @@ print(json.dumps(events))`,
         c.dir,
       )
       c.note('events', seen)
+      assert.ok(Array.isArray(seen))
+      const ofFile = seen.filter(event => Array.isArray(event) && event[0] === 2)
+      const [attrib, modify] = [
+        [2, '0x4', ''],
+        [2, '0x2', ''],
+      ]
+      if (c.subject !== 'kernel') assert.deepEqual(ofFile, [attrib, modify], 'the watch outlives the copy-up')
     },
     differs: "the kernel's overlayfs loses the watch on a file that is copied up",
   },

@@ -112,6 +112,7 @@ export async function main(args: readonly string[] = commandLine()): Promise<num
     const spec = mountSpec(options, bytesOf(mountpoint), workingDirectory(), DROP_IN_DEFAULTS)
     const log = process.env['LAMINA_LOG']
     const daemon = await launch(spec, { foreground, ...(log === undefined ? {} : { log }) })
+    for (const note of daemon.notes) process.stderr.write(`fuse-lamina: ${note}\n`)
     if (!foreground) return 0
     for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP', 'SIGUSR1'] as const) {
       process.on(signal, () => daemon.kill(signal))

@@ -12,7 +12,7 @@ import { encodeSpec, type MountSpec } from './spec.js'
  * `{"ready":…}` when the mount is there, or `{"error":"…"}`. A detached daemon then closes it; one that is bound to its starter
  * keeps it, and unmounts when it reads end-of-file: its starter is gone.
  */
-export type StartupReply = { ready: { pid: number } } | { error: string }
+export type StartupReply = { ready: { pid: number; notes?: string[] } } | { error: string }
 
 export interface LaunchOptions {
   /** The daemon shares this process's group (Ctrl-C reaches it), standard output and error, and ends with it. */
@@ -25,6 +25,8 @@ export interface LaunchOptions {
 
 export interface Launched {
   pid: number
+  /** What the layers make impossible, a line each for people. */
+  notes: readonly string[]
   /** Resolves when the daemon has ended, with its exit code. */
   ended: Promise<number>
   kill: (signal: NodeJS.Signals) => void
@@ -92,7 +94,8 @@ export async function launch(spec: MountSpec, options: LaunchOptions = {}): Prom
   }
   if (!bound) channel.destroy()
   setRef(foreground)
-  return { pid: reply.ready.pid, ended: exited, kill: signal => void child.kill(signal), setRef }
+  const { pid, notes = [] } = reply.ready
+  return { pid, notes, ended: exited, kill: signal => void child.kill(signal), setRef }
 }
 
 /** The keeper's file, where it was built: beside the addon. A mount without it lives as long as its daemon. */

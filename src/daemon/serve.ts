@@ -44,7 +44,7 @@ export async function serve(line: string, starter: number): Promise<number> {
   sys.raiseNofile()
   sys.umask(0) // the overlay applies each caller's own
   const mount = await RunningMount.start(spec)
-  writeSync(starter, `${JSON.stringify({ ready: { pid: process.pid } })}\n`)
+  writeSync(starter, `${JSON.stringify({ ready: { pid: process.pid, notes: mount.notes } })}\n`)
   if (isBound()) mount.bindTo(starter)
   else closeSync(starter)
   return mount.ended
@@ -67,6 +67,10 @@ class RunningMount {
   /** Resolves with the exit code once everything is cleaned up. */
   readonly ended: Promise<number>
   private terminating = false
+  /** For whoever mounts: what the layers make impossible. */
+  get notes(): string[] {
+    return this.overlay.limitations()
+  }
 
   private constructor(
     private readonly session: Session,

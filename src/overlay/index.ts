@@ -2,6 +2,7 @@
  * The merged view as a filesystem: every request type is one line that finds the inodes and calls the room of its concern.
  */
 import * as sys from '../sys/index.js'
+import { toUtf8 } from '../base/bytes.js'
 import { E } from '../base/errno.js'
 import type { Fd } from '../base/fd.js'
 import { SysError } from '../base/sys-error.js'
@@ -90,7 +91,7 @@ export class Overlay implements FileSystem {
     layers: OpenedLayers,
     mountpoint: () => Mountpoint | null,
   ): Overlay {
-    const { options } = config
+    const options = possibleOptions(layers, config.options)
     const all = [layers.upper, ...layers.lowers].filter(layer => layer !== null)
     const inos = new InoMap({
       devices: all.map(layer => layer.dev),
@@ -189,6 +190,19 @@ export class Overlay implements FileSystem {
       endVolatile(work)
     }
     this.view.close()
+  }
+
+  /** What cannot be had over these layers, a line each for people. */
+  limitations(): string[] {
+    const { upper, work } = this.layers
+    if (upper === null || work === null || work.features.xattrs) return []
+    const markers =
+      work.features.whiteout === 'file' ? 'removals and opaque directories' : 'opaque directories'
+    return [
+      `upperdir '${toUtf8(upper.path)}' is on a filesystem without extended attributes: no redirect_dir, metacopy or index, ` +
+        `a copied-up file shows another inode number after a remount, ${markers} are kept as .wh. files, and the kernel's ` +
+        `overlayfs cannot go on with it`,
+    ]
   }
 
   facts(): OverlayFacts {
@@ -443,6 +457,13 @@ const KEEP_CACHE: OpenReply = { fh: 0, flags: 1 << 1 }
 /** Directory descriptors may take a quarter of what the process has; 64 are needed for the deepest single request. */
 function dirFdLimit(): number {
   return Math.max(64, Math.min(16_384, Math.floor(sys.getrlimitNofile().soft / 4)))
+}
+
+/** Without attributes in upper nothing of this can be kept there: as the kernel does, the mount goes on without. */
+function possibleOptions(layers: OpenedLayers, options: MountOptions): MountOptions {
+  if (layers.work === null || layers.work.features.xattrs) return options
+  const redirectDir = options.redirectDir === 'on' ? 'follow' : options.redirectDir
+  return { ...options, metacopy: false, redirectDir }
 }
 
 export type { Identity, Journal, OpenFacts } from './journal.js'

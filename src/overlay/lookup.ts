@@ -17,7 +17,6 @@ import {
   mayBeXattrWhiteout,
   opaquenessFromXattrs,
   OVERLAY_PREFIXES,
-  parseRedirect,
   WH_PREFIX,
 } from '../format/index.js'
 import type { Entry, NegativeEntry } from '../fuse/filesystem.js'
@@ -26,6 +25,7 @@ import { DirReal, type Layer, Real } from './layer.js'
 import { shownLinks } from './hardlinks.js'
 import { originIno } from './origin-ino.js'
 import { followMetacopy } from './metacopy.js'
+import { readRedirect, walkPath } from './path-walk.js'
 import { materialise } from './recover.js'
 import type { View } from './view.js'
 
@@ -346,13 +346,8 @@ class Search {
   }
 
   private readRedirect(parentFd: number, name: string, names: readonly string[]): void {
-    const attr = OVERLAY_PREFIXES.map(prefix => prefix + 'redirect').find(attr => names.includes(attr))
-    if (attr === undefined) return
-    const value = sys.getxattrAt(parentFd, name, attr)
-    const redirect = value === undefined ? undefined : parseRedirect(value)
-    // Garbage leads nowhere: the kernel answers EINVAL for a malformed one.
-    if (redirect === undefined) throw new SysError(E.EINVAL, 'redirect', this.name)
-    if (this.view.options.redirectDir === 'nofollow') throw new SysError(E.EPERM, 'redirect', this.name)
+    const redirect = readRedirect(this.view, parentFd, name, names)
+    if (redirect === undefined) return
     this.redirected = true
     this.trail = redirect.absolute
       ? { kind: 'path', parts: redirect.parts }
@@ -370,49 +365,16 @@ class Search {
     }
   }
 
-  /**
-   * Follows a path from the root of one layer. A directory on the way that is opaque ends the search with this layer; one
-   * that is itself redirected changes the path for the layers below. Returns whether to go on in the next layer.
-   */
+  /** Follows a path from the root of one layer. Returns whether to go on in the next layer. */
   private walk(layer: Layer, parts: readonly string[]): boolean {
-    const way = { dir: layer.root }
-    try {
-      return this.walkBelow(layer, parts, way)
-    } finally {
-      if (this.lowers.at(-1)?.parent !== way.dir) this.view.fds.dropPassages(new Real(layer, way.dir, ''))
-    }
-  }
-
-  /** `way.dir`: the directory reached. */
-  private walkBelow(layer: Layer, parts: readonly string[], way: { dir: DirReal }): boolean {
-    const below = layer.index < this.view.lowers.length
-    let goOn = true
-    for (const [i, part] of parts.entries()) {
-      const { dir } = way
-      const probed = probe(this.view, dir, part, below)
-      const isLast = i === parts.length - 1
-      if (isLast && probed !== 'hidden' && probed !== 'absent') {
-        return this.accept(dir, part, probed, below) && goOn
-      }
-      if (probed === 'hidden' || probed === 'absent' || !sys.S_ISDIR(probed.mode))
-        return probed === 'absent' && goOn
-      const dirfd = this.view.fds.get(dir)
-      const next = new DirReal(layer, dir, part)
-      next.passage = true
-      const names = below || layer.root.xwhiteouts ? sys.listxattrAt(dirfd, part) : []
-      if (names.length > 0) {
-        const { opaque, xwhiteouts } = opaquenessFromXattrs(dirfd, part, names)
-        next.xwhiteouts = xwhiteouts
-        if (opaque) goOn = false
-        this.trail = { kind: 'path', parts: parts.slice(0, i + 1) }
-        this.readRedirect(dirfd, part, names)
-        this.trail = { kind: 'path', parts: [...this.trail.parts, ...parts.slice(i + 1)] }
-      }
-      if (hasMarker(dir, dirfd, part)) goOn = false
-      way.dir = next
-      if (goOn && below && hasOpaqueMarker(this.view.fds.get(next))) goOn = false
-    }
-    return goOn
+    const walked = walkPath(this.view, layer, parts)
+    const { found } = walked
+    this.trail = { kind: 'path', parts: walked.below ?? parts }
+    if (found === undefined) return walked.below !== undefined
+    const accepted = this.accept(found.dir, found.name, found.stat, layer.index < this.view.lowers.length)
+    if (this.lowers.at(-1)?.parent !== found.dir)
+      this.view.fds.dropPassages(new Real(layer, found.dir, found.name))
+    return accepted && walked.below !== undefined
   }
 
   /** Closes what was opened for the sake of a search that ended with an error. */

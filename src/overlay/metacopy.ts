@@ -8,8 +8,9 @@ import { E } from '../base/errno.js'
 import { SysError } from '../base/sys-error.js'
 import { OVERLAY_PREFIXES, parseMetacopy, parseRedirect, type Redirect } from '../format/index.js'
 import type { DirInode, Inode } from './inode.js'
-import { DirReal, Real } from './layer.js'
+import { Real } from './layer.js'
 import { probe, type Resolved } from './lookup.js'
+import { walkPath } from './path-walk.js'
 import type { View } from './view.js'
 
 /**
@@ -67,12 +68,17 @@ class DataSearch {
     let attrs = names
     let path: readonly string[] | undefined
     let name = top.name
+    let deepest = 0
     for (;;) {
       const dirfd = at.parent === null ? at.layer.rootFd.n : this.view.fds.get(at.parent)
       const redirect = redirectOf(dirfd, at.name, attrs)
       if (redirect?.absolute === true) path = redirect.parts
+      else if (redirect !== undefined && path !== undefined) path = [...path.slice(0, -1), redirect.name]
       else if (redirect !== undefined) name = redirect.name
-      const next = path === undefined ? this.beside(at.layer.index, name) : this.along(at.layer.index, path)
+      let next: Real | undefined
+      if (path === undefined) next = this.beside(at.layer.index, name)
+      else ({ data: next, path, deepest } = this.along(Math.max(deepest, at.layer.index), path))
+      this.view.fds.dropPassages(at)
       if (next === undefined) throw new SysError(E.EIO, 'metacopy', top.name)
       if (next.parent === null) return next
       const nextFd = this.view.fds.get(next.parent)
@@ -93,23 +99,29 @@ class DataSearch {
     return undefined
   }
 
-  private along(after: number, path: readonly string[]): Real | undefined {
-    for (const layer of [...this.view.lowers, ...this.view.dataOnly]) {
-      if (layer.index <= after) continue
-      let dir = layer.root
-      for (const [i, part] of path.entries()) {
-        const stat = sys.statAt(this.view.fds.get(dir), part)
-        const isLast = i === path.length - 1
-        if (isLast && stat !== undefined && sys.S_ISREG(stat.mode)) return new Real(layer, dir, part)
-        if (isLast || stat === undefined || !sys.S_ISDIR(stat.mode)) {
-          this.view.fds.dropPassages(new Real(layer, dir, part))
-          if (isLast && stat !== undefined) return undefined
-          break
-        }
-        dir = new DirReal(layer, dir, part)
-        dir.passage = true
-      }
+  /** The first file at a path below layer `after`; `path` and `deepest`: where to go on below that. */
+  private along(after: number, from: readonly string[]): Found {
+    const { lowers, dataOnly } = this.view
+    let path = from
+    let deepest = after
+    for (const layer of [...lowers, ...dataOnly]) {
+      if (layer.index <= deepest) continue
+      const { found, below } = walkPath(this.view, layer, path)
+      // What an upper layer hides is not hidden in data-only ones: their files are reached in no other way.
+      if (below === undefined) deepest = Math.max(deepest, lowers.length)
+      path = below ?? path
+      if (found === undefined) continue
+      const data = new Real(layer, found.dir, found.name)
+      if (sys.S_ISREG(found.stat.mode)) return { data, path, deepest: Math.max(deepest, layer.index) }
+      this.view.fds.dropPassages(data)
+      break
     }
-    return undefined
+    return { data: undefined, path, deepest }
   }
+}
+
+interface Found {
+  readonly data: Real | undefined
+  readonly path: readonly string[]
+  readonly deepest: number
 }

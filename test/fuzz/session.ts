@@ -1,6 +1,6 @@
 import * as sys from '../../src/sys/index.js'
 
-import { exists, getxattr, outcome } from '../conformance/posix.js'
+import { exists, outcome } from '../conformance/posix.js'
 import { compare, walk, type Tree } from '../conformance/tree.js'
 import { Scratch, type Mount, type Subject } from '../mount/fixture.js'
 import { AT_COMPLETION, NOT_YET_COPIED, reasonFor, type Facts } from './differences.js'
@@ -8,8 +8,6 @@ import { nextOperation, type Known } from './generate.js'
 import { fillLayer, namesUpTo } from './layers.js'
 import { apply, timeOf, type Operation, type Side } from './operation.js'
 import { Random } from './random.js'
-
-const METACOPY = 'trusted.overlay.metacopy'
 
 /** Two overlays of one random lower tree, taken through the same operations. */
 export interface Plan {
@@ -108,6 +106,7 @@ class Session {
         mountpoint: scratch.mkdir(name),
         options,
       })
+    this.metacopy = [...plan.leftOptions, ...plan.rightOptions].includes('metacopy=on')
     this.mounts = [mount(plan.left, 'left', plan.leftOptions), mount(plan.right, 'right', plan.rightOptions)]
     this.remember = (...mounts) => scratch.mounts.push(...mounts)
     this.sides = [
@@ -116,6 +115,7 @@ class Session {
     ]
   }
 
+  private readonly metacopy: boolean
   private readonly remember: (...mounts: Mount[]) => void
 
   /** One line for each difference. */
@@ -135,7 +135,7 @@ class Session {
     const facts: Facts = {
       openedLower: 'slot' in operation && this.openedLower.has(operation.slot),
       copiedUpOnOneSide: this.copiedUpOnOneSide(this.pathOf(operation)),
-      dataOnOneSide: this.dataOnOneSide(this.pathOf(operation)),
+      metacopy: this.metacopy,
     }
     const left = apply(operation, this.sides[0])
     const right = apply(operation, this.sides[1])
@@ -180,13 +180,8 @@ class Session {
     return left !== right
   }
 
-  /** metacopy=on: one side's upper file has its data, the other's has not. */
-  private dataOnOneSide(path: string | undefined): boolean {
-    if (path === undefined) return false
-    const [left, right] = this.mounts.map(mount =>
-      outcome(() => getxattr(`${mount.request.upper ?? ''}/${path}`, METACOPY)),
-    )
-    return left !== right
+  private kernelIsNow(path: string, ...trees: [Tree, Tree]): boolean {
+    return this.sides.some(({ subject }, i) => subject === 'kernel' && trees[i]?.get(path)?.mtime === 'now')
   }
 
   /** What holds for `path`, or for another name of the same file on either side. */
@@ -221,7 +216,7 @@ class Session {
     const [left, right] = this.sides.map(side => comparable(walk(side.root, ghosts(side)))) as [Tree, Tree]
     const allow = (path: string, field: string): boolean => {
       const holds = (what: (name: string) => boolean): boolean => this.anyName(path, [left, right], what)
-      if (field === 'mtime' && holds(name => this.dataOnOneSide(name))) {
+      if (field === 'mtime' && this.metacopy && this.kernelIsNow(path, left, right)) {
         this.excuse(AT_COMPLETION)
         return true
       }

@@ -171,6 +171,7 @@ async function mountCommand(mountpoint: string, args: MountArguments): Promise<n
     const spec = mountSpec(parsed, bytesOf(mountpoint), workingDirectory(), LAMINA_DEFAULTS)
     const log = args.log ?? process.env['LAMINA_LOG']
     const daemon = await launch(spec, { foreground, ...(log === undefined ? {} : { log }) })
+    for (const note of daemon.notes) process.stderr.write(`lamina: ${note}\n`)
     if (!foreground) return 0
     for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP', 'SIGUSR1'] as const) {
       process.on(signal, () => daemon.kill(signal))

@@ -30,6 +30,7 @@ import {
 import { compare, walk } from '../tree.js'
 import type { Cases, Context } from '../run.js'
 import { index } from './indexed.js'
+import { rotated } from './rotated.js'
 
 /** Options that are off by default, one group of cases each. */
 
@@ -386,6 +387,7 @@ const limits: Cases = {
 
 export const optionGroups: Readonly<Record<string, Cases>> = {
   redirectDir,
+  rotated,
   index,
   metacopy,
   numbers,

@@ -62,7 +62,7 @@ export const DIFFERENCES: readonly Difference[] = [
     covers: (operation, other, own, facts) =>
       facts.metacopy &&
       asksStat(operation) &&
-      JSON.stringify(own).includes('"mtime":"now"') &&
+      JSON.stringify([own, other]).includes('"mtime":"now"') &&
       without('mtime', other) === without('mtime', own),
   },
 ]

@@ -180,10 +180,6 @@ class Session {
     return left !== right
   }
 
-  private kernelIsNow(path: string, ...trees: [Tree, Tree]): boolean {
-    return this.sides.some(({ subject }, i) => subject === 'kernel' && trees[i]?.get(path)?.mtime === 'now')
-  }
-
   /** What holds for `path`, or for another name of the same file on either side. */
   private anyName(path: string, trees: readonly Tree[], holds: (name: string) => boolean): boolean {
     return trees.some(tree => {
@@ -214,9 +210,9 @@ class Session {
   /** Compares the two views whole. */
   private trees(): string[] {
     const [left, right] = this.sides.map(side => comparable(walk(side.root, ghosts(side)))) as [Tree, Tree]
-    const allow = (path: string, field: string): boolean => {
+    const allow = (path: string, field: string, a: unknown, b: unknown): boolean => {
       const holds = (what: (name: string) => boolean): boolean => this.anyName(path, [left, right], what)
-      if (field === 'mtime' && this.metacopy && this.kernelIsNow(path, left, right)) {
+      if (field === 'mtime' && this.metacopy && (a === 'now' || b === 'now')) {
         this.excuse(AT_COMPLETION)
         return true
       }

@@ -12,6 +12,7 @@ import { Overlay } from '../overlay/index.js'
 import { CheckError, checkMount } from './check.js'
 import type { Stats, UnmountHow } from './control-protocol.js'
 import { serveControl } from './control-server.js'
+import { serveByFuseNative, type Serving } from './fuse-native.js'
 import { KeeperLink } from './recovery/keeper-link.js'
 import { KeptMount } from './recovery/kept-mount.js'
 import { givingBack } from './give-back.js'
@@ -73,7 +74,7 @@ class RunningMount {
   }
 
   private constructor(
-    private readonly session: Session,
+    private readonly session: Serving,
     private readonly overlay: Overlay,
     private readonly record: MountRecord,
     /** Present with a keeper. */
@@ -90,16 +91,19 @@ class RunningMount {
     const link = KeeperLink.fromEnvironment()
     const overlay = openOverlay(spec)
     try {
-      const device = await mountFuse(spec, config.mountpoint)
+      const device = spec.transport === 'fuse-native' ? undefined : await mountFuse(spec, config.mountpoint)
       try {
-        const kept = link === undefined ? undefined : KeptMount.begin(link, overlay)
-        const deviceFd = device.n
-        const session = await startSession(spec, overlay, device, kept)
+        const kept = link === undefined || device === undefined ? undefined : KeptMount.begin(link, overlay)
+        const deviceFd = device?.n ?? -1
+        const session =
+          device === undefined
+            ? await serveByFuseNative(spec, overlay)
+            : await startSession(spec, overlay, device, kept)
         raiseReadAhead(mountAt(config.mountpoint)?.device)
         const record = recordOf(spec, overlay, kept !== undefined)
         const mount = new RunningMount(session, overlay, record, kept)
         await mount.listen()
-        const { connection } = session
+        const connection = session instanceof Session ? session.connection : undefined
         if (kept !== undefined && connection !== undefined) {
           kept.write(spec, connection, record, overlay, deviceFd)
           kept.ready(spec, record, join(runDirectory(), record.id))

@@ -20,6 +20,8 @@ export interface MountSpec {
   /** Seconds after which a daemon that takes no request is replaced, or the mount aborted; 0 never. */
   watchdog: number
   watchdogAction: 'replace' | 'abort'
+  /** Undefined: the own one, on /dev/fuse. */
+  transport?: 'fuse-native'
 }
 
 /** Seconds. Longer than a disk takes to wake up, shorter than a person waits. */

@@ -1,23 +1,45 @@
 import { spawnSync } from 'node:child_process'
-import { existsSync, mkdirSync, mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs'
 import { tmpdir } from 'node:os'
-import { dirname, join, resolve } from 'node:path'
-import { fileURLToPath } from 'node:url'
+import { join } from 'node:path'
+import { parseArgs } from 'node:util'
+import { subjects, type Place, type Subject } from './manager-steps.js'
+import { median } from './statistics.js'
+import { PROJECT } from './tool.js'
 
 /**
- * The manager beside podman, step by step on one image, in one run: `node dist/test/bench/manager.js ROOTFS.tar [SUBJECT…]`.
- * ROOTFS.tar is a plain root filesystem with a shell (debootstrap). Needs root, podman and docker-registry. Prints seconds a
- * step and, for Lamina, the largest resident memory.
+ * The manager beside podman, step by step on one image, in one run:
+ *
+ *   node dist/test/bench/manager.js ROOTFS.tar [--rounds 3] [--subject 'lamina fuse'] [--install pkg,pkg] [--layers 1000]
+ *
+ * ROOTFS.tar is a plain root filesystem with a shell (debootstrap). Needs root, podman and docker-registry. Subjects take turns;
+ * each sample has a new ext4 on a loop device, since a filesystem on which much was just removed is slow in making files
+ * (ext4 looks for inodes that were not freed in the last minute). Prints the median of each step in seconds, and Lamina's memory.
  */
+const { values, positionals } = parseArgs({
+  allowPositionals: true,
+  options: {
+    rounds: { type: 'string', default: '3' },
+    subject: { type: 'string', multiple: true },
+    install: { type: 'string', default: '' },
+    layers: { type: 'string', default: '1000' },
+  },
+})
+const [rootfs] = positionals
+if (rootfs === undefined || !existsSync(rootfs)) throw new Error('usage: manager.js ROOTFS.tar [--rounds N]')
 
-const PROJECT = resolve(dirname(fileURLToPath(import.meta.url)), '../../..')
-const LAMINA = join(PROJECT, 'bin/lamina.js')
 const PORT = 5999
-
-interface Step {
-  readonly name: string
-  readonly command: readonly string[]
-}
+// podman takes no --runroot of more than 50 characters.
+const dir = mkdtempSync(join(tmpdir(), 'lmb-'))
 
 interface Timing {
   readonly seconds: number
@@ -25,174 +47,160 @@ interface Timing {
   readonly memory: number
 }
 
+function sh(script: string, ...args: string[]): string {
+  const { status, stdout, stderr } = spawnSync('sh', ['-euc', script, 'sh', ...args], {
+    encoding: 'utf8',
+    maxBuffer: 1 << 28,
+  })
+  if (status !== 0) throw new Error(`${script}: ${stderr}`)
+  return stdout
+}
+
 function time(command: readonly string[]): Timing {
-  const report = join(tmpdir(), `lamina-time-${process.pid}`)
-  const [program = '', ...args] = command
-  const { status, stderr } = spawnSync('/usr/bin/time', ['-f', '%e %M', '-o', report, program, ...args], {
+  const report = join(dir, 'time')
+  const { status, stderr } = spawnSync('/usr/bin/time', ['-f', '%e %M', '-o', report, ...command], {
     encoding: 'utf8',
     maxBuffer: 1 << 28,
     stdio: ['ignore', 'ignore', 'pipe'],
   })
   if (status !== 0) throw new Error(`${command.join(' ')} ended with ${status}: ${stderr}`)
-  const [seconds, kilobytes] = spawnSync('tail', ['-n1', report], { encoding: 'utf8' })
-    .stdout.trim()
-    .split(' ')
-    .map(Number)
-  rmSync(report)
-  return { seconds: seconds ?? NaN, memory: (kilobytes ?? NaN) / 1000 }
+  const [seconds = NaN, kilobytes = NaN] = readFileSync(report, 'utf8').trim().split(' ').map(Number)
+  return { seconds, memory: kilobytes / 1000 }
 }
 
-const rootfs = process.argv[2]
-if (rootfs === undefined || !existsSync(rootfs)) throw new Error('usage: manager.js ROOTFS.tar')
-const dir = mkdtempSync(join(tmpdir(), 'lamina-manager-bench-'))
-const change =
-  'touch /etc/new; rm /etc/motd; mkdir -p /srv/d; i=0; while [ $i -lt 50 ]; do echo $i > /srv/d/$i; i=$((i+1)); done'
-
-function laminaSteps(root: string, driver: string): Step[] {
-  const l = (...args: string[]): string[] => [
-    process.execPath,
-    LAMINA,
-    ...args,
-    '--root',
-    root,
-    '--storage-driver',
-    driver,
-  ]
-  // The writable layer by the library, in a process of its own as a command would be.
-  const by = (code: string): string[] => [
-    process.execPath,
-    '--input-type=module',
-    '-e',
-    `import { Store } from ${JSON.stringify(join(PROJECT, 'dist/src/index.js'))}
-     const store = await Store.open({ root: ${JSON.stringify(root)}, driver: '${driver}' })
-     ${code}; store.close()`,
-  ]
-  return [
-    { name: 'import', command: l('image', 'import', rootfs ?? '', 'bench') },
-    { name: 'save', command: l('image', 'save', '-o', join(root, '../saved.tar'), 'bench') },
-    { name: 'remove', command: l('image', 'rm', 'bench') },
-    { name: 'load', command: l('image', 'load', join(root, '../saved.tar')) },
-    { name: 'create', command: by(`await store.containers.create({ name: 'cc', image: 'bench' })`) },
-    { name: 'mount', command: by(`await store.containers.mount('cc')`) },
-    {
-      name: '(change)',
-      command: ['sh', '-c', `chroot "$(echo ${root}/containers/*/merged)" /bin/sh -c '${change}'`],
-    },
-    {
-      name: 'diff',
-      command: by(
-        `for await (const change of store.containers.changes('cc')) console.log(change.kind, change.path)`,
-      ),
-    },
-    { name: 'commit', command: l('commit', 'cc', 'bench:2') },
-    { name: 'unmount', command: by(`await store.containers.unmount('cc', { all: true })`) },
-    { name: 'remove container', command: by(`await store.containers.remove('cc')`) },
-    { name: 'push', command: l('image', 'push', 'bench:2', `127.0.0.1:${PORT}/lamina-${driver}:2`) },
-    { name: 'remove both', command: l('image', 'rm', 'bench', 'bench:2') },
-    { name: 'pull', command: l('image', 'pull', `127.0.0.1:${PORT}/lamina-${driver}:2`) },
-    { name: 'df', command: l('system', 'df') },
-  ]
+/** A new filesystem of its own for one sample. */
+function withDisk<T>(work: (disk: string) => T): T {
+  const disk = join(dir, 'd')
+  mkdirSync(disk, { recursive: true })
+  sh(
+    'rm -f "$1.img"; truncate -s 24G "$1.img"; mkfs.ext4 -q -E lazy_itable_init=1,lazy_journal_init=1 "$1.img"; mount -o loop "$1.img" "$1"',
+    disk,
+  )
+  try {
+    return work(disk)
+  } finally {
+    const below = readFileSync('/proc/self/mounts', 'utf8')
+      .split('\n')
+      .map(line => line.split(' ')[1] ?? '')
+      .filter(target => target === disk || target.startsWith(`${disk}/`))
+    for (const target of below.reverse()) spawnSync('umount', ['-l', target])
+    rmSync(`${disk}.img`, { force: true })
+  }
 }
 
-function podmanSteps(root: string, driver: string): Step[] {
-  const options = [
-    '--root',
-    root,
-    '--runroot',
-    `${root}-run`,
-    '--tmpdir',
-    `${root}-tmp`,
-    '--storage-driver',
-    driver,
-    '--cgroup-manager',
-    'cgroupfs',
-    '--events-backend',
-    'file',
-  ]
-  const p = (...args: string[]): string[] => ['podman', ...options, ...args]
-  return [
-    { name: 'import', command: p('import', rootfs ?? '', 'bench') },
-    { name: 'save', command: p('save', '-o', join(root, '../saved.tar'), 'bench') },
-    { name: 'remove', command: p('rmi', 'bench') },
-    { name: 'load', command: p('load', '-i', join(root, '../saved.tar')) },
-    { name: 'create', command: p('create', '--name', 'c', 'localhost/bench', '/bin/true') },
-    { name: 'mount', command: p('mount', 'c') },
-    {
-      name: '(change)',
-      command: ['sh', '-c', `chroot "$(podman ${options.join(' ')} mount c)" /bin/sh -c '${change}'`],
-    },
-    { name: 'diff', command: p('diff', 'c') },
-    { name: 'commit', command: p('commit', 'c', 'bench:2') },
-    { name: 'unmount', command: p('umount', '-f', 'c') },
-    { name: 'remove container', command: p('rm', 'c') },
-    {
-      name: 'push',
-      command: p('push', '--tls-verify=false', 'bench:2', `127.0.0.1:${PORT}/podman-${driver}:2`),
-    },
-    { name: 'remove both', command: p('rmi', 'bench', 'bench:2') },
-    { name: 'pull', command: p('pull', '--tls-verify=false', `127.0.0.1:${PORT}/podman-${driver}:2`) },
-    { name: 'df', command: p('system', 'df') },
-  ]
+/** A registry that starts empty. */
+function withRegistry<T>(disk: string, work: () => T): T {
+  const config = join(disk, 'registry.yml')
+  writeFileSync(
+    config,
+    `version: 0.1\nlog: {level: error}\nstorage: {filesystem: {rootdirectory: ${disk}/registry}}\nhttp: {addr: '127.0.0.1:${PORT}'}\n`,
+  )
+  const pid = sh('docker-registry serve "$1" >/dev/null 2>&1 & echo $!', config).trim()
+  const answers =
+    'for i in $(seq 100); do (echo > /dev/tcp/127.0.0.1/$0) 2>/dev/null && exit 0; sleep 0.1; done; exit 1'
+  if (spawnSync('bash', ['-c', answers, String(PORT)]).status !== 0)
+    throw new Error('docker-registry does not start')
+  try {
+    return work()
+  } finally {
+    spawnSync('kill', [pid])
+  }
 }
 
-const registryConfig = join(dir, 'registry.yml')
-writeFileSync(
-  registryConfig,
-  `version: 0.1\nlog: {level: error}\nstorage: {filesystem: {rootdirectory: ${dir}/registry}}\nhttp: {addr: '127.0.0.1:${PORT}'}\n`,
-)
-const registry = spawnSync(
-  'sh',
-  ['-c', 'docker-registry serve "$1" >/dev/null 2>&1 & echo $!', 'sh', registryConfig],
-  { encoding: 'utf8' },
-)
-const wanted = process.argv.slice(3)
-const subjects = [
-  { name: 'lamina overlay2', steps: laminaSteps(join(dir, 'lo/store'), 'overlay2') },
-  { name: 'podman overlay', steps: podmanSteps(join(dir, 'po/store'), 'overlay') },
-  { name: 'lamina fuse', steps: laminaSteps(join(dir, 'lf/store'), 'fuse') },
-  { name: 'lamina vfs', steps: laminaSteps(join(dir, 'lv/store'), 'vfs') },
-  { name: 'podman vfs', steps: podmanSteps(join(dir, 'pv/store'), 'vfs') },
-].filter(subject => wanted.length === 0 || wanted.includes(subject.name))
+function sample(subject: Subject, place: Omit<Place, 'disk'>): Map<string, Timing> {
+  return withDisk(disk =>
+    withRegistry(disk, () => {
+      const timings = new Map<string, Timing>()
+      for (const step of subject.steps({ ...place, disk })) {
+        if (step.before !== undefined) sh(step.before)
+        const timing = time(step.command)
+        timings.set(step.name, timing)
+        process.stderr.write(
+          `${subject.name}: ${step.name} ${timing.seconds} s, ${timing.memory.toFixed(0)} MB\n`,
+        )
+      }
+      return timings
+    }),
+  )
+}
+
+/** `system df` and `layer ls` of a store with many layers, in seconds. */
+function manyLayers(count: number): Map<string, number[]> {
+  return withDisk(disk => {
+    const store = join(disk, 's')
+    const make = `import { Store } from ${JSON.stringify(join(PROJECT, 'dist/src/index.js'))}
+      import { mkdirSync, writeFileSync } from 'node:fs'
+      const store = await Store.open({ root: ${JSON.stringify(store)} })
+      mkdirSync(${JSON.stringify(join(disk, 't'))})
+      let chain
+      for (let i = 0; i < ${count}; i++) {
+        writeFileSync(${JSON.stringify(join(disk, 't/f'))}, String(i))
+        const lease = store.lease()
+        const layer = await store.layers.addTree(${JSON.stringify(join(disk, 't'))}, lease)
+        chain = store.layers.link(layer.diffId, i % 50 === 0 ? undefined : chain, lease)
+        store.layers.pin(chain)
+        lease[Symbol.dispose]()
+      }
+      store.close()`
+    spawnSync(process.execPath, ['--input-type=module', '-e', make], { stdio: 'inherit' })
+    const lamina = [process.execPath, join(PROJECT, 'bin/lamina.js')]
+    const found = new Map<string, number[]>()
+    for (let i = 0; i < 7; i += 1) {
+      for (const command of [['system', 'df'], ['layer', 'ls'], ['--version']]) {
+        const words = command[0] === '--version' ? command : [...command, '--root', store]
+        const taken = time([...lamina, ...words]).seconds
+        found.set(command.join(' '), [...(found.get(command.join(' ')) ?? []), taken])
+      }
+    }
+    return found
+  })
+}
+
 try {
-  const results = new Map<string, Map<string, Timing>>()
-  for (const { name, steps } of subjects) {
-    const timings = new Map<string, Timing>()
-    results.set(name, timings)
-    const store = (steps[0]?.command.find(word => word.startsWith(dir)) ?? '').replace(/\/store$/, '')
-    mkdirSync(store, { recursive: true })
-    for (const step of steps) {
-      const timing = time(step.command)
-      timings.set(step.name, timing)
-      process.stderr.write(`${name}: ${step.name} ${timing.seconds} s, ${timing.memory.toFixed(0)} MB\n`)
+  const packages = values.install.split(',').filter(name => name !== '')
+  const debs = join(dir, 'debs')
+  mkdirSync(debs)
+  if (packages.length > 0) sh('cd "$1"; shift; apt-get -qq download "$@" >/dev/null', debs, ...packages)
+  const place = { rootfs, debs: readdirSync(debs).map(name => join(debs, name)), port: PORT }
+  const chosen = subjects.filter(({ name }) => values.subject === undefined || values.subject.includes(name))
+  const results = new Map<string, Map<string, Timing[]>>(chosen.map(({ name }) => [name, new Map()]))
+  for (let round = 0; round < Number(values.rounds); round += 1) {
+    for (const subject of chosen.map((_, index) => chosen[(index + round) % chosen.length] as Subject)) {
+      const into = results.get(subject.name)
+      for (const [step, timing] of sample(subject, place))
+        into?.set(step, [...(into.get(step) ?? []), timing])
     }
   }
-  const rows = [...(results.values().next().value?.keys() ?? [])].filter(name => !name.startsWith('('))
-  const cells = rows.map(row => [
-    row,
-    ...subjects.map(({ name }) => results.get(name)?.get(row)?.seconds.toFixed(2) ?? '-'),
-  ])
-  const head = ['seconds', ...subjects.map(subject => subject.name)]
-  const widths = head.map((title, i) => Math.max(title.length, ...cells.map(line => line[i]?.length ?? 0)))
-  for (const line of [head, ...cells])
+  const rows = [...new Set([...results.values()].flatMap(timings => [...timings.keys()]))]
+  const cell = (name: string, row: string): string => {
+    const timings = results.get(name)?.get(row)
+    return timings === undefined ? '-' : median(timings.map(each => each.seconds)).toFixed(2)
+  }
+  const lines = [
+    ['seconds', ...chosen.map(subject => subject.name)],
+    ...rows.map(row => [row, ...chosen.map(({ name }) => cell(name, row))]),
+  ]
+  const widths = (lines[0] ?? []).map((_, i) => Math.max(...lines.map(line => line[i]?.length ?? 0)))
+  for (const line of lines) {
     process.stdout.write(
       `${line
-        .map((cell, i) => cell.padEnd(widths[i] ?? 0))
+        .map((text, i) => text.padEnd(widths[i] ?? 0))
         .join('  ')
         .trimEnd()}\n`,
     )
+  }
   const memory = [...results]
     .filter(([name]) => name.startsWith('lamina'))
-    .flatMap(([, timings]) => [...timings.values()].map(each => each.memory))
+    .flatMap(([, timings]) => [...timings.values()].flat().map(each => each.memory))
+  const megabytes = (statSync(rootfs).size / 1e6).toFixed(0)
   process.stdout.write(
-    `\nimage: ${(statSync(rootfs).size / 1e6).toFixed(0)} MB as a tar; Lamina's largest process: ${Math.max(...memory).toFixed(0)} MB\n`,
+    `\nimage: ${megabytes} MB as a tar; ${values.rounds} rounds; Lamina's largest process: ${Math.max(...memory).toFixed(0)} MB\n`,
   )
-} finally {
-  spawnSync('kill', [registry.stdout.trim()])
-  for (const line of spawnSync('cat', ['/proc/self/mounts'], { encoding: 'utf8' })
-    .stdout.split('\n')
-    .reverse()) {
-    const target = line.split(' ')[1] ?? ''
-    if (target.startsWith(`${dir}/`)) spawnSync('umount', ['-l', target])
+  const count = Number(values.layers)
+  if (count > 0) {
+    const all = [...manyLayers(count)].map(([what, seconds]) => `${what} ${median(seconds).toFixed(2)} s`)
+    process.stdout.write(`with ${count} layers: ${all.join(', ')}\n`)
   }
+} finally {
   rmSync(dir, { recursive: true, force: true })
 }

@@ -1,4 +1,5 @@
 import fs from 'node:fs'
+import { createRequire } from 'node:module'
 import { setTimeout as after } from 'node:timers/promises'
 import { installed, lamina, run } from './tool.js'
 
@@ -127,6 +128,26 @@ function ours(io: string): Subject {
   }
 }
 
+/** The same overlay behind libfuse's high level, by the npm package: what a path-based API costs. */
+const FUSE_NATIVE: Subject = {
+  ...ours('cached'),
+  name: 'fuse-native',
+  missing: () => needsFuse() ?? withoutFuseNative(),
+  version: () => (createRequire(import.meta.url)('fuse-native/package.json') as { version: string }).version,
+  mount: place =>
+    void lamina('mount', '--transport', 'fuse-native', '-o', overlayOptions(place), place.merged),
+}
+
+function withoutFuseNative(): string | undefined {
+  try {
+    createRequire(import.meta.url)('fuse-native')
+    return undefined
+  } catch (error) {
+    const why = (error as Error).message.split('\n')[0] ?? ''
+    return `${why} (npm install fuse-native; apt-get install libfuse2)`
+  }
+}
+
 function withoutPassthrough(): string | undefined {
   const [major = 0, minor = 0] = kernelRelease()
     .split('.')
@@ -141,4 +162,5 @@ export const SUBJECTS: readonly Subject[] = [
   UNIONFS,
   ours('cached'),
   ours('passthrough'),
+  FUSE_NATIVE,
 ]

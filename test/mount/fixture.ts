@@ -1,5 +1,6 @@
 import { execFileSync } from 'node:child_process'
 import fs from 'node:fs'
+import { createRequire } from 'node:module'
 import os from 'node:os'
 import path from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -13,9 +14,14 @@ import { limit } from './watchdog.js'
 
 /**
  * `plain` is no overlay (a directory, which proves the test itself), `kernel` is the kernel's overlayfs (the oracle),
- * `fuse-overlayfs` is Debian's, `lamina` is ours.
+ * `fuse-overlayfs` is Debian's, `lamina` is ours, `fuse-native` is ours through the npm package of that name.
  */
-export type Subject = 'plain' | 'kernel' | 'fuse-overlayfs' | 'lamina'
+export type Subject = 'plain' | 'kernel' | 'fuse-overlayfs' | 'lamina' | 'fuse-native'
+
+/** Its daemon is ours. */
+export function isOurs(subject: Subject): boolean {
+  return subject === 'lamina' || subject === 'fuse-native'
+}
 
 export interface MountRequest {
   subject: Exclude<Subject, 'plain'>
@@ -71,6 +77,13 @@ export function unavailable(subject: Subject): string | undefined {
     return found ? undefined : 'fuse-overlayfs is not installed'
   }
   if (!fs.existsSync(LAMINA)) return 'there is no bin/lamina.js yet'
+  if (subject === 'fuse-native') {
+    try {
+      createRequire(import.meta.url)('fuse-native')
+    } catch (error) {
+      return `fuse-native cannot be loaded: ${(error as Error).message.split('\n')[0] ?? ''}`
+    }
+  }
   return undefined
 }
 
@@ -231,7 +244,7 @@ export class Mount implements Disposable {
       waitForEnd(pid)
     }
     // The kernel keeps one whiteout in workdir on purpose, to link further ones from.
-    if (this.subject === 'lamina' && this.request.work !== undefined)
+    if (isOurs(this.subject) && this.request.work !== undefined)
       faults.push(...temporaries(this.request.work))
     if (faults.length > 0) throw new Error(`${this.subject}: ${faults.join('; ')}`)
   }
@@ -239,7 +252,7 @@ export class Mount implements Disposable {
   private letGo(): void {
     if (this.subject === 'kernel') umount(this.mountpoint)
     else if (!copiedElsewhere(this.mountpoint)) {
-      if (this.subject === 'lamina') lamina('umount', this.mountpoint)
+      if (isOurs(this.subject)) lamina('umount', this.mountpoint)
       else umount(this.mountpoint)
     } else {
       // Then the daemon would go on for as long as that namespace does.
@@ -358,6 +371,9 @@ function start(request: MountRequest): void {
       return
     case 'lamina':
       lamina('mount', '-o', options.join(','), request.mountpoint)
+      return
+    case 'fuse-native':
+      lamina('mount', '--transport', 'fuse-native', '-o', options.join(','), request.mountpoint)
       return
   }
 }

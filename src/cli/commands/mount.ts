@@ -16,6 +16,7 @@ interface MountArguments {
   foreground?: boolean
   debug?: boolean
   log?: string
+  transport?: 'device' | 'fuse-native'
 }
 
 const append = (value: string, before: string[]): string[] => [...before, value]
@@ -44,6 +45,12 @@ export function register(program: Command): void {
         'cached',
         'passthrough',
       ]),
+    )
+    .addOption(
+      new Option(
+        '--transport <name>',
+        'who talks to the kernel: device is the own one; fuse-native the npm package of that name, for comparison',
+      ).choices(['device', 'fuse-native']),
     )
     .option('--name <source>', 'what /proc/mounts shows as source')
     .option('-f, --foreground', 'stay, and unmount on Ctrl-C')
@@ -169,6 +176,11 @@ async function mountCommand(mountpoint: string, args: MountArguments): Promise<n
     if (args.debug === true) parsed.debug = true
     const foreground = args.foreground === true || parsed.debug
     const spec = mountSpec(parsed, bytesOf(mountpoint), workingDirectory(), LAMINA_DEFAULTS)
+    if (args.transport === 'fuse-native') {
+      spec.transport = args.transport
+      // What libfuse serves nobody can take over.
+      spec.keeper = false
+    }
     const log = args.log ?? process.env['LAMINA_LOG']
     const daemon = await launch(spec, { foreground, ...(log === undefined ? {} : { log }) })
     for (const note of daemon.notes) process.stderr.write(`lamina: ${note}\n`)

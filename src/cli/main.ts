@@ -11,6 +11,8 @@ import { version } from './version.js'
  */
 const GROUPS: readonly { commands: readonly string[]; load: () => Promise<Group> }[] = [
   { commands: ['mount', 'umount', 'mounts', 'stats'], load: () => import('./commands/mount.js') },
+  { commands: ['daemon'], load: () => import('./commands/daemon.js') },
+  { commands: ['doctor'], load: () => import('./commands/doctor.js') },
   { commands: ['diff'], load: () => import('./commands/diff.js') },
   { commands: ['image'], load: () => import('./commands/image.js') },
   { commands: ['layer'], load: () => import('./commands/layer.js') },

@@ -10,6 +10,8 @@ import { ask } from './control-client.js'
 import type { Stats, UnmountHow } from './control-protocol.js'
 import { mountAt, readMounts } from './mountinfo.js'
 import { isServed, readRecords, type FoundRecord, type MountRecord } from './run-dir.js'
+import type { Finding } from './doctor.js'
+import { mainFile } from './launch.js'
 import { absolute } from './spec.js'
 
 export { launch, MountError, type Launched, type LaunchOptions } from './launch.js'
@@ -22,7 +24,7 @@ export {
   type Defaults,
   type MountSpec,
 } from './spec.js'
-export type { MountRecord, Stats, UnmountHow }
+export type { Finding, MountRecord, Stats, UnmountHow }
 
 /** Types in /proc/mounts that are ours even when no daemon's record tells so. */
 const OUR_TYPES = ['fuse.lamina', 'fuse.fuse-lamina']
@@ -92,6 +94,49 @@ export async function mountStats(path: ByteName): Promise<Stats> {
   const found = findRecord(mountpoint)
   if (found === undefined) throw new NoSuchMountError(mountpoint)
   return ask(found, { cmd: 'stats' })
+}
+
+/** What this host can do. */
+export async function examineHost(): Promise<Finding[]> {
+  return (await import('./doctor.js')).examineHost()
+}
+
+/** How long a new daemon may take to serve a mount, milliseconds: it looks at every object that the kernel knows. */
+const START_LIMIT = 30_000
+
+/**
+ * Lets this version of the program serve a mount in place of the daemon that does, and gives both pids.
+ * @throws NoSuchMountError; Error when there is no keeper, or the new daemon does not start: the old program goes on then
+ */
+export async function restartDaemon(path: ByteName): Promise<{ before: number; now: number }> {
+  const mountpoint = resolveMountpoint(path)
+  const found = findRecord(mountpoint)
+  if (found === undefined) throw new NoSuchMountError(mountpoint)
+  const { record } = found
+  if (record.keeper === undefined) {
+    throw new Error(
+      `'${toUtf8(mountpoint)}' has no keeper: its daemon cannot be replaced; mount with -o keeper=1`,
+    )
+  }
+  const main = mainFile()
+  // The daemon may be gone before its answer is through.
+  await ask(found, { cmd: 'restart', program: process.execPath, main }).catch((error: unknown) => {
+    if (error instanceof SysError) throw error
+  })
+  const until = Date.now() + START_LIMIT
+  for (let pause = 5; Date.now() < until; pause = Math.min(pause * 2, 100)) {
+    await new Promise(resolve => setTimeout(resolve, pause))
+    const now = findRecord(mountpoint)?.record
+    if (now === undefined) throw new Error(`'${toUtf8(mountpoint)}' has ended meanwhile`)
+    if (now.pid === record.pid) continue
+    if (now.program === main) return { before: record.pid, now: now.pid }
+    throw new Error(
+      `'${toUtf8(mountpoint)}': ${main} does not start; ${now.program ?? 'the one before'} goes on`,
+    )
+  }
+  throw new Error(
+    `'${toUtf8(mountpoint)}': no new daemon in ${START_LIMIT / 1000} s; syslog has what its keeper says`,
+  )
 }
 
 /** How long the daemon may take to end after its mount is gone, milliseconds. */

@@ -8,6 +8,8 @@ export type Request =
   | { cmd: 'stats' }
   /** Answered when the mount is gone from the daemon's namespace; the daemon ends once nobody uses it any more. */
   | { cmd: 'umount'; how: UnmountHow }
+  /** The keeper starts that program (Node and its first file) in place of this daemon, which ends at once. */
+  | { cmd: 'restart'; program: string; main: string }
 
 /** `plain` fails with EBUSY while in use; `lazy` is MNT_DETACH; `force` also ends what is in use (MNT_FORCE). */
 export type UnmountHow = 'plain' | 'lazy' | 'force'
@@ -49,6 +51,7 @@ export interface Replies {
   info: MountRecord
   stats: Stats
   umount: Record<string, never>
+  restart: Record<string, never>
 }
 
 export type Reply<C extends keyof Replies> = { ok: Replies[C] } | { error: string; errno?: number }

@@ -11,6 +11,8 @@ export interface Controlled {
   stats: () => Replies['stats']
   /** @throws SysError EBUSY, EPERM */
   umount: (how: UnmountHow) => Promise<void>
+  /** @throws Error without a keeper */
+  restart: (program: string, main: string) => void
 }
 
 /** Clients at a time; more are turned away by closing. */
@@ -66,6 +68,9 @@ async function answer(line: string, controlled: Controlled): Promise<object> {
       case 'umount':
         await controlled.umount(request.how)
         return { ok: {} }
+      case 'restart':
+        controlled.restart(request.program, request.main)
+        return { ok: {} }
       case undefined:
         return { error: 'not a request' }
     }
@@ -85,6 +90,13 @@ function parseRequest(line: string): Request | undefined {
   if (typeof value !== 'object' || value === null || !('cmd' in value)) return undefined
   const cmd = value.cmd
   if (cmd === 'info' || cmd === 'stats') return { cmd }
+  if (cmd === 'restart') {
+    const program = 'program' in value ? value.program : undefined
+    const main = 'main' in value ? value.main : undefined
+    const absolute = (path: unknown): path is string =>
+      typeof path === 'string' && path.startsWith('/') && !path.includes('\0')
+    return absolute(program) && absolute(main) ? { cmd, program, main } : undefined
+  }
   const how = 'how' in value ? value.how : 'plain'
   if (cmd === 'umount' && (how === 'plain' || how === 'lazy' || how === 'force')) return { cmd, how }
   return undefined

@@ -99,7 +99,7 @@ export async function launch(spec: MountSpec, options: LaunchOptions = {}): Prom
 }
 
 /** The keeper's file, where it was built: beside the addon. A mount without it lives as long as its daemon. */
-function keeperProgram(): string[] {
+export function keeperProgram(): string[] {
   const places = ['build/Release', `prebuilds/linux-${process.arch}`]
   const files = places.map(place =>
     fileURLToPath(new URL(`../../../${place}/lamina-keeper`, import.meta.url)),
@@ -108,7 +108,7 @@ function keeperProgram(): string[] {
 }
 
 /** The daemon as one file where that is there and not older than what the compiler wrote, since it starts sooner. */
-function mainFile(): string {
+export function mainFile(): string {
   const [bundle, main, compiled] = ['./main.bundle.js', './main.js', '../../.tsbuildinfo'].map(name =>
     fileURLToPath(new URL(name, import.meta.url)),
   ) as [string, string, string]

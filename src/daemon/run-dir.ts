@@ -29,6 +29,8 @@ export interface MountRecord {
   startTime: number
   /** Who starts the daemon again when it dies; `pid` may then be of one that is dead. */
   keeper?: { pid: number; startTime: number }
+  /** The file that Node runs for the daemon. */
+  program?: string
   mountpoint: ByteName
   /** `major:minor` of the mounted filesystem, as in mountinfo. */
   device: string

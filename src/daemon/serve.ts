@@ -124,7 +124,8 @@ class RunningMount {
     const link = KeeperLink.fromEnvironment()
     if (link === undefined) throw new Error('no keeper: start lamina mount')
     const { kept, overlay, device, spec, record, connection } = KeptMount.takeOver(link)
-    Object.assign(record, { pid: process.pid, startTime: startTimeOf(process.pid) ?? 0 })
+    const startTime = startTimeOf(process.pid) ?? 0
+    Object.assign(record, { pid: process.pid, startTime, program: process.argv[1] ?? '' })
     const session = new Session(new DeviceTransport(device.release(), INIT_DEFAULTS.maxWrite, kept.input), {
       adopt: connection,
       journal: kept.journal,
@@ -156,6 +157,7 @@ class RunningMount {
       info: () => this.record,
       stats: () => this.stats(),
       umount: how => this.unmount(how),
+      restart: (program, main) => this.restart(program, main),
     })
     writeRecord(directory, this.record)
     void this.ended.then(() => removeRecord(directory, id))
@@ -178,6 +180,13 @@ class RunningMount {
       )
       void this.session.close()
     })
+  }
+
+  private restart(program: string, main: string): void {
+    if (this.kept === undefined) throw new Error('this mount has no keeper')
+    const { kept } = this
+    // The answer goes first: this daemon is killed as soon as its keeper hears of it.
+    setTimeout(() => kept.replaceBy(program, main), 10)
   }
 
   private async unmount(how: UnmountHow): Promise<void> {
@@ -271,6 +280,7 @@ function recordOf(spec: MountSpec, overlay: Overlay, kept: boolean): MountRecord
     pidNamespace: pidNamespace(),
     startTime: startTimeOf(process.pid) ?? 0,
     ...(kept ? { keeper } : {}),
+    program: process.argv[1] ?? '',
     mountpoint,
     device: mountAt(mountpoint)?.device ?? '',
     source: spec.source,

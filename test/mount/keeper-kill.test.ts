@@ -22,6 +22,9 @@ const skip = unavailable('lamina') ?? false
 t.setTimeout(Math.max(160, KILLS * 4) * 1000)
 
 process.env['LAMINA_KEEPER_DEATHS'] = '0'
+// Other programs that look for mounts do not look here.
+using runDirectory = new Scratch('keeper-run', 0)
+process.env['LAMINA_RUN'] = runDirectory.mkdir('run')
 
 for (const [i, { options, loads }] of [
   { options: [], loads: ['fsx', 'names', 'listings', 'copyup'] },

@@ -49,6 +49,9 @@ function controlled(changes: Partial<Controlled> = {}): Controlled {
     stats: () => {
       throw new Error('no figures')
     },
+    restart: () => {
+      throw new Error('no keeper')
+    },
     umount: () => Promise.reject(new SysError(E.EBUSY, 'umount2', '/m')),
     ...changes,
   }

@@ -41,7 +41,14 @@ export class Copier {
     readonly targetRoot: number,
     readonly signal?: AbortSignal,
     readonly override: Override = {},
+    /** Who makes the objects: where root's own ids do not exist (a mount that shows other ids). */
+    readonly creator?: { readonly uid: number; readonly gid: number },
   ) {}
+
+  make<T>(create: () => T): T {
+    const { creator } = this
+    return creator === undefined ? create() : sys.asCreator(creator.uid, creator.gid, 0, create)
+  }
 
   /** Copies the non-directory `name`; nothing may exist in its place. */
   async object(from: number, name: string, stat: Stat, to: number, path: string): Promise<void> {
@@ -83,7 +90,8 @@ export class Copier {
           name === ''
             ? sys.openat(sys.AT_FDCWD, `/proc/self/fd/${from}`, sys.O_RDONLY)
             : sys.openat(from, name, sys.O_RDONLY | sys.O_NOFOLLOW)
-        using target = sys.openat(to, as, sys.O_WRONLY | sys.O_CREAT | sys.O_EXCL | sys.O_NOFOLLOW, 0o600)
+        const flags = sys.O_WRONLY | sys.O_CREAT | sys.O_EXCL | sys.O_NOFOLLOW
+        using target = this.make(() => sys.openat(to, as, flags, 0o600))
         if (stat.size > 0) {
           const { method } = await sys.copyData(source.n, target.n, stat.size, { reflink: true })
           this.totals.bytes += stat.size
@@ -92,10 +100,10 @@ export class Copier {
         break
       }
       case sys.S_IFLNK:
-        sys.symlinkat(sys.readlinkat(from, name), to, as)
+        this.make(() => sys.symlinkat(sys.readlinkat(from, name), to, as))
         break
       default:
-        sys.mknodat(to, as, type | 0o600, stat.rdev)
+        this.make(() => sys.mknodat(to, as, type | 0o600, stat.rdev))
     }
     this.metadata(from, name, stat, to, as)
   }

@@ -93,6 +93,14 @@ const SYSTEM_MOUNTS = [
   { destination: '/sys', type: 'sysfs', source: 'sysfs', options: ['nosuid', 'noexec', 'nodev', 'ro'] },
 ]
 
+/** A sysfs belongs to a network namespace: root of another user namespace cannot mount one of the host's. */
+const HOST_SYS = {
+  destination: '/sys',
+  type: 'bind',
+  source: '/sys',
+  options: ['rbind', 'rprivate', 'nosuid', 'noexec', 'nodev', 'ro'],
+}
+
 /** The `process` of config.json, which is also what `exec` takes. */
 export function processConfig(options: BundleOptions): object {
   const bounding = Object.keys(CAPABILITIES)
@@ -117,13 +125,14 @@ const mapping = ({ container, host, length }: IdRange): object => ({
 export function runtimeConfig(options: BundleOptions): object {
   const namespaces = ['pid', 'ipc', 'uts', 'mount', ...(options.network === 'none' ? ['network'] : [])]
   if (options.ids !== undefined) namespaces.push('user')
+  const hostSys = options.ids !== undefined && options.network === 'host'
   return {
     ociVersion: '1.0.2',
     process: processConfig(options),
     root: { path: options.rootfs, readonly: options.readOnly === true },
     hostname: options.hostname ?? 'lamina',
     mounts: [
-      ...SYSTEM_MOUNTS,
+      ...SYSTEM_MOUNTS.map(mount => (mount.type === 'sysfs' && hostSys ? HOST_SYS : mount)),
       ...(options.mounts ?? []).map(mount => ({
         destination: mount.target,
         type: mount.type,

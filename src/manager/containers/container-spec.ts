@@ -1,5 +1,5 @@
 /** What a container was created with, beyond its row: JSON in `containers.spec`. */
-import type { IdMaps } from '../drivers/driver.js'
+import type { IdMaps, IdRange } from '../drivers/driver.js'
 import type { MountSpec } from '../mounts/mount-spec.js'
 
 export interface ContainerSpec {
@@ -26,6 +26,13 @@ export interface ProcessSpec {
   readonly hostname?: string
   readonly network: 'host' | 'none'
   readonly terminal: boolean
+}
+
+/** The container's root as the host counts: who makes what a mount needs in the rootfs. */
+export function rootOf({ ids }: ContainerSpec): { readonly uid: number; readonly gid: number } {
+  const host = (ranges: readonly IdRange[] = []): number =>
+    ranges.find(range => range.container === 0)?.host ?? ranges[0]?.host ?? 0
+  return { uid: host(ids?.uid), gid: host(ids?.gid) }
 }
 
 const NOTHING: ContainerSpec = { mounts: [], readOnly: false }

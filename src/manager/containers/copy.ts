@@ -14,6 +14,7 @@ import { Copier, type CopyTotals, type Override } from '../copy-tree.js'
 import { IN_ROOT } from '../mounts/target.js'
 import type { Store } from '../store.js'
 import { StoreError } from '../store-error.js'
+import { rootOf, specOf } from './container-spec.js'
 import { ContainerUse } from './uses.js'
 
 const OPEN_DIR = sys.O_RDONLY | sys.O_DIRECTORY | sys.O_NOFOLLOW
@@ -74,8 +75,9 @@ export async function copyIn(
 ): Promise<CopyTotals> {
   await using use = await ContainerUse.begin(store, ref)
   using rootfs = openRootfs(use.rootfs)
-  const override = options.archive === true ? {} : { uid: 0, gid: 0 }
-  return await copyBetween(HOST, from, inside(rootfs, ref), to, override, options)
+  const root = rootOf(specOf(store.containers.find(ref)))
+  const override = options.archive === true ? {} : root
+  return await copyBetween(HOST, from, inside(rootfs, ref), to, override, options, root)
 }
 
 /** What is at a path of the container as a tar, under its own name. */
@@ -112,6 +114,13 @@ export async function copyInTar(
   options: CopyOptions = {},
 ): Promise<void> {
   await using use = await ContainerUse.begin(store, ref)
+  if (specOf(store.containers.find(ref)).ids !== undefined) {
+    throw new StoreError(
+      'unsupported',
+      'a tar cannot go into a container with --uidmap',
+      'unpack it, and copy that',
+    )
+  }
   using rootfs = openRootfs(use.rootfs)
   const side = inside(rootfs, ref)
   using place = tryOpen(side, fromUtf8(to), sys.O_PATH)
@@ -140,12 +149,13 @@ async function copyBetween(
   to: string,
   override: Override,
   options: CopyOptions,
+  creator?: { readonly uid: number; readonly gid: number },
 ): Promise<CopyTotals> {
   const source = openSource(fromSide, from, options)
   using held = source.fd
   const place = placeFor(toSide, to, source)
   using dir = place.dir
-  const copier = new Copier(dir.n, options.signal, override)
+  const copier = new Copier(dir.n, options.signal, override, creator)
   if (!sys.S_ISDIR(source.stat.mode)) {
     await copyFile(copier, held, source, dir, place.name)
     return copier.totals
@@ -164,7 +174,7 @@ async function copyBetween(
 async function copyFile(copier: Copier, from: Fd, source: Source, dir: Fd, name: ByteName): Promise<void> {
   clear(dir.n, name, source.shown)
   copier.totals.entries += 1
-  if (sys.S_ISLNK(source.stat.mode)) sys.symlinkat(sys.readlinkat(from.n, ''), dir.n, name)
+  if (sys.S_ISLNK(source.stat.mode)) copier.make(() => sys.symlinkat(sys.readlinkat(from.n, ''), dir.n, name))
   else {
     await copier.create(from.n, '', source.stat, dir.n, name)
     return
@@ -198,7 +208,7 @@ async function mergeInto(
 ): Promise<void> {
   copier.totals.entries += 1
   const existing = sys.statAt(to.n, name)
-  if (existing === undefined) sys.mkdirat(to.n, name, 0o700)
+  if (existing === undefined) copier.make(() => sys.mkdirat(to.n, name, 0o700))
   else if (!sys.S_ISDIR(existing.mode)) {
     throw new StoreError(
       'failed',

@@ -9,7 +9,7 @@ import { makeInRoot } from '../mounts/target.js'
 import { writeBundle, type BundleOptions } from '../oci-bundle.js'
 import type { Store } from '../store.js'
 import { StoreError } from '../store-error.js'
-import { specOf, type ProcessSpec } from './container-spec.js'
+import { rootOf, specOf, type ProcessSpec } from './container-spec.js'
 
 const DEFAULT_PATH = 'PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'
 
@@ -41,7 +41,10 @@ export function bundleOf(
   using root = sys.openat(sys.AT_FDCWD, fromUtf8(rootfs), sys.O_PATH | sys.O_DIRECTORY)
   const user = resolveUser(root.n, wanted.user ?? config.User ?? '')
   const cwd = resolveWorkdir('/', wanted.workdir ?? (config.WorkingDir || '/'))
-  if (cwd !== '/' && !spec.readOnly) makeInRoot(root.n, fromUtf8(cwd), 'directory').close()
+  if (cwd !== '/' && !spec.readOnly) {
+    const { uid, gid } = rootOf(spec)
+    sys.asCreator(uid, gid, 0, () => makeInRoot(root.n, fromUtf8(cwd), 'directory')).close()
+  }
   const hostname = wanted.hostname ?? container.id.slice(0, 12)
   let env: string[] = [...(config.Env ?? [])]
   if (!env.some(entry => entry.startsWith('PATH='))) env.unshift(DEFAULT_PATH)

@@ -1,8 +1,8 @@
 /** `run`: a command in a container of its own, from create to the exit code. */
-import { existsSync, mkdirSync, realpathSync } from 'node:fs'
+import { existsSync, mkdirSync, realpathSync, rmdirSync } from 'node:fs'
 import type { ChildProcess } from 'node:child_process'
 import { join } from 'node:path'
-import { bootId } from '../mount-table.js'
+import { bootId, isMounted } from '../mount-table.js'
 import type { MountSpec } from '../mounts/mount-spec.js'
 import { findRuntime } from '../oci-runtime.js'
 import { runProcess } from '../run-process.js'
@@ -36,6 +36,9 @@ export async function runContainer(store: Store, options: RunContainer): Promise
   const container = await createContainer(store, { ...options, mounts })
   try {
     const target = specOf(container).ids === undefined ? undefined : reachable(container.id)
+    // After the use has ended.
+    using own = new OwnTarget(target)
+    void own
     await using use = await ContainerUse.begin(store, container.id, {
       remove: options.remove,
       ...(target === undefined ? {} : { target }),
@@ -86,9 +89,17 @@ function forward(child: ChildProcess | undefined, signal: NodeJS.Signals): void 
 
 /** Root of another user namespace may not pass the store's directories: its rootfs is mounted beside them. */
 function reachable(id: string): string {
-  const dir = '/run/lamina/rootfs'
+  const dir = '/run/lamina-rootfs'
   mkdirSync(dir, { recursive: true, mode: 0o711 })
   return join(dir, id)
+}
+
+class OwnTarget implements Disposable {
+  constructor(readonly path: string | undefined) {}
+
+  [Symbol.dispose](): void {
+    if (this.path !== undefined && !isMounted(this.path) && existsSync(this.path)) rmdirSync(this.path)
+  }
 }
 
 /** With the host's network the host's resolver. By descriptor, as every mount: images have symlinks there. */

@@ -9,7 +9,7 @@ import { E } from '../../base/errno.js'
 import type { Fd } from '../../base/fd.js'
 import { SysError } from '../../base/sys-error.js'
 import * as sys from '../../sys/index.js'
-import { specOf } from '../containers/container-spec.js'
+import { rootOf, specOf } from '../containers/container-spec.js'
 import { mountFailed } from '../drivers/mount-error.js'
 import { mountsWithin } from '../mount-table.js'
 import { StoreError } from '../store-error.js'
@@ -60,7 +60,10 @@ export class RootfsMounts {
       using held = source
       void held
       const isFile = source !== undefined && !sys.S_ISDIR(sys.statFd(source.n).mode)
-      using target = placeIn(root, fromUtf8(mount.target), isFile ? 'file' : 'directory')
+      const { uid, gid } = rootOf(specOf(container))
+      using target = sys.asCreator(uid, gid, 0, () =>
+        placeIn(root, fromUtf8(mount.target), isFile ? 'file' : 'directory'),
+      )
       const stat = sys.statFd(target.n)
       const rootId = sys.statFd(root.n).mntId
       const isRoot = (stat.attributes & sys.STATX_ATTR_MOUNT_ROOT) !== 0

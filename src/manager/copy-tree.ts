@@ -183,7 +183,7 @@ async function applyDirectory(
 }
 
 /** Removes `name` with all in it. Synchronous: what a layer deletes is small beside what it is applied to. */
-function removeEntry(dirfd: number, name: string): void {
+export function removeEntry(dirfd: number, name: string): void {
   const stat = sys.statAt(dirfd, name)
   if (stat === undefined) return
   if (!sys.S_ISDIR(stat.mode)) {

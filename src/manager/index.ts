@@ -19,7 +19,8 @@ export { pushImage, type PushOptions } from './image-push.js'
 export { buildImage, type BuildOptions, type StepReport } from './build/build.js'
 export { Volumes, type CreateVolume, type PrunedVolumes, type VolumeRecord } from './volumes/volumes.js'
 export { parseVolumeFilter, type VolumeFilter } from './volumes/volume-filter.js'
-export { backupVolume, cloneVolume, restoreVolume, type BackupOptions } from './volumes/volume-transfer.js'
+export { backupVolume, cloneVolume, type BackupOptions } from './volumes/volume-transfer.js'
+export { restoreVolume, type RestoreOptions } from './volumes/volume-restore.js'
 export { exploreImage, type Exploration } from './explore.js'
 export {
   createContainer,

@@ -1,5 +1,5 @@
 import { spawn, type ChildProcess } from 'node:child_process'
-import { existsSync, readFileSync, readdirSync, symlinkSync } from 'node:fs'
+import { existsSync, readFileSync, readdirSync, statSync, symlinkSync } from 'node:fs'
 import { join } from 'node:path'
 import { t } from 'tap'
 import { importRootfs } from '../../src/manager/index.js'
@@ -184,6 +184,43 @@ for (const runtime of ['', 'none']) {
     },
   )
 }
+
+t.test(
+  '--uidmap: root of the container is somebody else on the host, and root in the image',
+  { skip: skip || lacking('crun') || false },
+  async t => {
+    const bench = await withBox(t)
+    const words = [
+      '--name',
+      'mapped',
+      '--uidmap',
+      '0:100000:65536',
+      '-v',
+      'data:/var/data',
+      '-w',
+      '/made/here',
+      'box',
+    ]
+    const script =
+      'id -u; stat -c %u /bin/sh /made/here /var/data/seed; echo x > /file; echo y > /var/data/file; cat /proc/self/uid_map'
+    const { status, stdout, stderr } = bench.lamina('run', ...words, 'sh', '-c', script)
+    t.equal(status, 0, stderr)
+    t.match(stdout, /^0\n0\n0\n0\n +0 +100000 +65536\n$/)
+    using store = await bench.open()
+    const box = store.containers.boxOf(store.containers.find('mapped'))
+    t.equal(statSync(`${box.dir}/diff/file`).uid, 0, 'on disk as in the image')
+    t.equal(
+      statSync(`${store.volumes.find('data').mountpoint}/file`).uid,
+      100000,
+      'in a volume as on the host',
+    )
+    bench.run('container', 'cp', join(PROJECT, 'package.json'), 'mapped:/copied')
+    t.equal(statSync(`${box.dir}/diff/copied`).uid, 0)
+    t.match(bench.lamina('run', '--uidmap', '0:1', 'box').stderr, /CONTAINER:HOST:LENGTH/)
+    t.same(leftovers(bench.root), [])
+    t.notOk(existsSync(`/run/lamina-rootfs/${store.containers.find('mapped').id}`))
+  },
+)
 
 t.test('a bundle for a runtime of one’s own', { skip: skip || lacking('crun') || false }, async t => {
   const bench = await withBox(t)

@@ -6,6 +6,7 @@ import { listFormatOption, printList, printObjects } from '../listing.js'
 import { humanSize, print } from '../output.js'
 import { onStore, shortTime, withStore } from '../store-command.js'
 import { completeWith } from './completion.js'
+import { register as registerSnapshot } from './volume-snapshot.js'
 import { register as registerTransfer } from './volume-transfer.js'
 
 const FILTER_HELP =
@@ -19,6 +20,7 @@ export function register(program: Command): void {
   registerChanging(volume)
   registerRemoving(volume)
   registerTransfer(volume)
+  registerSnapshot(volume)
   for (const name of ['inspect', 'rm', 'update', 'rename', 'backup', 'clone']) {
     completeWith(`volume ${name}`, volumeNames)
   }

@@ -131,7 +131,7 @@ class RunningMount {
       journal: kept.journal,
     })
     overlay.attach(session)
-    session.start(overlay)
+    session.start(overlay.served())
     // The kernel may hold what is no longer true: attributes that it was told of just before, and modes behind its own writes.
     const passthrough = connection.has('PASSTHROUGH')
     const doubtful = passthrough ? overlay.nodeids() : kept.notices()

@@ -44,7 +44,7 @@ import {
 import { Opens } from './opens.js'
 import { Ownership } from './ownership.js'
 import { readdir } from './readdir.js'
-import { Restorer } from './recover.js'
+import { NOBODY, Restorer } from './recover.js'
 import { rmdir, unlink } from './remove.js'
 import { rename } from './rename.js'
 import { type Mountpoint, View } from './view.js'
@@ -132,6 +132,7 @@ export class Overlay implements FileSystem {
 
   /** For a table as a predecessor's journal has it; before the first request. */
   restore(): Restorer {
+    this.view.kernel = NOBODY
     return (this.restorer = new Restorer(this.view))
   }
 

@@ -8,6 +8,7 @@
 import * as sys from '../sys/index.js'
 import type { Fd } from '../base/fd.js'
 import { SysError } from '../base/sys-error.js'
+import type { KernelSide } from '../fuse/filesystem.js'
 import type { Journal, OpenFacts } from './journal.js'
 import type { DirInode, Inode } from './inode.js'
 import { DirReal, type Layer, Real } from './layer.js'
@@ -15,6 +16,19 @@ import { dropMarker } from './create.js'
 import { findAgain, lowerPositive, probe, resolve, upperKey } from './lookup.js'
 import type { View } from './view.js'
 import { whiteOut } from './whiteout.js'
+
+/** The kernel's side while there is no session yet: it has nothing of this daemon's, and is told of nothing. */
+export const NOBODY: KernelSide = {
+  registerFile: (_nodeid, fd) => sys.close(fd),
+  limit: () => undefined,
+  unregisterFile: () => undefined,
+  registered: () => 0,
+  pin: () => undefined,
+  invalidateInode: () => undefined,
+  invalidateEntry: () => undefined,
+  openBacking: () => undefined,
+  closeBacking: () => undefined,
+}
 
 /** Looks up what an inode from the journal stands for. What is not found is ESTALE to whoever asks (View.at). */
 export function materialise(view: View, inode: Inode): void {

@@ -37,6 +37,7 @@ for (const [i, { options, loads }] of [
       const kills = Math.min(left, ROUND)
       using scratch = new Scratch(`keeper-${i}`, 120)
       plant(scratch.mkdir('lower0'), random)
+      const log = (process.env['LAMINA_LOG'] = scratch.path('log'))
       const mount = scratch.overlay('lamina', 1, ['keeper=1', `fsname=keeper-${i}`, ...options])
       const said = await underLoad(scratch, mount, loads, kills, random)
       t.same(
@@ -44,6 +45,12 @@ for (const [i, { options, loads }] of [
         [],
         said.join('; '),
       )
+      // Whatever else ends a daemon says so there.
+      const others = fs
+        .readFileSync(log, 'utf8')
+        .split('\n')
+        .filter(line => !/signal 9|serves the mount|^$/.test(line))
+      t.same(others, [], 'no daemon died but those that were killed')
       t.equal(deaths(mount), kills, `${kills} daemons have died`)
       mount.unmount()
     }

@@ -1,20 +1,12 @@
 /** `push`: an image to a registry. Only what the registry lacks is packed and sent. */
-import {
-  buildManifest,
-  descriptorOf,
-  MediaType,
-  memoryBlob,
-  parseManifest,
-  parseReference,
-  repositoryName,
-  withDefaultTag,
-} from '../oci/index.js'
+import { memoryBlob, parseReference, repositoryName, withDefaultTag } from '../oci/index.js'
 import { Registry } from '../oci/registry.js'
 import type { Compression, Descriptor, Digest, ManifestContent } from '../oci/index.js'
 import type { TransferEvent } from './image-install.js'
 import { noteSource, type RegistryAccess } from './image-pull.js'
 import { layerBlob } from './image-save.js'
 import type { ImageRecord } from './images.js'
+import { manifestOf, storedManifest } from './stored-manifest.js'
 import { inParallel } from './in-parallel.js'
 import { shortDigest, type LayerRecord } from './layers.js'
 import type { Scratch, Store } from './store.js'
@@ -99,14 +91,6 @@ function layersOfManifest(store: Store, image: ImageRecord): Map<Digest, Descrip
     if (diffId !== undefined) found.set(diffId, descriptor)
   }
   return found
-}
-
-function storedManifest(store: Store, image: ImageRecord): ManifestContent | undefined {
-  for (const { mediaType, content } of store.images.manifests(image.id)) {
-    const parsed = parseManifest(Buffer.from(content), mediaType)
-    if (parsed.kind === 'manifest') return parsed
-  }
-  return undefined
 }
 
 /** Thrown instead of sending bytes that we do not have: the blob was packed by somebody else. */
@@ -196,29 +180,8 @@ async function pushManifest(
   const config = store.images.configBytes(image.id)
   const diffIds = store.images.config(image.id).rootfs.diff_ids
   const layers = diffIds.flatMap(diffId => pushed.get(diffId) ?? [])
-  const original = storedManifest(store, image)
-  const same =
-    original !== undefined &&
-    original.manifest.layers.length === layers.length &&
-    original.manifest.layers.every((layer, index) => layer.digest === layers[index]?.digest)
-  const manifest = same
-    ? original
-    : buildManifest(descriptorOf(MediaType.ociConfig, config), ociTypes(layers))
+  const manifest = manifestOf(store, image, layers)
   await registry.pushBlob(memoryBlob(manifest.manifest.config, config))
   await registry.pushManifest(manifest)
   return manifest
-}
-
-/** One manifest has media types of one family. */
-function ociTypes(layers: readonly Descriptor[]): Descriptor[] {
-  const types: Record<string, string> = {
-    [MediaType.dockerLayer]: MediaType.ociLayer,
-    [MediaType.dockerLayerGzip]: MediaType.ociLayerGzip,
-    [MediaType.dockerLayerZstd]: MediaType.ociLayerZstd,
-  }
-  return layers.map(({ mediaType, digest, size }) => ({
-    mediaType: types[mediaType] ?? mediaType,
-    digest,
-    size,
-  }))
 }

@@ -3,7 +3,6 @@ import { createReadStream, createWriteStream } from 'node:fs'
 import { join } from 'node:path'
 import { pipeline } from 'node:stream/promises'
 import {
-  buildManifest,
   compress,
   descriptorOf,
   Digester,
@@ -12,7 +11,6 @@ import {
   layerMediaType,
   layoutArchive,
   LayoutDirectory,
-  MediaType,
   memoryBlob,
   namedEntries,
   parseConfig,
@@ -21,6 +19,7 @@ import type { BlobToWrite, ByteSource, Compression, Descriptor } from '../oci/in
 import { displayName, type ImageRecord } from './images.js'
 import { noteBlob } from './image-install.js'
 import type { LayerRecord } from './layers.js'
+import { manifestOf } from './stored-manifest.js'
 import type { Scratch, Store } from './store.js'
 
 export type ArchiveFormat = 'docker-archive' | 'oci-archive' | 'oci-dir'
@@ -112,14 +111,13 @@ async function layoutParts(
   const blobs: BlobToWrite[] = []
   for (const { image, names, layers } of images) {
     const config = store.images.configBytes(image.id)
-    const configDescriptor = descriptorOf(MediaType.ociConfig, config)
     const descriptors: Descriptor[] = []
     for (const layer of layers) {
       const blob = await layerBlob(store, layer, scratch, options)
       blobs.push(blob)
       descriptors.push(blob.descriptor)
     }
-    const manifest = buildManifest(configDescriptor, descriptors)
+    const manifest = manifestOf(store, image, descriptors)
     const platform = {
       os: image.os,
       architecture: image.architecture,
@@ -127,7 +125,7 @@ async function layoutParts(
     }
     const descriptor = { ...descriptorOf(manifest.mediaType, manifest.bytes), platform }
     blobs.push(
-      memoryBlob(configDescriptor, config),
+      memoryBlob(manifest.manifest.config, config),
       memoryBlob(descriptorOf(manifest.mediaType, manifest.bytes), manifest.bytes),
     )
     entries.push(...namedEntries(descriptor, names))

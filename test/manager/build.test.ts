@@ -261,3 +261,37 @@ ONBUILD RUN echo triggered
     t.end()
   },
 )
+
+for (const driver of ['overlay2', 'fuse', 'vfs']) {
+  void t.test(`a layer that is in the stack twice (${driver})`, { skip }, t => {
+    const bench = new Bench(t)
+    const env = { LAMINA_STORAGE_DRIVER: driver }
+    const context = bench.tree('context', {
+      Containerfile: 'FROM scratch\nCOPY a /d/f\nCOPY b /d/f\nCOPY a /d/f\nCOPY b /other\nWORKDIR /w\n',
+      a: 'first',
+      b: 'second',
+    })
+    // Times out of the way: the same file is the same layer.
+    run('touch', ['-d', '2020-01-01', join(context, 'a'), join(context, 'b')])
+    const built = bench.laminaWith(
+      { env: { ...env, SOURCE_DATE_EPOCH: '1000000000' } },
+      'build',
+      '-t',
+      'out',
+      context,
+    )
+    t.equal(built.status, 0, built.stderr)
+    const shown = bench.run('image', 'inspect', '--format', '{{json .layers}}', 'out')
+    const layers = [...shown.matchAll(/"diffId": ?"(\S+?)"/g)].map(match => match[1])
+    t.ok(new Set(layers).size < layers.length, `${layers.length} layers, of which some are the same`)
+    const at = bench.laminaWith({ env }, 'image', 'mount', 'out').stdout.trim()
+    t.equal(readFileSync(join(at, 'd/f'), 'utf8'), 'first')
+    t.equal(readFileSync(join(at, 'other'), 'utf8'), 'second')
+    bench.run('image', 'umount', 'out')
+    const other = new Bench(t)
+    bench.run('image', 'save', '-o', bench.path('out.tar'), 'out')
+    other.run('image', 'load', bench.path('out.tar'))
+    t.equal(other.run('image', 'ls', '-q'), bench.run('image', 'ls', '-q'))
+    t.end()
+  })
+}

@@ -1,8 +1,9 @@
 import { once } from 'node:events'
-import { existsSync, mkdirSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { spawn, type ChildProcess } from 'node:child_process'
 import { createServer, connect, type AddressInfo } from 'node:net'
 import { setTimeout as wait } from 'node:timers/promises'
+import { createHash } from 'node:crypto'
 import t from 'tap'
 import { Bench, isRoot, lacking, leftovers, run } from './fixture.js'
 
@@ -45,6 +46,22 @@ function twoLayers(bench: Bench): void {
   bench.run('image', 'import', bench.tree('base', files), 'base')
   const context = bench.tree('context', { Containerfile: 'FROM base\nCOPY f /f\n', f: 'f' })
   bench.run('build', '-t', 'app', context)
+}
+
+/** Gives the manifest of a layout an annotation, as other tools write them, and thereby another digest. */
+function annotate(layout: string): void {
+  const blob = (digest: string): string => `${layout}/blobs/${digest.replace(':', '/')}`
+  const index = JSON.parse(readFileSync(`${layout}/index.json`, 'utf8')) as {
+    manifests: { digest: string; size: number }[]
+  }
+  const [entry] = index.manifests
+  if (entry === undefined) throw new Error('the layout is empty')
+  const manifest = JSON.parse(readFileSync(blob(entry.digest), 'utf8')) as object
+  const text = JSON.stringify({ ...manifest, annotations: { made: 'elsewhere' } }, null, 2)
+  entry.digest = `sha256:${createHash('sha256').update(text).digest('hex')}`
+  entry.size = Buffer.byteLength(text)
+  writeFileSync(blob(entry.digest), text)
+  writeFileSync(`${layout}/index.json`, JSON.stringify(index))
 }
 
 void t.test(
@@ -101,6 +118,19 @@ void t.test(
       id.trim(),
       'what another tool packed is the same image',
     )
+
+    // Layers that came unpacked go out as they came, and so does the manifest, whoever made it.
+    const plain = bench.path('plain')
+    bench.run('image', 'save', '--format', 'oci-dir', '-o', plain, 'app')
+    annotate(plain)
+    const fourth = new Bench(t)
+    fourth.run('image', 'load', plain)
+    fourth.run('image', 'save', '--format', 'oci-dir', '-o', fourth.path('again'), 'app')
+    const manifestOf = (dir: string): string =>
+      (JSON.parse(readFileSync(`${dir}/index.json`, 'utf8')) as { manifests: { digest: string }[] })
+        .manifests[0]?.digest ?? ''
+    t.match(manifestOf(plain), /^sha256:/)
+    t.equal(manifestOf(fourth.path('again')), manifestOf(plain), 'the digest of the manifest')
 
     const missing = bench.lamina('image', 'pull', `${host}/no/such:thing`)
     t.equal(missing.status, 1)

@@ -21,6 +21,7 @@ import {
   upperTree,
   upperUsage,
   workOf,
+  lowersOf,
 } from './overlay-box.js'
 
 /** bin/lamina.js, seen from dist/src/manager/drivers. */
@@ -49,7 +50,7 @@ export class FuseDriver implements Driver {
   }
 
   async mount(box: Box, request: MountRequest): Promise<void> {
-    const lower = box.stack.dirs.length > 0 ? box.stack.dirs : [emptyLower(box.dir)]
+    const lower = box.stack.dirs.length > 0 ? lowersOf(box.stack) : [emptyLower(box.dir)]
     const options = [`upperdir=${escapePath(upperOf(box))}`, `workdir=${escapePath(workOf(box))}`]
     options.push('redirect_dir=off', 'metacopy=off')
     if (request.readOnly === true) options.push('ro')
@@ -61,7 +62,7 @@ export class FuseDriver implements Driver {
   }
 
   async mountReadOnly(stack: Stack, target: string): Promise<void> {
-    const lower = stack.dirs.length > 0 ? stack.dirs : [emptyLower(this.scratch)]
+    const lower = stack.dirs.length > 0 ? lowersOf(stack) : [emptyLower(this.scratch)]
     await startDaemon(lower, ownerOptions(), target)
   }
 

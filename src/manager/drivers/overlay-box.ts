@@ -19,6 +19,14 @@ export function workOf(box: Pick<Box, 'dir'>): string {
 }
 
 /**
+ * The lower directories of an overlay. A stack may have a layer twice (a file copied to the same place again), which the
+ * kernel refuses: all of its lower occurrence is hidden by the upper one.
+ */
+export function lowersOf({ dirs }: Pick<Box['stack'], 'dirs'>): string[] {
+  return [...new Set(dirs)]
+}
+
+/**
  * The upper's root shows as the merged root: it takes owner, mode and times from the top layer's, as a copy-up of
  * the root directory would.
  */

@@ -24,6 +24,7 @@ import {
   upperTree,
   upperUsage,
   workOf,
+  lowersOf,
 } from './overlay-box.js'
 
 interface OverlayOptions {
@@ -65,7 +66,7 @@ export class Overlay2Driver implements Driver {
 
   async mount(box: Box, request: MountRequest): Promise<void> {
     // The kernel refuses a work directory with leftovers of a crash only in `work/incompat`; `work/work` it empties.
-    const lower = box.stack.dirs.length > 0 ? box.stack.dirs : [emptyLower(box.dir)]
+    const lower = box.stack.dirs.length > 0 ? lowersOf(box.stack) : [emptyLower(box.dir)]
     mountOverlay({ lower, upper: upperOf(box), work: workOf(box) }, request.target)
     if (request.readOnly === true) {
       sys.mount(null, fromUtf8(request.target), null, sys.MS_BIND | sys.MS_REMOUNT | sys.MS_RDONLY, null)
@@ -75,7 +76,7 @@ export class Overlay2Driver implements Driver {
 
   mountReadOnly(stack: Stack, target: string): Promise<void> {
     // Without an upperdir the kernel wants two lower ones.
-    mountOverlay({ lower: [...stack.dirs, emptyLower(this.scratch)] }, target)
+    mountOverlay({ lower: [...lowersOf(stack), emptyLower(this.scratch)] }, target)
     return Promise.resolve()
   }
 

@@ -129,6 +129,7 @@ class RunningMount {
     const session = new Session(new DeviceTransport(device.release(), INIT_DEFAULTS.maxWrite, kept.input), {
       adopt: connection,
       journal: kept.journal,
+      lastUnique: kept.lastUnique(),
     })
     overlay.attach(session)
     session.start(overlay.served())
@@ -261,6 +262,8 @@ async function startSession(
       posixAcl: !options.noacl,
       // Every mount of ours has default_permissions, without which the kernel refuses this.
       allowIdmap: true,
+      // For tests of what happens on kernels before 6.9.
+      hasResend: process.env['LAMINA_NO_RESEND'] !== '1',
     },
     ...(kept === undefined ? {} : { journal: kept.journal }),
   })

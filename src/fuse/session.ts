@@ -14,6 +14,7 @@ import { type DispatchOptions, Dispatcher } from './dispatch.js'
 import type { FileSystem, KernelSide } from './filesystem.js'
 import type { NegotiatedConnection } from './init.js'
 import { OP_LIMIT, opName } from './opcodes.js'
+import { Output, PAYLOAD } from './output.js'
 import { deleteEntry, invalidateEntry, invalidateInode, resend } from './notification.js'
 import { withTrace } from './trace.js'
 import type { Transport } from './transport.js'
@@ -21,7 +22,13 @@ import type { Transport } from './transport.js'
 export interface SessionOptions extends Omit<DispatchOptions, 'onInit'> {
   /** Most files that the data plane keeps open; the least recently used are closed. */
   readonly maxOpenFiles?: number
+  /** With `adopt`, where the kernel sends nothing again: the last request that the predecessor is known to have read. */
+  readonly lastUnique?: number
 }
+
+/** Requests before that one which may still be unanswered, and READs and WRITEs behind it, of which nobody made a note. */
+const READ_BEFORE = 16_384
+const READ_AFTER = 65_536
 
 /** Why a session ended. */
 export interface SessionEnd {
@@ -110,7 +117,7 @@ export class Session implements KernelSide {
   /** Serves `fs` from now on. Call it once. */
   start(fs: FileSystem): void {
     if (this.dispatcher !== undefined) throw new Error('the session was started before')
-    const { maxOpenFiles: _, ...rest } = this.options
+    const { maxOpenFiles: _, lastUnique: __, ...rest } = this.options
     const dispatcher = new Dispatcher(fs, this.transport, {
       ...rest,
       onInit: outcome => {
@@ -128,6 +135,8 @@ export class Session implements KernelSide {
     if (adopt !== undefined) this.resolveInit(adopt)
     // Before anything is read: the journal counts on what was asked before coming first. The kernel waits for nothing here.
     if (journal !== undefined && adopt?.has('HAS_RESEND') === true) this.transport.sendBuffer(resend())
+    else if (adopt !== undefined && this.options.lastUnique !== undefined)
+      this.failAround(this.options.lastUnique)
     this.transport.start(
       length => {
         dispatcher.handle(length)
@@ -136,6 +145,19 @@ export class Session implements KernelSide {
         this.onEnd(errno)
       },
     )
+  }
+
+  /**
+   * Without FUSE_NOTIFY_RESEND nobody will ever answer what the predecessor had read: EIO for every number that it may have. The
+   * kernel counts requests by two; what is not waiting, or not read yet, is ENOENT to it.
+   */
+  private failAround(last: number): void {
+    const out = new Output(new ArrayBuffer(PAYLOAD))
+    const message = out.bytes.subarray(0, PAYLOAD)
+    for (let unique = Math.max(2, last - 2 * READ_BEFORE); unique <= last + 2 * READ_AFTER; unique += 2) {
+      out.header(PAYLOAD, -E.EIO, Math.floor(unique / 2 ** 32), unique >>> 0)
+      this.transport.sendBuffer(message)
+    }
   }
 
   get connection(): NegotiatedConnection | undefined {

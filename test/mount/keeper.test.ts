@@ -205,6 +205,45 @@ t.test('a daemon that takes no requests is replaced', { skip }, async t => {
   t.ok(Date.now() - started < 20_000)
 })
 
+t.test(
+  'a kernel that sends nothing again: what was in flight fails, the mount goes on',
+  { skip },
+  async t => {
+    process.env['LAMINA_NO_RESEND'] = '1'
+    using it = kept('keeper-no-resend')
+    delete process.env['LAMINA_NO_RESEND']
+    const { mount, scratch } = it
+    fs.writeFileSync(scratch.path('lower0', 'big'), Buffer.alloc(256 << 20, 1))
+    // The copy of so much takes long enough to die in it.
+    const big = path.join(mount.mountpoint, 'big')
+    const waiting = spawn('dd', ['if=/dev/zero', `of=${big}`, 'conv=notrunc', 'bs=1', 'count=1'], {
+      stdio: ['ignore', 'ignore', 'pipe'],
+    })
+    let said = ''
+    waiting.stderr.on('data', (data: Buffer) => (said += data.toString()))
+    const ended = new Promise<number | null>(resolve => waiting.once('close', resolve))
+    await until('the copy is under way', () => copying(mount) || waiting.exitCode !== null)
+    kill(mount)
+    t.equal(await ended, 1)
+    t.match(said, 'Input/output error')
+    t.equal(fs.readFileSync(path.join(mount.mountpoint, 'file'), 'utf8'), 'below')
+  },
+)
+
+/** Whether the daemon has a file open that has no name yet. */
+function copying(mount: Mount): boolean {
+  const fds = `/proc/${mount.pid ?? 0}/fd`
+  return fs.readdirSync(fds).some(fd => {
+    try {
+      const file = path.join(fds, fd)
+      const nameless = /\/work\/.* \(deleted\)$/.test(fs.readlinkSync(file))
+      return nameless && fs.statSync(file).blocks > 0
+    } catch {
+      return false
+    }
+  })
+}
+
 t.test('watchdog_action=abort ends the mount instead', { skip }, async t => {
   using it = kept('keeper-abort', ['watchdog=1', 'watchdog_action=abort'])
   const { mount } = it

@@ -129,6 +129,11 @@ export class KeptMount {
     return this.memory.input
   }
 
+  /** The last request that was noted: read it before the first one is served. */
+  lastUnique(): number {
+    return (this.memory.u32(AT.request + 12) & 0x7fff_ffff) * 2 ** 32 + this.memory.u32(AT.request + 8)
+  }
+
   /** Of whom the kernel was told to ask again in the last moments of the predecessor: the telling may be lost. */
   notices(): number[] {
     return this.memory.notices()

@@ -81,6 +81,10 @@ t.test('the protocol as dockerd and Podman speak it', { skip }, async t => {
     status: 200,
     Err: /not an option/,
   })
+  // Its client died: a person says so.
+  t.match(await driver('Mount', { Name: 'm1', ID: second }), ok)
+  t.match((await driver('Remove', { Name: 'm1' }))['Err'], /lamina volume release m1/)
+  t.match(bench.run('volume', 'release', 'm1'), /from 1 clients/)
   t.match(await driver('Create', { Name: '../up' }), { status: 200, Err: /is not a volume name/ })
 
   for (const body of [undefined, {}]) {

@@ -169,6 +169,19 @@ function registerChanging(volume: Command): void {
 }
 
 function registerRemoving(volume: Command): void {
+  onStore(volume.command('release'))
+    .description("end the use of a volume by clients of 'plugin docker-volumes' that died without saying so")
+    .argument('<volume>')
+    .addHelpText(
+      'after',
+      '\nOnly when no container of those clients runs any more.\n\nExample:\n  lamina volume release data',
+    )
+    .action(async (ref: string, _options: object, command: Command) => {
+      await withStore(command, async store => {
+        print(`Released from ${await store.volumes.releaseClients(ref)} clients`)
+      })
+    })
+
   onStore(volume.command('rm'))
     .alias('remove')
     .description('remove volumes that nothing uses, with their data')

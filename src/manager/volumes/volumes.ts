@@ -272,6 +272,20 @@ export class Volumes {
     }
   }
 
+  /**
+   * Ends the uses of the plugin's clients that died without saying so. Only a person can know that: a client's containers may
+   * run where this host does not see them. Returns how many there were.
+   */
+  async releaseClients(ref: string): Promise<number> {
+    const volume = this.find(ref)
+    const rows = this.context.db.all<{ user: string }>(
+      "SELECT user FROM volume_mounts WHERE volume = ? AND user LIKE 'plugin:%'",
+      volume.name,
+    )
+    for (const { user } of rows) await this.release(volume.name, user)
+    return rows.length
+  }
+
   /** Ends what a command with this lease, which has died, had in use. */
   async releaseDead(lease: string): Promise<void> {
     const user = `command:${lease}`
@@ -316,7 +330,9 @@ export class Volumes {
     throw new StoreError(
       'in-use',
       `volume ${volume.name} is used by ${users.slice(0, 3).join(', ')}${more}`,
-      'remove what uses it first',
+      users.some(user => user.startsWith('plugin'))
+        ? `remove what uses it first; a client that is dead: 'lamina volume release ${volume.name}'`
+        : 'remove what uses it first',
     )
   }
 

@@ -44,7 +44,7 @@ export class Drivers {
     const keeper = new SnapshotKeeper(context)
     this.#drivers = {
       fuse: new FuseDriver(context.paths.scratch),
-      overlay2: new Overlay2Driver(context.paths.scratch),
+      overlay2: new Overlay2Driver(context.paths.scratch, context.claims),
       btrfs: new BtrfsDriver(context.paths.root, keeper, chainId => layers.parentStack(chainId)),
       vfs: new VfsDriver(keeper),
     }

@@ -4,13 +4,15 @@
  * redirect_dir and metacopy are off, so that an upper is complete by itself: a commit packs it by walking it, and any
  * other driver can take it over.
  */
-import { mkdirSync, mkdtempSync, statSync } from 'node:fs'
+import { randomBytes } from 'node:crypto'
+import { mkdirSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import { fromUtf8 } from '../../base/bytes.js'
 import { E } from '../../base/errno.js'
 import { SysError } from '../../base/sys-error.js'
 import * as sys from '../../sys/index.js'
 import type { Change } from '../changes.js'
+import type { Claims } from '../claims.js'
 import { removeTree } from '../remove-tree.js'
 import { causeOf } from '../store-error.js'
 import { unmountTarget } from './bind.js'
@@ -38,16 +40,21 @@ export class Overlay2Driver implements Driver {
   readonly name = 'overlay2'
 
   /** `scratch` is a directory on the store's filesystem: whether that one can hold an upperdir is the question. */
-  constructor(readonly scratch: string) {}
+  constructor(
+    readonly scratch: string,
+    readonly claims: Claims,
+  ) {}
 
   async probe(): Promise<Availability> {
     if (sys.geteuid() !== 0) {
       return { available: false, reason: "mounting the kernel's overlayfs needs root (or a user namespace)" }
     }
-    let dir: string | undefined
+    const id = `probe-${randomBytes(6).toString('hex')}`
+    // Claimed, so that a command that dies here leaves nothing for long.
+    const claim = this.claims.claim('scratch', id)
+    const dir = join(this.scratch, id)
     try {
-      dir = mkdtempSync(join(this.scratch, 'probe-'))
-      for (const name of ['lower', 'diff', 'work', 'merged']) mkdirSync(join(dir, name))
+      for (const name of ['lower', 'diff', 'work', 'merged']) mkdirSync(join(dir, name), { recursive: true })
       const target = join(dir, 'merged')
       mountOverlay({ lower: [join(dir, 'lower')], upper: join(dir, 'diff'), work: join(dir, 'work') }, target)
       unmountTarget(target, true)
@@ -55,7 +62,8 @@ export class Overlay2Driver implements Driver {
     } catch (error) {
       return { available: false, reason: causeOf(error) }
     } finally {
-      if (dir !== undefined) await removeTree(dir)
+      await removeTree(dir)
+      claim.release()
     }
   }
 

@@ -3,6 +3,7 @@ import { once } from 'node:events'
 import fs from 'node:fs'
 import net from 'node:net'
 import path from 'node:path'
+import { isDeepStrictEqual } from 'node:util'
 import t from 'tap'
 import { lamina, PROJECT, Scratch, umount, unavailable } from './fixture.js'
 
@@ -281,11 +282,16 @@ t.test('stats counts requests, and a second look at the same things sends none',
     execFileSync('find', [mount.mountpoint, '-ls'])
     t.notOk(fs.existsSync(path.join(mount.mountpoint, 'missing')))
   }
-  look()
-  look()
-  const before = mount.stats().requests
-  look()
-  t.strictSame(mount.stats().requests, before)
+  let before, after
+  // Somebody else on the machine may drop its caches meanwhile, but not each time.
+  for (let i = 0; i < 5 && (before === undefined || !isDeepStrictEqual(after, before)); i++) {
+    look()
+    look()
+    before = mount.stats().requests
+    look()
+    after = mount.stats().requests
+  }
+  t.strictSame(after, before)
   t.match(lamina('stats', mount.mountpoint), /^REQUEST +COUNT\n/)
 })
 

@@ -26,7 +26,8 @@ export LAMINA_ROOT=${machine.root}/store
 lamina() { ${process.execPath} ${LAMINA} "$@"; }
 mkdir -p /run/docker-volumes /run/docker/plugins
 tar -C base -cf base.tar .
-lamina plugin docker-volumes >plugin.log 2>&1 &
+# Not by the function: what is ended below is this process.
+${process.execPath} ${LAMINA} plugin docker-volumes >plugin.log 2>&1 &
 plugin=$!
 for i in $(seq 200); do [ -S /run/docker/plugins/lamina.sock ] && break; sleep 0.1; done
 dockerd --iptables=false --ip6tables=false --bridge=none --storage-driver=vfs --host unix:///run/docker-volumes/s \

@@ -366,7 +366,9 @@ static void upgrade(char* text, size_t size) {
   while (k.argv[count] != NULL) count++;
   char** argv = words_of(text, size, k.argv[count - 1]);
   if (argv == NULL || argv[0] == NULL || !k.ready || k.daemon == 0) return;
-  say(LOG_NOTICE, "the daemon is replaced by %s", argv[1] != NULL ? argv[1] : argv[0]);
+  int words = 0;
+  while (argv[words] != NULL) words++;
+  say(LOG_NOTICE, "the daemon is replaced by %s", argv[words > 2 ? words - 2 : 0]);  // program, flags, main, mountpoint
   k.previous = k.argv;
   k.argv = argv;
   kill(k.daemon, SIGKILL);

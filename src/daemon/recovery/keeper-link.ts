@@ -64,9 +64,9 @@ export class KeeperLink {
     this.say('E')
   }
 
-  /** This daemon is killed, and that program started in its place. */
+  /** This daemon is killed, and that program started in its place, with the flags of this one. */
   replaceBy(program: string, main: string): void {
-    this.strings('U', [program, main])
+    this.strings('U', [program, ...process.execArgv, main])
   }
 
   private strings(letter: string, strings: readonly string[]): void {

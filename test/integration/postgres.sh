@@ -38,17 +38,26 @@ check 'it starts below, is filled, and stops' fill_below
 listing "$lower" >"$scratch/lower.before"
 overlay a "$lower"
 
-# Kills all processes of the cluster; first the postmaster is stopped, so that it starts no more of them.
-kill_cluster() {
-  local master processes pid
-  master=$(head -n 1 "$data/postmaster.pid")
-  kill -STOP "$master"
-  processes=$(pgrep -P "$master")
-  # shellcheck disable=SC2086 # a list of pids
-  kill -KILL "$master" $processes 2>/dev/null || true
-  for pid in $master $processes; do
-    for _ in $(seq 200); do kill -0 "$pid" 2>/dev/null || break; sleep 0.05; done
+# The cluster's processes: they work in its directory.
+cluster() {
+  local pid
+  for pid in $(pgrep -u postgres); do
+    if [[ "$(readlink "/proc/$pid/cwd")" == "$data"* ]]; then echo "$pid"; fi
   done
+}
+# Kills all of them (the file names the postmaster), and what the postmaster was just starting: one that is left waits for ever for what the dead ones held.
+kill_cluster() {
+  local pids master
+  master=$(head -n 1 "$1")
+  for _ in $(seq 200); do
+    pids=$(cluster)
+    # shellcheck disable=SC2086 # a list of pids
+    if [ -n "$pids" ]; then kill -KILL $pids 2>/dev/null || true; fi
+    # The next postmaster does not start while there is a process of its predecessor's number.
+    if [ -z "$pids" ] && ! kill -0 "$master" 2>/dev/null; then return 0; fi
+    sleep 0.05
+  done
+  return 1
 }
 load() { as_postgres pgbench -h "$scratch/run" -n -c 4 -T 20 postgres >"$scratch/run/bench" 2>&1; }
 # Rows of history are commits; told from outside, so that they are known after the crash.
@@ -83,7 +92,7 @@ for round in 1 2; do
   load &
   tell &
   sleep 1.5
-  kill_cluster
+  kill_cluster "$data/postmaster.pid"
   wait
   sound "kill $round"
 done
@@ -92,11 +101,9 @@ load &
 tell &
 sleep 1
 pid=$(lamina stats --format json "$scratch/a/merged" | sed -n 's/^ *"pid": \([0-9]*\).*/\1/p')
-master=$(head -n 1 "$data/postmaster.pid")
-processes="$master $(pgrep -P "$master" | tr '\n' ' ')"
+cp "$data/postmaster.pid" "$scratch/run/master"
 kill -KILL "$pid"
-# shellcheck disable=SC2086 # a list of pids
-kill -KILL $processes 2>/dev/null || true
+kill_cluster "$scratch/run/master"
 wait
 umount -l "$scratch/a/merged"
 for _ in $(seq 100); do kill -0 "$pid" 2>/dev/null || break; sleep 0.05; done

@@ -30,8 +30,8 @@ function fio(file: string, size: number, mode: string, ...more: string[]): numbe
   return ((1 << 30) / speed) * 1000
 }
 
-/** In MiB. */
-const fioSize = (input: Input): number => Math.max(32, input.scaled(512))
+/** In MiB, a multiple of 16: fio takes no fractions in --io_size. */
+const fioSize = (input: Input): number => Math.max(32, Math.ceil(input.scaled(512) / 16) * 16)
 
 const fioUpper: Workload = {
   name: 'fio',
@@ -49,7 +49,13 @@ const fioUpper: Workload = {
     sample.settle()
     await measure('write 4k random', 'randwrite', '--bs=4k', `--io_size=${size / 4}m`)
     sample.settle()
-    await measure('write 4k fsync', 'write', '--bs=4k', '--fsync=1', `--io_size=${Math.max(1, size / 64)}m`)
+    await measure(
+      'write 4k fsync',
+      'write',
+      '--bs=4k',
+      '--fsync=1',
+      `--io_size=${Math.max(1, Math.floor(size / 64))}m`,
+    )
     await measure('write mmap', 'randwrite', '--bs=4k', '--ioengine=mmap', `--io_size=${size / 4}m`)
     await sample.cold()
     await measure('read 1M cold', 'read', '--bs=1m')

@@ -29,6 +29,7 @@ import {
 } from '../posix.js'
 import { compare, walk } from '../tree.js'
 import type { Cases, Context } from '../run.js'
+import { dataOnly } from './data-only.js'
 import { index } from './indexed.js'
 import { rotated } from './rotated.js'
 
@@ -297,6 +298,25 @@ const owners: Cases = {
       assert.equal(stat(join(c.dir, 'new')).uid, 1000)
     },
   },
+  'ino32_t keeps every number within 32 bits, also over several file systems': {
+    on: ['lamina'],
+    options: ['ino32_t'],
+    lowers: [dirTree, dir => (mountTmpfs(dir, 'size=1m,inode64'), write(join(dir, 'on tmpfs'), ''))],
+    run: c => {
+      try {
+        const paths = ['', 'd', 'd/1', 'd/e', 'on tmpfs', 'other', 'other/4'].map(path => join(c.dir, path))
+        const inos = paths.map(path => stat(path).ino)
+        assert.ok(
+          inos.every(ino => ino > 0 && ino < 2 ** 32),
+          inos.join(),
+        )
+        assert.equal(new Set(inos).size, paths.length)
+      } finally {
+        c.mount().unmount()
+        umount(c.lowers[1]!)
+      }
+    },
+  },
   'static_nlink shows 1 for directories': {
     on: ['lamina'],
     options: ['static_nlink'],
@@ -390,6 +410,7 @@ export const optionGroups: Readonly<Record<string, Cases>> = {
   rotated,
   index,
   metacopy,
+  dataOnly,
   numbers,
   owners,
   nesting,

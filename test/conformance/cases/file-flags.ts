@@ -1,0 +1,60 @@
+import assert from 'node:assert/strict'
+import * as sys from '../../../src/sys/index.js'
+import { join, mkdir, open, text, write } from '../posix.js'
+import type { Cases, Context } from '../run.js'
+
+/** lsattr and chattr, and the ioctls that an overlay does not answer. */
+
+const NODUMP = 0x40
+const SYNC = 0x08
+const FITRIM = 0xc0185879
+const UNKNOWN = 0xc0187a34
+
+function flagsOf(path: string): number {
+  using fd = open(path, sys.O_RDONLY | sys.O_NONBLOCK)
+  const value = Buffer.alloc(8)
+  const result = sys.ioctlNumber(fd.n, sys.FS_IOC_GETFLAGS, value)
+  assert.ok(result >= 0, `GETFLAGS: ${result}`)
+  return value.readUInt32LE()
+}
+
+function setFlags(path: string, flags: number): number {
+  using fd = open(path, sys.O_RDONLY)
+  const value = Buffer.alloc(8)
+  value.writeUInt32LE(flags)
+  return sys.ioctlNumber(fd.n, sys.FS_IOC_SETFLAGS, value)
+}
+
+const flagged = (c: Context, name: string): number => flagsOf(join(c.dir, name)) & (NODUMP | SYNC)
+
+export const fileFlags: Cases = {
+  'flags of a lower file and directory are shown, set in upper, and stay': {
+    alone: true,
+    lowers: [
+      dir => {
+        write(join(dir, 'f'), 'content')
+        mkdir(join(dir, 'd'))
+        assert.ok(setFlags(join(dir, 'd'), flagsOf(join(dir, 'd')) | NODUMP) >= 0)
+      },
+    ],
+    run: c => {
+      assert.equal(flagged(c, 'f'), 0)
+      assert.equal(flagged(c, 'd'), NODUMP)
+      assert.equal(setFlags(join(c.dir, 'f'), flagsOf(join(c.dir, 'f')) | NODUMP | SYNC), 0)
+      assert.equal(flagged(c, 'f'), NODUMP | SYNC)
+      assert.equal(text(join(c.dir, 'f')), 'content')
+      c.remount()
+      assert.equal(flagged(c, 'f'), NODUMP | SYNC)
+      if (c.lowers.length > 0) assert.equal(flagsOf(join(c.lowers[0] ?? '', 'f')) & (NODUMP | SYNC), 0)
+    },
+  },
+  'FITRIM, and what nobody knows': {
+    on: ['kernel', 'lamina'],
+    run: c => {
+      write(join(c.dir, 'f'), 'x')
+      using fd = open(join(c.dir, 'f'), sys.O_RDWR)
+      for (const [name, command] of Object.entries({ FITRIM, unknown: UNKNOWN }))
+        c.note(name, sys.ioctlNumber(fd.n, command, Buffer.alloc(24)))
+    },
+  },
+}

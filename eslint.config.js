@@ -21,6 +21,14 @@ export default tseslint.config(
     },
   },
   {
+    // Node starts CommonJS sooner: bin/package.json.
+    files: ['bin/*.js'],
+    languageOptions: {
+      sourceType: 'commonjs',
+      globals: { require: 'readonly', exports: 'writable', __dirname: 'readonly' },
+    },
+  },
+  {
     files: ['src/**/*.ts', 'test/**/*.ts'],
     extends: [...tseslint.configs.recommended],
     plugins: { lamina: { rules: { rooms } } },

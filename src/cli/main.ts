@@ -61,6 +61,7 @@ export async function createProgram(args: readonly string[] | 'all'): Promise<Co
     .showSuggestionAfterError(true)
     .exitOverride()
     .enablePositionalOptions()
+  if (args[0] === '--version' || args[0] === '-V') return program
   const wanted = args === 'all' ? undefined : GROUPS.find(group => group.commands.includes(args[0] ?? ''))
   for (const group of wanted === undefined ? GROUPS : [wanted]) (await group.load()).register(program)
   return program

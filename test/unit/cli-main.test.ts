@@ -1,4 +1,5 @@
 import { spawnSync } from 'node:child_process'
+import { readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import { fileURLToPath } from 'node:url'
 import t from 'tap'
@@ -35,6 +36,33 @@ t.test('a reader that has seen enough ends it, as SIGPIPE ends others', async t 
   )
   t.equal(stderr, '')
   t.equal(stdout, '141\n')
+})
+
+t.test('compiled code that was kept is used; damaged, it is refused and made anew', async t => {
+  const cache = path.join(PROJECT, 'dist/.cache')
+  const kept = (): string[] =>
+    readdirSync(cache)
+      .filter(name => name.endsWith(`-${process.version}-${process.arch}-mounts`))
+      .map(name => path.join(cache, name))
+  t.equal(lamina('mounts').status, 0)
+  const [file = '', ...others] = kept()
+  t.same(others, [])
+  const code = readFileSync(file)
+  t.equal(lamina('mounts').status, 0)
+  t.equal(statSync(file).mtimeMs > 0 && readFileSync(file).equals(code), true, 'what is good is left alone')
+  for (const damaged of [
+    Buffer.alloc(0),
+    code.subarray(0, code.length / 2),
+    Buffer.from(code).fill(0x5a, 4096),
+  ]) {
+    writeFileSync(file, damaged)
+    const { status, stderr } = lamina('mounts')
+    t.equal(status, 0, stderr)
+    t.ok(readFileSync(file).length > damaged.length / 2 && !readFileSync(file).equals(damaged), 'made anew')
+  }
+  t.equal(lamina('mounts', '--nonsense').status, 2)
+  t.equal(lamina('../x').status, 2)
+  t.same(kept(), [file], 'and what a user types is no part of a name')
 })
 
 t.test('a mistyped command is told its likely name', async t => {
@@ -75,7 +103,9 @@ t.test('completion scripts are what their shells accept', async t => {
   for (const shell of ['bash', 'zsh', 'fish']) {
     const script = lamina('completion', shell)
     t.equal(script.status, 0)
-    const check = spawnSync(shell, ['-n'], { input: script.stdout, encoding: 'utf8' })
+    // fish 3.6 takes a socket, which is what `input` would be, for a directory.
+    const file = path.join(t.testdir({ [shell]: script.stdout }), shell)
+    const check = spawnSync(shell, ['-n', file], { encoding: 'utf8' })
     if (check.error === undefined) t.equal(check.stderr, '', shell)
   }
   t.equal(lamina('completion', 'csh').status, 2)

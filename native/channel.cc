@@ -27,14 +27,15 @@
 #include "fuse-abi.h"
 #include "memory.h"
 #include "register.h"
+#include "spin-wait.h"
 #include "work-queue.h"
 
 namespace lamina {
 namespace {
 
 // One wakeup serves at most so much before timers and other descriptors have their turn.
-constexpr int kBudgetRequests = 64;
-constexpr uint64_t kBudgetNs = 2'000'000;
+constexpr int kBudgetRequests = 256;
+constexpr uint64_t kBudgetNs = 4'000'000;
 
 constexpr size_t kMaxBuffer = 64 * 1024 * 1024;
 constexpr size_t kMaxMessage = 256 * 1024;
@@ -141,6 +142,7 @@ class Channel {
   std::shared_ptr<Account> account_;
   std::unique_ptr<WorkQueue> notifier_;
 
+  SpinWait spin_;
   std::unique_ptr<Memory> block_;  // what the device is read into
   std::shared_ptr<Memory> input_;  // what JavaScript sees of it
   std::shared_ptr<Memory> output_;
@@ -448,8 +450,14 @@ void Channel::drain() {
         end(errnum);
         return;
       }
-      break;
+      const uint64_t now = uv_hrtime();
+      spin_.nothing(now);
+      if (served == 0 || now - begin > kBudgetNs || !spin_.wait(now)) break;
+      leave(&entered);
+      served--;
+      continue;
     }
+    spin_.arrived(uv_hrtime());
     const auto size = static_cast<size_t>(n);
     uint32_t opcode = 0;
     if (size >= sizeof(abi::fuse_in_header)) {

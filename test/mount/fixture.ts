@@ -45,6 +45,7 @@ export interface Stats {
   fds: number
   /** Unexpected exceptions, each answered EIO. */
   faults: number
+  dataPlane: { wakeups: number }
   [key: string]: unknown
 }
 

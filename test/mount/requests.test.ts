@@ -1,4 +1,5 @@
 import { execFileSync } from 'node:child_process'
+import { availableParallelism } from 'node:os'
 import t from 'tap'
 import * as sys from '../../src/sys/index.js'
 import {
@@ -216,5 +217,20 @@ t.test('timeout=0 asks every time', { skip }, child => {
     },
     ['timeout=0'],
   )
+  child.end()
+})
+
+t.test('a program that asks one thing after the other finds the daemon awake', { skip }, child => {
+  if (availableParallelism() < 2) child.comment('one core: the daemon sleeps between requests')
+  else
+    withTree((mount, root) => {
+      // On a machine that has other things to do it may well be asleep: one quiet moment is enough.
+      const asleep = Array.from({ length: 20 }, (_, turn) => {
+        const before = mount.stats().dataPlane.wakeups
+        for (let i = 0; i < 500; i++) exists(join(root, `none-${turn}-${i}`))
+        return mount.stats().dataPlane.wakeups - before
+      })
+      child.ok(Math.min(...asleep) < 250, `woken ${asleep.join(', ')} times for 500 requests`)
+    })
   child.end()
 })

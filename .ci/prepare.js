@@ -108,6 +108,12 @@ function bundle() {
   step('Bundling', process.execPath, [join(root, '.ci/bundle.js')])
 }
 
+/** From the definitions that --help prints. */
+function manPages() {
+  if (newest([join(root, 'dist/man/lamina.1')]) >= newest([join(root, 'dist/.tsbuildinfo')])) return
+  step('Writing man pages', process.execPath, [join(root, '.ci/man.js')])
+}
+
 export function prepare() {
   const major = Number(process.versions.node.split('.')[0])
   if (major < 20) {
@@ -118,6 +124,7 @@ export function prepare() {
   buildAddon()
   buildTypeScript()
   bundle()
+  manPages()
 }
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) prepare()

@@ -1,5 +1,6 @@
 import { Command, CommanderError, Option } from 'commander'
 import { commandLine } from './argv.js'
+import { addGroupExamples, EXIT_CODES_AND_MORE, registerHelp } from './help.js'
 import { CliError, FORMATS } from './output.js'
 import { version } from './version.js'
 
@@ -31,6 +32,9 @@ interface Group {
   register: (program: Command) => void
 }
 
+/** Their exit code is that of what they run. */
+const RUNNING: readonly string[] = ['run', 'exec']
+
 /** 0: done; 1: it failed, stderr says why in one line; 2: it was asked wrongly; 130: ended by Ctrl-C. */
 export async function main(args: readonly string[] = commandLine()): Promise<number> {
   process.stdout.on('error', endQuietly)
@@ -39,7 +43,9 @@ export async function main(args: readonly string[] = commandLine()): Promise<num
     await program.parseAsync([...args], { from: 'user' })
     return typeof process.exitCode === 'number' ? process.exitCode : 0
   } catch (error) {
-    return report(error, args.includes('--debug'))
+    const code = report(error, args.includes('--debug'))
+    // 1 and 2 could be the command's own. As Docker has it.
+    return RUNNING.includes(args[0] ?? '') && (code === 1 || code === 2) ? 125 : code
   }
 }
 
@@ -56,14 +62,17 @@ export async function createProgram(args: readonly string[] | 'all'): Promise<Co
     .description('An overlay filesystem in user space, and the storage manager that goes with it')
     .version(version(), '-V, --version', 'print the version')
     .helpOption('-h, --help', 'print this help')
-    .helpCommand('help [command]', 'print the help of a command')
+    .helpCommand(false)
     .configureHelp({ showGlobalOptions: true })
     .showSuggestionAfterError(true)
     .exitOverride()
     .enablePositionalOptions()
+    .addHelpText('after', EXIT_CODES_AND_MORE)
   if (args[0] === '--version' || args[0] === '-V') return program
   const wanted = args === 'all' ? undefined : GROUPS.find(group => group.commands.includes(args[0] ?? ''))
   for (const group of wanted === undefined ? GROUPS : [wanted]) (await group.load()).register(program)
+  for (const group of program.commands) addGroupExamples(group)
+  registerHelp(program)
   return program
 }
 

@@ -26,7 +26,7 @@ export async function withStore<T>(
   { ownSignals = false }: { readonly ownSignals?: boolean } = {},
 ): Promise<T> {
   const { Store } = await import('../manager/store.js')
-  const { StoreError } = await import('../manager/store-error.js')
+  const { CommandError, StoreError } = await import('../manager/store-error.js')
   const options: StoreOptions = command.optsWithGlobals()
   const interrupt = new AbortController()
   let received: NodeJS.Signals | undefined
@@ -47,7 +47,8 @@ export async function withStore<T>(
     if (received !== undefined) throw new CliError('interrupted', received === 'SIGTERM' ? 143 : 130)
     if (error instanceof StoreError) {
       const hint = error.hint === undefined ? '' : `: ${error.hint}`
-      throw new CliError(`${error.message}${hint}`, error.code === 'invalid' ? 2 : 1)
+      const exitCode = error instanceof CommandError ? error.exitCode : error.code === 'invalid' ? 2 : 1
+      throw new CliError(`${error.message}${hint}`, exitCode)
     }
     throw error
   } finally {

@@ -19,6 +19,18 @@ export class StoreError extends Error {
   }
 }
 
+/** The command of a container cannot run; the codes are those of shells, and of Docker. */
+export class CommandError extends StoreError {
+  constructor(
+    /** 127: there is none; 126: it is none. */
+    readonly exitCode: 126 | 127,
+    message: string,
+    hint: string,
+  ) {
+    super('invalid', message, hint)
+  }
+}
+
 export function notFound(kind: string, name: string, hint?: string): StoreError {
   return new StoreError('not-found', `no such ${kind}: ${name}`, hint ?? `see 'lamina ${kind} ls'`)
 }

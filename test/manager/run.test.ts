@@ -54,7 +54,15 @@ for (const runtime of ['', 'none']) {
         'more',
       )
       t.equal(lamina('box').stdout, 'the command\n')
-      t.match(lamina('-v', 'data:/dev/x', 'box').stderr, /run cannot mount on \/dev\/x/)
+      const refused = lamina('-v', 'data:/dev/x', 'box')
+      t.match(refused.stderr, /run cannot mount on \/dev\/x/)
+      t.equal(refused.status, 125)
+      t.equal(lamina('--network', 'x', 'box').status, 125)
+      const missing = lamina('box', 'nosuch')
+      t.match(missing.stderr, /^lamina: there is no program 'nosuch' in the image: PATH is \/usr.*\n$/)
+      t.equal(missing.status, 127)
+      t.equal(lamina('box', '/etc/passwd').status, 126)
+      t.equal(lamina('-w', '/bin', 'box', './sh', '-c', 'exit 1').status, 1)
       using store = await bench.open()
       t.same(
         store.volumes.list().map(volume => volume.name),
@@ -121,7 +129,7 @@ for (const runtime of ['', 'none']) {
       t.equal(first.status, 5, first.stderr)
       t.equal(first.stdout, 'typed\nhere\n33\nb d /var\nbox\n')
       t.match(bench.lamina('container', 'rm', 'web').stderr, /is running/)
-      t.equal(exec('web', 'nosuch').status === 0, false)
+      t.equal(exec('web', 'nosuch').status, 127)
       const end = exec('web', 'touch', '/t/end')
       t.equal(end.status, 0, end.stderr)
       t.equal(await ended(child), 4)

@@ -2,10 +2,13 @@ import { spawnSync } from 'node:child_process'
 import { readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import { fileURLToPath } from 'node:url'
+import type { Command } from 'commander'
 import t from 'tap'
 import { candidates } from '../../src/cli/commands/completion.js'
 import { parseArguments } from '../../src/cli/fuse-lamina.js'
+import { extraHelp, subcommandsOf } from '../../src/cli/help.js'
 import { createProgram } from '../../src/cli/main.js'
+import { manPages } from '../../src/cli/man-pages.js'
 
 const PROJECT = path.resolve(path.dirname(fileURLToPath(import.meta.url)), '../../..')
 
@@ -69,20 +72,58 @@ t.test('a mistyped command is told its likely name', async t => {
   t.match(lamina('moutn').stderr, /Did you mean .*mount/)
 })
 
-t.test('every command has a description, and help with an example', async t => {
-  const program = await createProgram('all')
-  for (const command of program.createHelp().visibleCommands(program)) {
-    if (command.name() === 'help') continue
-    t.not(command.description(), '', command.name())
-    // A group's examples are with its subcommands.
-    const leaves = command.commands.length === 0 ? [command] : command.createHelp().visibleCommands(command)
-    for (const leaf of leaves) {
-      if (leaf.name() === 'help') continue
-      let help = ''
-      leaf.configureOutput({ writeOut: text => (help += text) }).outputHelp()
-      t.match(help, /Examples?:\n/, `${command.name()} ${leaf.name()}`)
-    }
+t.test('every command has a description, and help with an example of it', async t => {
+  const walk = (command: Command, words: string): void => {
+    t.not(command.description(), '', words)
+    const { examples } = extraHelp(command)
+    t.ok(examples.includes(words), `an example of ${words}`)
+    for (const child of subcommandsOf(command)) walk(child, `${words} ${child.name()}`)
   }
+  walk(await createProgram('all'), 'lamina')
+})
+
+t.test('lamina help finds commands of groups, and says which are not there', async t => {
+  const { stdout } = lamina('help', 'volume', 'create')
+  t.match(stdout, /^Usage: lamina volume create /)
+  t.equal(stdout, lamina('volume', 'create', '--help').stdout)
+  const missing = lamina('help', 'volume', 'craete')
+  t.equal(missing.status, 2)
+  t.equal(
+    missing.stderr,
+    "lamina: there is no command 'volume craete': 'lamina help volume' lists those that there are\n",
+  )
+})
+
+t.test('man pages say what --help says, and are troff without a warning', async t => {
+  const program = await createProgram('all')
+  const pages = new Map(manPages(program).map(page => [page.file, page.text]))
+  const plain = (text: string): string => text.replaceAll('\\-', '-').replaceAll('\\(aq', "'")
+  const walk = (command: Command, name: string): void => {
+    const text = plain(pages.get(`${name}.1`) ?? '')
+    for (const { flags, description } of command.createHelp().visibleOptions(command)) {
+      t.not(description, '', `${name} ${flags}`)
+      t.ok(text.includes(`.B ${flags}\n`), `${name} ${flags}`)
+    }
+    for (const line of extraHelp(command).examples.split('\n')) {
+      t.ok(text.includes(line.replaceAll('\\', '\\e').replaceAll('…', '...')), `${name}: ${line}`)
+    }
+    for (const child of subcommandsOf(command)) walk(child, `${name}-${child.name()}`)
+  }
+  walk(program, 'lamina')
+  const files = [...pages.keys()].sort()
+  t.strictSame(readdirSync(path.join(PROJECT, 'dist/man')).sort(), files, 'the build wrote them')
+  const { man } = JSON.parse(readFileSync(path.join(PROJECT, 'package.json'), 'utf8')) as { man: string[] }
+  t.strictSame(
+    man,
+    files.map(file => `dist/man/${file}`),
+    'else: node .ci/man.js --list',
+  )
+  const all = [...pages.values()].join('')
+  const groff = spawnSync('groff', ['-man', '-Tutf8', '-ww', '-Wbreak', '-z'], {
+    input: all,
+    encoding: 'utf8',
+  })
+  if (groff.error === undefined) t.equal(groff.stderr, '')
 })
 
 t.test('only the group that is asked for is loaded', async t => {

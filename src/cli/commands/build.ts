@@ -1,6 +1,7 @@
 import { existsSync, readFileSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import type { Command } from 'commander'
+import { wordsOf } from '../help.js'
 import { CliError, print } from '../output.js'
 import { ProgressBars } from '../progress.js'
 import { onStore, withStore } from '../store-command.js'
@@ -56,8 +57,8 @@ export function define(command: Command): void {
 Each instruction that changes files makes a layer; unchanged ones come from the cache and say CACHED.
 
 Examples:
-  lamina build -t app:1 .
-  lamina build -t app:test --target test --build-arg VERSION=2 -f docker/Containerfile .`,
+  ${wordsOf(command)} -t app:1 .
+  ${wordsOf(command)} -t app:test --target test --build-arg VERSION=2 -f docker/Containerfile .`,
     )
     .action(async (context: string, options: BuildArguments, self: Command) => {
       const input = readInput(context, options.file)

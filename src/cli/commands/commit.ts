@@ -1,10 +1,10 @@
 import { statSync } from 'node:fs'
 import type { Command } from 'commander'
+import { wordsOf } from '../help.js'
+import { append } from '../key-values.js'
 import { print } from '../output.js'
 import { ProgressBars } from '../progress.js'
 import { onStore, withStore } from '../store-command.js'
-
-const append = (value: string, before: string[] | undefined): string[] => [...(before ?? []), value]
 
 interface CommitArguments {
   author?: string
@@ -20,12 +20,14 @@ export function register(program: Command): void {
 
 /** Also as `lamina container commit`. */
 export function registerCommit(parent: Command): void {
-  onStore(parent.command('commit'))
+  const command = parent.command('commit')
+  const words = wordsOf(command)
+  onStore(command)
     .description('make an image of what a container, or any upperdir, changed')
     .argument('<container|upperdir>', 'a container, or the path of an upperdir')
     .argument('[name]', 'the name of the image')
     .option('--base <image>', 'of an upperdir: the image that it stands on')
-    .option('-a, --author <who>')
+    .option('-a, --author <who>', 'who made it, in the history')
     .option('-m, --message <text>', 'a comment in the history')
     .option(
       '-c, --change <instruction>',
@@ -36,8 +38,8 @@ export function registerCommit(parent: Command): void {
       'after',
       `
 Examples:
-  lamina commit web registry.example.com/web:2
-  lamina commit --base debian:12 /srv/up debian-with-vim`,
+  ${words} web registry.example.com/web:2
+  ${words} --base debian:12 /srv/up debian-with-vim`,
     )
     .action(async (what: string, name: string | undefined, options: CommitArguments, command: Command) => {
       await withStore(command, async (store, signal) => {

@@ -1,16 +1,9 @@
-import { Argument, type Command } from 'commander'
+import { Argument, type Command, type Option } from 'commander'
 import { createProgram } from '../main.js'
 import { print } from '../output.js'
+import { storeNames } from '../store-names.js'
 
 /** `lamina completion SHELL`: scripts that ask `lamina __complete WORD…` for the words that could come next. */
-
-type Completer = () => Promise<string[]>
-const completers = new Map<string, Completer>()
-
-/** Lets `lamina COMMAND <TAB>` offer names, e.g. `completeWith('volume rm', volumeNames)`. */
-export function completeWith(command: string, completer: Completer): void {
-  completers.set(command, completer)
-}
 
 const SCRIPTS = {
   bash: `# lamina completion bash > /etc/bash_completion.d/lamina
@@ -56,33 +49,55 @@ export function register(program: Command): void {
 export async function candidates(words: readonly string[]): Promise<string[]> {
   let command = await createProgram('all')
   const path: string[] = []
-  let argument = 0
+  const before: string[] = []
+  let root: string | undefined
+  let valueOf: Option | undefined
+  let onlyArguments = false
   for (const word of words.slice(0, -1)) {
-    const sub =
-      argument === 0 ? command.commands.find(c => c.name() === word || c.aliases().includes(word)) : undefined
-    if (sub !== undefined) {
-      command = sub
-      path.push(sub.name())
-    } else if (!word.startsWith('-')) {
-      argument++
+    const option = valueOf
+    valueOf = undefined
+    if (option !== undefined) {
+      if (option.long === '--root') root = word
+    } else if (word === '--') {
+      onlyArguments = true
+    } else if (word.startsWith('-') && !onlyArguments) {
+      const [flag, value] = word.split(/=(.*)/s)
+      const known = command.options.find(one => one.long === flag || one.short === flag)
+      if (value === undefined && known?.required === true) valueOf = known
+      else if (flag === '--root') root = value
+    } else {
+      const sub = before.length === 0 ? subcommandOf(command, word) : undefined
+      if (sub === undefined) before.push(word)
+      else {
+        command = sub
+        path.push(sub.name())
+      }
     }
   }
   const last = words.at(-1) ?? ''
+  const matching = (names: readonly string[]): string[] => names.filter(name => name.startsWith(last))
+  if (valueOf !== undefined) return matching(valueOf.argChoices ?? [])
   const help = command.createHelp()
-  if (last.startsWith('-')) {
-    return help
-      .visibleOptions(command)
-      .map(option => option.long ?? option.short ?? '')
-      .filter(option => option.startsWith(last))
+  if (last.startsWith('-') && !onlyArguments) {
+    return matching(help.visibleOptions(command).map(option => option.long ?? option.short ?? ''))
   }
-  const previous = words.at(-2)
-  const option = command.options.find(o => o.long === previous || o.short === previous)
-  if (option?.argChoices !== undefined) return option.argChoices.filter(choice => choice.startsWith(last))
-  const names = help.visibleCommands(command).map(c => c.name())
-  const choices = command.registeredArguments[argument]?.argChoices ?? []
-  const dynamic =
-    (await completers
-      .get(path.join(' '))?.()
-      .catch(() => [])) ?? []
-  return [...names, ...choices, ...dynamic].filter(name => name.startsWith(last))
+  if (path[0] === 'help') return matching(commandsBelow(await createProgram('all'), before))
+  const choices = command.registeredArguments[before.length]?.argChoices ?? []
+  const names = await storeNames(path.join(' '), { root, before }).catch(() => [])
+  return matching([...(before.length === 0 ? commandsBelow(command, []) : []), ...choices, ...names])
+}
+
+function subcommandOf(command: Command, word: string): Command | undefined {
+  return command.commands.find(one => one.name() === word || one.aliases().includes(word))
+}
+
+function commandsBelow(command: Command, words: readonly string[]): string[] {
+  const [first, ...rest] = words
+  if (first === undefined)
+    return command
+      .createHelp()
+      .visibleCommands(command)
+      .map(one => one.name())
+  const sub = subcommandOf(command, first)
+  return sub === undefined ? [] : commandsBelow(sub, rest)
 }

@@ -13,7 +13,6 @@ import { append } from '../key-values.js'
 import { listFormatOption, printList, printObjects } from '../listing.js'
 import { CliError, humanSize, jsonName, print, printable, printJson } from '../output.js'
 import { onStore, shortTime, withStore } from '../store-command.js'
-import { completeWith } from './completion.js'
 import { registerCommit } from './commit.js'
 import { register as registerInside } from './container-inside.js'
 
@@ -29,15 +28,6 @@ export function register(program: Command): void {
   registerRemoving(container)
   registerInside(container)
   registerCommit(container)
-  for (const name of ['mount', 'umount', 'inspect', 'diff', 'export', 'rename', 'rm', 'commit', 'bundle']) {
-    completeWith(`container ${name}`, containerNames)
-  }
-}
-
-async function containerNames(): Promise<string[]> {
-  const { Store } = await import('../../manager/store.js')
-  using store = await Store.open()
-  return store.containers.list().map(container => container.name)
 }
 
 function registerCreate(container: Command): void {

@@ -104,7 +104,7 @@ export function register(image: Command): void {
       append,
     )
     .option('-m, --message <text>', 'a comment in its history')
-    .option('--author <who>')
+    .option('--author <who>', 'who made it, in the history')
     .option('--platform <os/arch>', 'what it runs on; this host otherwise')
     .addHelpText('after', '\nExample:\n  lamina image import -c \'CMD ["bash"]\' rootfs.tar.zst debian:12')
     .action(async (file: string, name: string | undefined, options: ImportArguments, command: Command) => {

@@ -111,7 +111,7 @@ export function register(program: Command): void {
       'check user and password with a registry, and keep them in the file that docker and podman use',
     )
     .argument('[registry]', 'its host', 'docker.io')
-    .option('-u, --username <name>')
+    .option('-u, --username <name>', 'who logs in; asked for on a terminal otherwise')
     .option('-p, --password <text>', 'better: --password-stdin, which no other user can see')
     .option('--password-stdin', 'read the password from standard input')
     .option('--authfile <file>', 'where to keep it (default: REGISTRY_AUTH_FILE, or ~/.docker/config.json)')

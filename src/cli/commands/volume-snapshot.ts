@@ -6,10 +6,7 @@ import { onStore, shortTime, withStore } from '../store-command.js'
 
 /** `lamina volume snapshot`: copies of a volume that stand still. */
 export function register(volume: Command): void {
-  const snapshot = volume
-    .command('snapshot')
-    .description('copies of a volume that stand still')
-    .addHelpText('after', '\nExample:\n  lamina volume snapshot create data monday')
+  const snapshot = volume.command('snapshot').description('copies of a volume that stand still')
 
   onStore(snapshot.command('create'))
     .description('take a snapshot; data is shared where the filesystem can (reflink)')

@@ -5,7 +5,6 @@ import { append, keyValues } from '../key-values.js'
 import { listFormatOption, printList, printObjects } from '../listing.js'
 import { humanSize, print } from '../output.js'
 import { onStore, shortTime, withStore } from '../store-command.js'
-import { completeWith } from './completion.js'
 import { register as registerSnapshot } from './volume-snapshot.js'
 import { register as registerTransfer } from './volume-transfer.js'
 
@@ -21,15 +20,6 @@ export function register(program: Command): void {
   registerRemoving(volume)
   registerTransfer(volume)
   registerSnapshot(volume)
-  for (const name of ['inspect', 'rm', 'update', 'rename', 'backup', 'clone']) {
-    completeWith(`volume ${name}`, volumeNames)
-  }
-}
-
-async function volumeNames(): Promise<string[]> {
-  const { Store } = await import('../../manager/store.js')
-  using store = await Store.open()
-  return store.volumes.list().map(volume => volume.name)
 }
 
 function registerCreate(volume: Command): void {

@@ -1,14 +1,15 @@
 /** What runs in a container: the image's config, and what its user asked for instead. */
 import { resolve } from 'node:path'
 import { fromUtf8 } from '../../base/bytes.js'
+import { SysError } from '../../base/sys-error.js'
 import * as sys from '../../sys/index.js'
 import { resolveWorkdir, withVariable } from '../config-change.js'
 import { resolveUser } from '../container-user.js'
 import type { ContainerRecord } from '../containers.js'
-import { makeInRoot } from '../mounts/target.js'
+import { makeInRoot, openInRoot } from '../mounts/target.js'
 import { writeBundle, type BundleOptions } from '../oci-bundle.js'
 import type { Store } from '../store.js'
-import { StoreError } from '../store-error.js'
+import { CommandError, StoreError } from '../store-error.js'
 import { rootOf, specOf, type ProcessSpec } from './container-spec.js'
 
 const DEFAULT_PATH = 'PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'
@@ -52,6 +53,7 @@ export function bundleOf(
   if (wanted.terminal) env = withVariable(env, 'TERM', 'xterm')
   env = withVariables(env, wanted.env)
   if (!env.some(entry => entry.startsWith('HOME='))) env = withVariable(env, 'HOME', user.home)
+  checkProgram(root.n, args[0] ?? '', cwd, env)
   return {
     rootfs,
     args,
@@ -64,6 +66,41 @@ export function bundleOf(
     readOnly: spec.readOnly,
     ...(spec.ids === undefined ? {} : { ids: spec.ids }),
   }
+}
+
+/**
+ * Runtimes say it each in its own way, and end with a code that a command could have given.
+ * @throws CommandError
+ */
+function checkProgram(root: number, program: string, cwd: string, env: readonly string[]): void {
+  const path = env.findLast(entry => entry.startsWith('PATH='))?.slice('PATH='.length) ?? ''
+  const places = program.includes('/') ? [program] : path.split(':').map(dir => `${dir || '.'}/${program}`)
+  let found = false
+  for (const place of places.map(each => resolve(cwd, each))) {
+    // Mounted by the runtime only.
+    if (/^\/(proc|dev|sys)\//.test(place)) return
+    try {
+      using fd = openInRoot(root, fromUtf8(place))
+      if (fd === undefined) continue
+      const { mode } = sys.statFd(fd.n)
+      if (sys.S_ISREG(mode) && (mode & 0o111) !== 0) return
+      found = true
+    } catch (error) {
+      // Through a file, or links in a circle: no program either.
+      if (!(error instanceof SysError)) throw error
+    }
+  }
+  if (found)
+    throw new CommandError(
+      126,
+      `'${program}' is in the image but no program`,
+      'its mode must allow running it',
+    )
+  throw new CommandError(
+    127,
+    `there is no program '${program}' in the image`,
+    program.includes('/') ? 'see what the image has' : `PATH is ${path}`,
+  )
 }
 
 export function withVariables(env: string[], added: readonly string[]): string[] {

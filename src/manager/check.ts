@@ -4,15 +4,16 @@
  * It may run beside other commands: what a live process has claimed is left out, and every finding about a directory
  * is made while holding its claim.
  */
-import { existsSync, readdirSync, rmSync } from 'node:fs'
+import { createReadStream, existsSync, readdirSync, rmSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import { fromUtf8, toUtf8 } from '../base/bytes.js'
 import { SysError } from '../base/sys-error.js'
-import { chainId, parseConfig } from '../oci/index.js'
+import { chainId, digestAlgorithm, Digester, parseConfig } from '../oci/index.js'
 import * as sys from '../sys/index.js'
 import type { ClaimKind } from './claims.js'
 import { collect } from './collector.js'
 import { displayName } from './images.js'
+import { dropBlob, keptBlobs } from './kept-blobs.js'
 import { shortDigest } from './layers.js'
 import { isMounted, mountTable, unmountOne } from './mount-table.js'
 import { removeTree } from './remove-tree.js'
@@ -21,7 +22,8 @@ import { causeOf } from './store-error.js'
 import { treeFingerprint } from './tree-usage.js'
 
 export interface Problem {
-  readonly kind: 'database' | 'layer' | 'image' | 'container' | 'volume' | 'snapshot' | 'scratch' | 'mount'
+  readonly kind:
+    'database' | 'layer' | 'blob' | 'image' | 'container' | 'volume' | 'snapshot' | 'scratch' | 'mount'
   /** What it is about. */
   readonly name: string
   readonly problem: string
@@ -78,6 +80,7 @@ async function* findings(store: Store, options: CheckOptions): AsyncGenerator<Fi
   yield* orphans(store)
   yield* missing(store)
   yield* layerFindings(store, options)
+  yield* blobFindings(store, options)
   yield* imageFindings(store)
   yield* mountFindings(store)
 }
@@ -196,6 +199,30 @@ async function* layerFindings(store: Store, options: CheckOptions): AsyncGenerat
                 users.map(user => user.id),
               ),
           }),
+    }
+  }
+}
+
+/** Kept blobs that are missing or not what they were. The layer itself is whole without them. */
+async function* blobFindings(store: Store, options: CheckOptions): AsyncGenerator<Finding, void, void> {
+  for (const blob of keptBlobs(store)) {
+    options.signal?.throwIfAborted()
+    const size = statSync(blob.file, { throwIfNoEntry: false })?.size
+    let problem = size === undefined ? 'it is missing' : undefined
+    if (size !== undefined && size !== blob.size) problem = `it has ${size} bytes, not ${blob.size}`
+    if (problem === undefined && options.content === true) {
+      const digester = new Digester(digestAlgorithm(blob.digest))
+      for await (const chunk of createReadStream(blob.file)) digester.update(chunk as Buffer)
+      if (digester.digest() !== blob.digest) problem = 'it was altered'
+    }
+    // Dropped by another command while we read it?
+    if (problem === undefined || !keptBlobs(store).some(({ digest }) => digest === blob.digest)) continue
+    yield {
+      kind: 'blob',
+      name: shortDigest(blob.digest),
+      problem,
+      remedy: 'forget it: the layer is packed anew when it is needed so',
+      mend: () => dropBlob(store, blob.digest),
     }
   }
 }

@@ -27,6 +27,7 @@ export const CLAIM_KINDS = [
   'snapshot',
   'scratch',
   'partial',
+  'blob',
   'lease',
 ] as const
 export type ClaimKind = (typeof CLAIM_KINDS)[number]

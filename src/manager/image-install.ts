@@ -23,6 +23,7 @@ import type {
 } from '../oci/index.js'
 import type { ImageRecord } from './images.js'
 import { inParallel } from './in-parallel.js'
+import { keepBlob } from './kept-blobs.js'
 import { shortDigest } from './layers.js'
 import type { Lease } from './leases.js'
 import type { Store } from './store.js'
@@ -42,11 +43,15 @@ export interface InstallOptions {
   readonly onProgress?: (event: TransferEvent) => void
   /** Layers at once. */
   readonly parallel?: number
+  /** Compressed layers are kept as they came, so that the image can leave as it came; default: what the store's config says. */
+  readonly keepBlobs?: boolean
 }
 
 /** What a registry's download hands over: the bytes, and what to do once they are in the store. */
 export interface Download {
   readonly source: ByteSource
+  /** Has the whole blob once the source was read to its end. */
+  readonly file: string
   /** `stored` false: the download failed or was cut short, and is to be resumed. */
   release(stored: boolean): void
 }
@@ -121,11 +126,15 @@ async function installLayer(
   options: InstallOptions,
   openLayer: OpenLayer | undefined,
 ): Promise<void> {
+  // What was not packed is written again from the layer itself.
+  const keep = (options.keepBlobs ?? store.config.keepBlobs ?? false) && descriptor.digest !== diffId
   const id = shortDigest(diffId)
   const total = descriptor.size
   const report = (done: number, status?: string): void =>
     options.onProgress?.({ id, label: id, done, total, ...(status === undefined ? {} : { status }) })
   if (lease.keepLayer(diffId)) {
+    const layer = keep ? store.layers.get(diffId) : undefined
+    if (layer !== undefined) await keepBlob(store, layer, descriptor, () => source.blob(descriptor))
     report(total, 'already exists')
     noteBlob(store, descriptor, diffId)
     return
@@ -135,12 +144,16 @@ async function installLayer(
   const what = `layer ${id}`
   if (openLayer === undefined) {
     const onBytes = (done: number): void => report(done)
-    await store.layers.add(source.blob(descriptor), lease, { diffId, what, onBytes, ...signal })
+    const kept = keep ? { descriptor } : undefined
+    await store.layers.add(source.blob(descriptor), lease, { diffId, what, onBytes, keep: kept, ...signal })
   } else {
     const download = await openLayer(descriptor, () => lease.keepLayer(diffId), report, options.signal)
     let stored = false
     try {
-      if (download !== undefined) await store.layers.add(download.source, lease, { diffId, what, ...signal })
+      if (download !== undefined) {
+        const kept = keep ? { descriptor, file: download.file } : undefined
+        await store.layers.add(download.source, lease, { diffId, what, keep: kept, ...signal })
+      }
       stored = true
     } finally {
       download?.release(stored)

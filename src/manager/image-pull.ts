@@ -78,6 +78,7 @@ function downloader(store: Store, registry: Registry): OpenLayer {
       return undefined
     }
     return {
+      file,
       source: verifying(
         download(registry, descriptor, file, report),
         descriptor,

@@ -6,7 +6,8 @@ import type { TransferEvent } from './image-install.js'
 import { noteSource, type RegistryAccess } from './image-pull.js'
 import { layerBlob } from './image-save.js'
 import type { ImageRecord } from './images.js'
-import { manifestOf, storedManifest } from './stored-manifest.js'
+import { keptBlob } from './kept-blobs.js'
+import { manifestOf, originalLayers } from './stored-manifest.js'
 import { inParallel } from './in-parallel.js'
 import { shortDigest, type LayerRecord } from './layers.js'
 import type { Scratch, Store } from './store.js'
@@ -14,7 +15,7 @@ import type { Scratch, Store } from './store.js'
 export interface PushOptions extends RegistryAccess {
   /** Where to; the image's own name otherwise. */
   readonly to?: string
-  /** Of layers that the registry does not have. Default gzip, which every client reads. */
+  /** Of layers that the registry does not have. Default: as they came, where that is kept, else gzip, which every client reads. */
   readonly compression?: Compression
   readonly signal?: AbortSignal
   readonly onProgress?: (event: TransferEvent) => void
@@ -71,26 +72,21 @@ async function pushLayers(
   options: PushOptions,
 ): Promise<Map<Digest, Descriptor>> {
   const layers = new Map(store.layers.chainStack(image.chainId).map(chain => [chain.diffId, chain.layer]))
-  const wanted = layersOfManifest(store, image)
+  const wanted = originalLayers(
+    store,
+    image,
+    ({ digest }, diffId) => keptBlob(store, diffId, digest) !== undefined,
+  )
   const pushed = new Map<Digest, Descriptor>()
   await inParallel([...layers.values()], options.parallel ?? 3, options.signal, async (layer, signal) => {
     const more = { ...options, signal }
     const known = await findThere(store, layer, wanted.get(layer.diffId), registry, more)
-    pushed.set(layer.diffId, known ?? (await sendLayer(store, layer, registry, scratch, more)))
+    pushed.set(
+      layer.diffId,
+      known ?? (await sendLayer(store, layer, wanted.get(layer.diffId), registry, scratch, more)),
+    )
   })
   return pushed
-}
-
-/** The layers of the manifest that the image came with: with these digests it keeps its own digest. */
-function layersOfManifest(store: Store, image: ImageRecord): Map<Digest, Descriptor> {
-  const manifest = storedManifest(store, image)
-  const diffIds = store.images.config(image.id).rootfs.diff_ids
-  const found = new Map<Digest, Descriptor>()
-  for (const [index, descriptor] of (manifest?.manifest.layers ?? []).entries()) {
-    const diffId = diffIds[index]
-    if (diffId !== undefined) found.set(diffId, descriptor)
-  }
-  return found
 }
 
 /** Thrown instead of sending bytes that we do not have: the blob was packed by somebody else. */
@@ -108,11 +104,14 @@ async function findThere(
     'SELECT digest, media_type, size FROM blobs WHERE diff_id = ?',
     layer.diffId,
   )
-  const candidates: Descriptor[] = rows.map(row => ({
-    mediaType: row.media_type,
-    digest: row.digest,
-    size: row.size,
-  }))
+  // Kept to leave as it came: another form that is there already would be another manifest.
+  const keepsForm =
+    options.compression === undefined &&
+    preferred !== undefined &&
+    keptBlob(store, layer.diffId, preferred.digest) !== undefined
+  const candidates: Descriptor[] = rows
+    .filter(row => !keepsForm || row.digest === preferred.digest)
+    .map(row => ({ mediaType: row.media_type, digest: row.digest, size: row.size }))
   candidates.sort((a, b) => Number(b.digest === preferred?.digest) - Number(a.digest === preferred?.digest))
   const id = shortDigest(layer.diffId)
   for (const descriptor of candidates) {
@@ -153,6 +152,7 @@ function layerDescriptor(descriptor: Descriptor, preferred: Descriptor | undefin
 async function sendLayer(
   store: Store,
   layer: LayerRecord,
+  preferred: Descriptor | undefined,
   registry: Registry,
   scratch: Scratch,
   options: PushOptions,
@@ -161,14 +161,15 @@ async function sendLayer(
   const report = (done: number, total: number | undefined, status?: string): void =>
     options.onProgress?.({ id, label: id, done, total, ...(status === undefined ? {} : { status }) })
   report(0, undefined, 'packing')
-  const compression = options.compression ?? 'gzip'
   const blob = await layerBlob(store, layer, scratch, {
-    compression,
+    preferred,
+    compression: options.compression,
+    otherwise: 'gzip',
     ...(options.signal === undefined ? {} : { signal: options.signal }),
   })
   const result = await registry.pushBlob(blob, { onProgress: (done, total) => report(done, total) })
   report(blob.descriptor.size, blob.descriptor.size, result === 'pushed' ? 'pushed' : 'already there')
-  return blob.descriptor
+  return layerDescriptor(blob.descriptor, preferred)
 }
 
 async function pushManifest(

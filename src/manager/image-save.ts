@@ -19,14 +19,15 @@ import type { BlobToWrite, ByteSource, Compression, Descriptor } from '../oci/in
 import { displayName, type ImageRecord } from './images.js'
 import { noteBlob } from './image-install.js'
 import type { LayerRecord } from './layers.js'
-import { manifestOf } from './stored-manifest.js'
+import { keptBlob } from './kept-blobs.js'
+import { manifestOf, originalLayers } from './stored-manifest.js'
 import type { Scratch, Store } from './store.js'
 
 export type ArchiveFormat = 'docker-archive' | 'oci-archive' | 'oci-dir'
 
 export interface SaveOptions {
   readonly format?: ArchiveFormat
-  /** Of layers in OCI forms. Default plain, as docker writes them: nothing is packed twice. */
+  /** Of layers in OCI forms. Default: as they came, where that is kept, else plain, as docker writes them: nothing is packed twice. */
   readonly compression?: Compression
   readonly signal?: AbortSignal
 }
@@ -112,8 +113,14 @@ async function layoutParts(
   for (const { image, names, layers } of images) {
     const config = store.images.configBytes(image.id)
     const descriptors: Descriptor[] = []
+    const originals = originalLayers(
+      store,
+      image,
+      ({ digest }, diffId) => keptBlob(store, diffId, digest) !== undefined,
+    )
     for (const layer of layers) {
-      const blob = await layerBlob(store, layer, scratch, options)
+      const preferred = originals.get(layer.diffId)
+      const blob = await layerBlob(store, layer, scratch, { ...options, preferred, otherwise: 'plain' })
       blobs.push(blob)
       descriptors.push(blob.descriptor)
     }
@@ -133,14 +140,27 @@ async function layoutParts(
   return { entries, blobs }
 }
 
-/** A layer as a blob whose digest and size are known: plain at once, compressed after it was written to scratch. */
+interface BlobOptions {
+  /** The form in which the image's own manifest has it. */
+  readonly preferred: Descriptor | undefined
+  /** Asked for; else as it was kept. */
+  readonly compression?: Compression | undefined
+  readonly otherwise: Compression
+  readonly signal?: AbortSignal
+}
+
+/**
+ * A layer as a blob whose digest and size are known: kept or plain at once, compressed after it was written to scratch.
+ */
 export async function layerBlob(
   store: Store,
   layer: LayerRecord,
   scratch: Scratch,
-  options: Pick<SaveOptions, 'compression' | 'signal'>,
+  options: BlobOptions,
 ): Promise<BlobToWrite> {
-  const compression = options.compression ?? 'plain'
+  const kept = keptForm(store, layer, options)
+  if (kept !== undefined) return kept
+  const compression = options.compression ?? options.otherwise
   if (compression === 'plain') {
     const descriptor = { mediaType: layerMediaType('plain'), digest: layer.diffId, size: layer.tarSize }
     return { descriptor, open: () => store.layers.tar(layer) }
@@ -157,6 +177,21 @@ export async function layerBlob(
   const descriptor = { mediaType: layerMediaType(compression), digest: digester.digest(), size }
   noteBlob(store, descriptor, layer.diffId)
   return { descriptor, open: () => createReadStream(file) }
+}
+
+function keptForm(
+  store: Store,
+  layer: LayerRecord,
+  { preferred, compression }: BlobOptions,
+): BlobToWrite | undefined {
+  if (compression === undefined && preferred?.digest === layer.diffId) {
+    return { descriptor: preferred, open: () => store.layers.tar(layer) }
+  }
+  const own = preferred === undefined ? undefined : keptBlob(store, layer.diffId, preferred.digest)
+  const kept = own ?? keptBlob(store, layer.diffId)
+  if (kept === undefined) return undefined
+  const asked = compression === undefined || kept.descriptor.mediaType.endsWith(compression)
+  return asked ? kept : undefined
 }
 
 /** What `load` prints for an image. */

@@ -5,13 +5,14 @@
  * layer on top of a parent chain; images, containers and the build cache refer to chains.
  */
 import { randomBytes } from 'node:crypto'
-import { existsSync, mkdirSync } from 'node:fs'
+import { existsSync, mkdirSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { Digester, nextChainId, type Digest } from '../oci/index.js'
 import type { ByteSource, Expected } from '../oci/index.js'
 import { layerChanges, type Change } from './changes.js'
 import { collect, type Collected } from './collector.js'
 import type { Stack } from './drivers/driver.js'
+import { copying, noteKept, placeBlob, type BlobToKeep } from './kept-blobs.js'
 import { packTree, readLayerTar, unpackLayer, type Unpacked } from './layer-tar.js'
 import type { Lease } from './leases.js'
 import { removeTree } from './remove-tree.js'
@@ -80,6 +81,8 @@ export interface AddLayerOptions {
   readonly blob?: Expected
   /** The user's own archive: no limit on how much a small file may expand to. */
   readonly trusted?: boolean
+  /** The bytes as they come are kept, too. */
+  readonly keep?: BlobToKeep | undefined
   /** Named in errors. */
   readonly what?: string
   readonly signal?: AbortSignal
@@ -105,11 +108,18 @@ export class Layers {
     let diffId: Digest
     try {
       mkdirSync(join(home, 'diff'), { recursive: true, mode: 0o755 })
-      const unpacked = await unpackLayer(source, home, options)
+      const { keep } = options
+      const copy = join(home, 'blob')
+      const copied = keep !== undefined && keep.file === undefined
+      const unpacked = await unpackLayer(copied ? copying(source, copy) : source, home, options)
+      const blobSize = keep === undefined ? 0 : placeBlob(home, keep.descriptor.digest, keep.file ?? copy)
+      if (copied) rmSync(copy)
       const usage = treeFingerprint(join(home, 'diff'))
       const stored = db.transaction(() => {
         const known = this.get(unpacked.diffId)
-        if (known === undefined) this.#insert(unpacked, dir, usage)
+        if (known === undefined) this.#insert(unpacked, dir, usage, blobSize)
+        if (known === undefined && keep !== undefined)
+          noteKept(this.context, keep.descriptor, unpacked.diffId)
         lease.keepLayer(unpacked.diffId)
         return known === undefined
       })
@@ -129,14 +139,19 @@ export class Layers {
     return record
   }
 
-  #insert(unpacked: Unpacked, dir: string, usage: TreeUsage & { readonly fingerprint: string }): void {
+  #insert(
+    unpacked: Unpacked,
+    dir: string,
+    usage: TreeUsage & { readonly fingerprint: string },
+    blobSize: number,
+  ): void {
     this.context.db.run(
       `INSERT INTO layers (diff_id, dir, size, disk, entries, tar_size, fingerprint, created)
        VALUES (?, ?, ?, ?, ?, ?, ?, ?)`,
       unpacked.diffId,
       dir,
       usage.size,
-      usage.bytes + unpacked.recipeSize,
+      usage.bytes + unpacked.recipeSize + blobSize,
       usage.entries,
       unpacked.tarSize,
       usage.fingerprint,

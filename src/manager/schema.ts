@@ -183,4 +183,8 @@ export const MIGRATIONS: readonly string[] = [
   ) STRICT;
   CREATE INDEX container_uses_container ON container_uses (container);
   `,
+  `
+  -- 1: the blob itself lies beside its layer's tree (kept-blobs.ts).
+  ALTER TABLE blobs ADD COLUMN kept INTEGER NOT NULL DEFAULT 0;
+  `,
 ]

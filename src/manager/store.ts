@@ -3,7 +3,7 @@
  * commands left, and hands out the parts.
  */
 import { randomBytes } from 'node:crypto'
-import { mkdirSync, readFileSync } from 'node:fs'
+import { mkdirSync } from 'node:fs'
 import { join } from 'node:path'
 import * as sys from '../sys/index.js'
 import { BuildCache } from './build-cache.js'
@@ -15,14 +15,16 @@ import { removeBtrfsSnapshot } from './drivers/btrfs.js'
 import { Drivers, type DriverChoice } from './drivers/choose.js'
 import { ImageMounts } from './image-mounts.js'
 import { Images } from './images.js'
+import { finishBlob } from './kept-blobs.js'
 import { Layers } from './layers.js'
 import { dropLease, Lease } from './leases.js'
 import { bootId, detachWithin } from './mount-table.js'
 import { RootfsMounts } from './mounts/rootfs-mounts.js'
 import { StorePaths, storeRoot } from './paths.js'
 import { removeTree } from './remove-tree.js'
+import { readStoreConfig, type StoreConfig } from './store-config.js'
 import type { StoreContext } from './store-context.js'
-import { StoreError, causeOf } from './store-error.js'
+import { causeOf } from './store-error.js'
 import { Volumes } from './volumes/volumes.js'
 
 export interface StoreOptions {
@@ -46,6 +48,7 @@ export class Store implements Disposable, StoreContext {
     readonly db: Database,
     readonly claims: Claims,
     choice: DriverChoice,
+    readonly config: StoreConfig,
   ) {
     this.layers = new Layers(this)
     this.buildCache = new BuildCache(this)
@@ -67,13 +70,9 @@ export class Store implements Disposable, StoreContext {
     // A deep stack is walked with a descriptor a layer; the usual soft limit of 1024 is for select(2).
     const { soft, hard } = sys.getrlimitNofile()
     if (soft < hard) sys.setrlimitNofile(hard, hard)
+    const config = readStoreConfig(paths.root)
     const db = Database.open(paths.database, paths.migrationLock)
-    const store = new Store(
-      paths,
-      db,
-      new Claims(paths.claims),
-      options.driver ?? configuredDriver(paths.root),
-    )
+    const store = new Store(paths, db, new Claims(paths.claims), options.driver ?? driverOf(config), config)
     try {
       await store.sweep()
       return store
@@ -147,6 +146,8 @@ export class Store implements Disposable, StoreContext {
         await this.volumes.releaseDead(id)
         return dropLease(this.db, id) || ended
       }
+      case 'blob':
+        return finishBlob(this, id)
       case 'partial':
         // The download stays: that is what it can be resumed from.
         return false
@@ -192,29 +193,10 @@ export class Scratch implements AsyncDisposable {
   }
 }
 
-function configuredDriver(root: string): DriverChoice {
+function driverOf(config: StoreConfig): DriverChoice {
   const fromEnvironment = process.env['LAMINA_STORAGE_DRIVER']
   if (fromEnvironment !== undefined && fromEnvironment !== '') return fromEnvironment
-  const path = join(root, 'config.json')
-  let text: string
-  try {
-    text = readFileSync(path, 'utf8')
-  } catch {
-    return 'auto'
-  }
-  try {
-    const config: unknown = JSON.parse(text)
-    if (typeof config !== 'object' || config === null) throw new Error('not a JSON object')
-    const driver = 'storageDriver' in config ? config.storageDriver : 'auto'
-    if (typeof driver !== 'string') throw new Error('storageDriver is not a string')
-    return driver
-  } catch (error) {
-    throw new StoreError(
-      'invalid',
-      `${path} cannot be read: ${causeOf(error)}`,
-      'e.g. { "storageDriver": "fuse" }',
-    )
-  }
+  return config.storageDriver ?? 'auto'
 }
 
 export type { ClaimKind }

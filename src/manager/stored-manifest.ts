@@ -1,12 +1,31 @@
 /** The manifest by which an image leaves: the one that it came with, wherever its layers still have those digests. */
 import { buildManifest, descriptorOf, MediaType, parseManifest } from '../oci/index.js'
-import type { Descriptor, ManifestContent } from '../oci/index.js'
+import type { Descriptor, Digest, ManifestContent } from '../oci/index.js'
 import type { ImageRecord } from './images.js'
 import type { Store } from './store.js'
 
-/** What the image came or went with, if it was in manifests. */
-export function storedManifest(store: Store, image: ImageRecord): ManifestContent | undefined {
-  return storedManifests(store, image)[0]
+/**
+ * The layers by which the image can leave as it came, by diffID: those of the manifest of which `has` knows most. Layers that are
+ * plain there need nothing.
+ */
+export function originalLayers(
+  store: Store,
+  image: ImageRecord,
+  has: (descriptor: Descriptor, diffId: Digest) => boolean,
+): Map<Digest, Descriptor> {
+  const diffIds = store.images.config(image.id).rootfs.diff_ids
+  let best = new Map<Digest, Descriptor>()
+  let most = -1
+  for (const { manifest } of storedManifests(store, image)) {
+    const layers = new Map<Digest, Descriptor>()
+    for (const [index, descriptor] of manifest.layers.entries()) {
+      const diffId = diffIds[index]
+      if (diffId !== undefined) layers.set(diffId, descriptor)
+    }
+    const known = [...layers].filter(([id, layer]) => layer.digest === id || has(layer, id)).length
+    if (known > most) [best, most] = [layers, known]
+  }
+  return best
 }
 
 function storedManifests(store: Store, image: ImageRecord): ManifestContent[] {

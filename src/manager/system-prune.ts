@@ -1,11 +1,14 @@
 import { prunePartial } from './check.js'
 import { collect, wouldCollect } from './collector.js'
+import { dropBlob, keptBlobs } from './kept-blobs.js'
 import type { Digest } from '../oci/index.js'
 import type { Store } from './store.js'
 
 export interface PruneOptions {
   /** Also images that have a name and that no container uses. */
   readonly all?: boolean
+  /** Also the compressed blobs that were kept beside their layers. */
+  readonly blobs?: boolean
   readonly dryRun?: boolean
 }
 
@@ -15,6 +18,8 @@ export interface Pruned {
   readonly layers: readonly string[]
   readonly buildSteps: number
   readonly downloads: number
+  /** Kept ones. */
+  readonly blobs: number
   /** Bytes freed, or that would be. */
   readonly bytes: number
 }
@@ -42,6 +47,9 @@ export async function pruneSystem(store: Store, options: PruneOptions = {}): Pro
   }
   const collected = dryRun ? wouldCollect(store, forget) : await collect(store, forget)
   const partial = prunePartial(store, dryRun)
+  const blobs = options.blobs === true ? keptBlobs(store) : []
+  let blobBytes = 0
+  for (const { digest, size } of blobs) blobBytes += dryRun ? size : await dropBlob(store, digest)
   if (!dryRun) await store.sweep()
   return {
     images,
@@ -49,6 +57,7 @@ export async function pruneSystem(store: Store, options: PruneOptions = {}): Pro
     layers: collected.layers,
     buildSteps,
     downloads: partial.count,
-    bytes: collected.bytes + partial.bytes,
+    blobs: blobs.length,
+    bytes: collected.bytes + partial.bytes + blobBytes,
   }
 }

@@ -138,6 +138,62 @@ void t.test(
   },
 )
 
+void t.test('with kept blobs an image leaves with the manifest that it came with', { skip }, async t => {
+  const bench = new Bench(t)
+  const host = await startRegistry(bench, t)
+  twoLayers(bench)
+  bench.run('image', 'save', '-o', bench.path('app.tar'), 'app')
+  // Packed by another tool: nobody here can make these bytes again.
+  const copy = ['copy', '--insecure-policy', '--dest-tls-verify=false', '--dest-compress-format', 'zstd']
+  run('skopeo', [...copy, `docker-archive:${bench.path('app.tar')}`, `docker://${host}/team/app:1`])
+  const { Digest: digest } = JSON.parse(
+    run('skopeo', ['inspect', '--tls-verify=false', `docker://${host}/team/app:1`]),
+  ) as { Digest: string }
+
+  const other = new Bench(t)
+  const elsewhere = await startRegistry(other, t)
+  const pull = ['image', 'pull', `${host}/team/app:1`]
+  const push = ['image', 'push', `${host}/team/app:1`]
+  other.run(...pull)
+  t.not(other.run(...push, `${elsewhere}/packed:1`).trim(), digest, 'packed anew it is another manifest')
+  other.run(...pull, '--keep-blobs')
+  t.equal(other.run(...push, `${elsewhere}/kept:1`).trim(), digest, 'fetched for a layer that is here')
+  t.equal(other.lamina('system', 'check', '--content').status, 0)
+  other.run('image', 'save', '--format', 'oci-dir', '-o', other.path('layout'), `${host}/team/app:1`)
+  const manifestOf = (dir: string): string =>
+    (JSON.parse(readFileSync(`${dir}/index.json`, 'utf8')) as { manifests: { digest: string }[] })
+      .manifests[0]?.digest ?? ''
+  t.equal(manifestOf(other.path('layout')), digest)
+  run('skopeo', ['inspect', `oci:${other.path('layout')}:1`])
+
+  const third = new Bench(t)
+  third.tree('store', { 'config.json': '{ "keepBlobs": true }' })
+  third.run('image', 'load', other.path('layout'))
+  const [name = ''] = third.run('image', 'ls', '--format', '{{.name}}').split('\n')
+  third.run('image', 'save', '--format', 'oci-dir', '-o', third.path('again'), name)
+  t.equal(manifestOf(third.path('again')), digest, 'kept by config.json')
+  third.run('image', 'save', '--format', 'oci-dir', '--compression', 'gzip', '-o', third.path('gzip'), name)
+  t.not(manifestOf(third.path('gzip')), digest, 'but as it is asked for where that is said')
+
+  const [dir = ''] = run('find', [`${third.root}/layers`, '-name', 'blob-*']).split('\n')
+  const bytes = readFileSync(dir)
+  bytes[bytes.length >> 1] = (bytes[bytes.length >> 1] ?? 0) ^ 1
+  writeFileSync(dir, bytes)
+  const damaged = third.lamina('image', 'save', '--format', 'oci-dir', '-o', third.path('bad'), name)
+  t.equal(damaged.status, 1)
+  t.match(damaged.stderr, /^lamina: blob sha256:.* has digest .*\n$/)
+  t.match(third.lamina('system', 'check', '--content').stdout, /blob.*it was altered/)
+  t.equal(third.lamina('system', 'check', '--content', '--repair').status, 0)
+  t.equal(third.lamina('system', 'check', '--content').status, 0)
+  third.run('image', 'save', '--format', 'oci-dir', '-o', third.path('mended'), name)
+
+  t.match(other.run('system', 'prune', '--blobs', '--dry-run'), /Kept blobs: 2/)
+  t.match(other.run('system', 'prune', '--blobs'), /Kept blobs: 2/)
+  t.equal(run('find', [`${other.root}/layers`, '-name', 'blob-*']), '')
+  t.equal(other.lamina('system', 'check', '--content').status, 0)
+  t.same(leftovers(other.root), [])
+})
+
 void t.test('a multi-platform index gives the platform that is asked for', { skip }, async t => {
   const bench = new Bench(t)
   const host = await startRegistry(bench, t)

@@ -1,5 +1,5 @@
 import { statSync } from 'node:fs'
-import type { Command } from 'commander'
+import { Option, type Command } from 'commander'
 import { CliError, print } from '../output.js'
 import { ProgressBars } from '../progress.js'
 import { onStore, withStore } from '../store-command.js'
@@ -14,6 +14,7 @@ interface LoadArguments {
   platform?: string
   name?: string
   quiet?: boolean
+  keepBlobs?: boolean
 }
 
 interface ImportArguments {
@@ -30,6 +31,7 @@ export function register(image: Command): void {
     .option('-i, --input <archive>', 'the same')
     .option('--platform <os/arch>', 'which image of a multi-platform index', undefined)
     .option('--name <reference>', 'a name for an image that has none in the archive')
+    .addOption(keepBlobsOption())
     .option('-q, --quiet', 'no progress')
     .addHelpText(
       'after',
@@ -46,6 +48,7 @@ export function register(image: Command): void {
           signal,
           ...(options.platform === undefined ? {} : { platform: parsePlatform(options.platform) }),
           ...(options.name === undefined ? {} : { name: options.name }),
+          ...(options.keepBlobs === undefined ? {} : { keepBlobs: options.keepBlobs }),
           ...(options.quiet === true
             ? {}
             : {
@@ -62,7 +65,10 @@ export function register(image: Command): void {
     .argument('<image...>')
     .option('-o, --output <file>', 'where to (a directory for oci-dir); standard output otherwise')
     .option('--format <kind>', 'docker-archive, oci-archive or oci-dir', 'docker-archive')
-    .option('--compression <kind>', 'of layers in OCI forms: plain, gzip or zstd', 'plain')
+    .option(
+      '--compression <kind>',
+      'of layers in OCI forms: plain, gzip or zstd (default: as they were kept, else plain)',
+    )
     .addHelpText(
       'after',
       '\nExamples:\n  lamina image save -o debian.tar debian:12\n  lamina image save --format oci-archive app | podman load',
@@ -70,22 +76,26 @@ export function register(image: Command): void {
     .action(
       async (
         refs: string[],
-        options: { output?: string; format: string; compression: string },
+        options: { output?: string; format: string; compression?: string },
         command: Command,
       ) => {
         const format = choice('--format', options.format, ['docker-archive', 'oci-archive', 'oci-dir'])
-        const compression = choice('--compression', options.compression, ['plain', 'gzip', 'zstd'])
+        const asked = options.compression
+        const packed =
+          asked === undefined
+            ? {}
+            : { compression: choice('--compression', asked, ['plain', 'gzip', 'zstd']) }
         await withStore(command, async (store, signal) => {
           const { saveImages, saveToDirectory } = await import('../../manager/image-save.js')
           if (format === 'oci-dir') {
             if (options.output === undefined) throw new CliError('oci-dir needs a directory: -o DIR', 2)
-            await saveToDirectory(store, refs, options.output, { compression, signal })
+            await saveToDirectory(store, refs, options.output, { ...packed, signal })
             return
           }
           const { writeOut } = await import('../write-out.js')
           const total = refs.reduce((sum, ref) => sum + store.images.find(ref).size, 0)
           await writeOut(
-            saveImages(store, refs, { format, compression, signal }),
+            saveImages(store, refs, { format, ...packed, signal }),
             options.output,
             'an archive',
             { total, signal },
@@ -144,6 +154,14 @@ export function register(image: Command): void {
         })
       })
     })
+}
+
+/** Of `load` and `pull`. */
+export function keepBlobsOption(): Option {
+  return new Option(
+    '--keep-blobs',
+    'keep compressed layers as they came, too, so that the image leaves with the same digests',
+  )
 }
 
 export function choice<T extends string>(option: string, value: string, known: readonly T[]): T {

@@ -3,7 +3,7 @@ import type { Command } from 'commander'
 import { CliError, print } from '../output.js'
 import { ProgressBars } from '../progress.js'
 import { onStore, withStore } from '../store-command.js'
-import { choice } from './image-transfer.js'
+import { choice, keepBlobsOption } from './image-transfer.js'
 
 /** `lamina image pull`, `push`; `lamina login`, `logout`. */
 
@@ -11,6 +11,11 @@ interface AccessArguments {
   insecure?: boolean
   creds?: string
   quiet?: boolean
+}
+
+interface PullArguments extends AccessArguments {
+  platform?: string
+  keepBlobs?: boolean
 }
 
 function withAccess(command: Command): Command {
@@ -42,11 +47,12 @@ export function registerPullPush(image: Command): void {
     .description('fetch an image from a registry; layers that are here already do not travel')
     .argument('<reference>')
     .option('--platform <os/arch>', 'which image of a multi-platform index; this host otherwise')
+    .addOption(keepBlobsOption())
     .addHelpText(
       'after',
       '\nExamples:\n  lamina image pull debian:12\n  lamina image pull --platform linux/arm64 registry.example.com/team/app:2',
     )
-    .action(async (reference: string, options: AccessArguments & { platform?: string }, command: Command) => {
+    .action(async (reference: string, options: PullArguments, command: Command) => {
       await withStore(command, async (store, signal) => {
         const { pullImage } = await import('../../manager/image-pull.js')
         const { parsePlatform } = await import('../../oci/platform.js')
@@ -54,6 +60,7 @@ export function registerPullPush(image: Command): void {
         const pulled = await pullImage(store, reference, {
           ...accessOf(options),
           signal,
+          ...(options.keepBlobs === undefined ? {} : { keepBlobs: options.keepBlobs }),
           ...(options.platform === undefined ? {} : { platform: parsePlatform(options.platform) }),
           ...(options.quiet === true
             ? {}
@@ -70,7 +77,7 @@ export function registerPullPush(image: Command): void {
     .description('send an image to a registry; what the registry has already does not travel')
     .argument('<image>')
     .argument('[reference]', "where to; the image's own name otherwise")
-    .option('--compression <kind>', 'of what is sent: gzip or zstd', 'gzip')
+    .option('--compression <kind>', 'of what is sent: gzip or zstd (default: as it was kept, else gzip)')
     .addHelpText(
       'after',
       '\nExamples:\n  lamina image push registry.example.com/team/app:2\n  lamina image push app localhost:5000/app:2',
@@ -79,16 +86,18 @@ export function registerPullPush(image: Command): void {
       async (
         ref: string,
         to: string | undefined,
-        options: AccessArguments & { compression: string },
+        options: AccessArguments & { compression?: string },
         command: Command,
       ) => {
-        const compression = choice('--compression', options.compression, ['gzip', 'zstd'])
+        const asked = options.compression
+        const packed =
+          asked === undefined ? {} : { compression: choice('--compression', asked, ['gzip', 'zstd']) }
         await withStore(command, async (store, signal) => {
           const { pushImage } = await import('../../manager/image-push.js')
           using bars = new ProgressBars()
           const digest = await pushImage(store, ref, {
             ...accessOf(options),
-            compression,
+            ...packed,
             signal,
             ...(to === undefined ? {} : { to }),
             ...(options.quiet === true

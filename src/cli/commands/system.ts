@@ -125,30 +125,38 @@ Examples:
   onStore(system.command('prune'))
     .description('remove what nothing uses: images without a name, build cache, layers, begun downloads')
     .option('-a, --all', 'also images that have a name and that no container uses')
+    .option('--blobs', 'also the compressed blobs that --keep-blobs has kept')
     .option('--dry-run', 'say what would go, and remove nothing')
     .option('--format <format>', 'table or json', 'table')
     .addHelpText('after', '\nExample:\n  lamina system prune --all --dry-run')
-    .action(async (options: { all?: boolean; dryRun?: boolean; format: string }, command: Command) => {
-      const format = choice('--format', options.format, ['table', 'json'])
-      await withStore(command, async store => {
-        const { pruneSystem } = await import('../../manager/system-prune.js')
-        const { displayName } = await import('../../manager/images.js')
-        const pruned = await pruneSystem(store, {
-          all: options.all === true,
-          dryRun: options.dryRun === true,
+    .action(
+      async (
+        options: { all?: boolean; blobs?: boolean; dryRun?: boolean; format: string },
+        command: Command,
+      ) => {
+        const format = choice('--format', options.format, ['table', 'json'])
+        await withStore(command, async store => {
+          const { pruneSystem } = await import('../../manager/system-prune.js')
+          const { displayName } = await import('../../manager/images.js')
+          const pruned = await pruneSystem(store, {
+            all: options.all === true,
+            blobs: options.blobs === true,
+            dryRun: options.dryRun === true,
+          })
+          if (format === 'json') {
+            printJson(pruned)
+            return
+          }
+          for (const name of pruned.untagged) print(`Untagged: ${displayName(name)}`)
+          for (const id of pruned.images) print(`Deleted: ${id}`)
+          if (pruned.layers.length > 0) print(`Layers: ${pruned.layers.length}`)
+          if (pruned.buildSteps > 0) print(`Build steps: ${pruned.buildSteps}`)
+          if (pruned.downloads > 0) print(`Begun downloads: ${pruned.downloads}`)
+          if (pruned.blobs > 0) print(`Kept blobs: ${pruned.blobs}`)
+          print(`${options.dryRun === true ? 'Would free' : 'Freed'} ${humanSize(pruned.bytes)}`)
         })
-        if (format === 'json') {
-          printJson(pruned)
-          return
-        }
-        for (const name of pruned.untagged) print(`Untagged: ${displayName(name)}`)
-        for (const id of pruned.images) print(`Deleted: ${id}`)
-        if (pruned.layers.length > 0) print(`Layers: ${pruned.layers.length}`)
-        if (pruned.buildSteps > 0) print(`Build steps: ${pruned.buildSteps}`)
-        if (pruned.downloads > 0) print(`Begun downloads: ${pruned.downloads}`)
-        print(`${options.dryRun === true ? 'Would free' : 'Freed'} ${humanSize(pruned.bytes)}`)
-      })
-    })
+      },
+    )
 
   onStore(program.command('info'))
     .description('show the store, its driver, and why the other drivers do not run')

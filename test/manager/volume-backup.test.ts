@@ -1,19 +1,22 @@
+import { randomBytes } from 'node:crypto'
 import {
   chmodSync,
   linkSync,
   mkdirSync,
+  readdirSync,
   readFileSync,
   renameSync,
   rmSync,
-  statSync,
   symlinkSync,
   truncateSync,
   utimesSync,
   writeFileSync,
 } from 'node:fs'
 import { spawnSync } from 'node:child_process'
+import { setTimeout as wait } from 'node:timers/promises'
 import { t, type Test } from 'tap'
-import { Bench, isRoot, leftovers, manifest, run } from './fixture.js'
+import { parseDestination } from '../../src/manager/volumes/send-to.js'
+import { Bench, isRoot, lacking, leftovers, manifest, run } from './fixture.js'
 
 /** Snapshots, incremental backups, and what takes them away. */
 
@@ -156,43 +159,87 @@ t.test('a volume in use is refused, or its filesystem frozen where that can be',
   t.end()
 })
 
-t.test('--to hands the stream to restic and rclone', { skip }, t => {
+t.test('--to restic', { skip: skip || lacking('restic') || false }, t => {
   const { bench, data } = withData(t)
-  const bin = bench.tree('bin', {
-    restic: '#!/bin/sh\nprintf "%s\\n" "$*" > "$OUT/args"; cat > "$OUT/restic.tar"; [ "$FAIL" = "" ]\n',
-    rclone: '#!/bin/sh\nprintf "%s\\n" "$*" > "$OUT/args"; cat > "$OUT/rclone.zst"\n',
-  })
-  for (const name of ['restic', 'rclone']) chmodSync(`${bin}/${name}`, 0o755)
-  mkdirSync(bench.path('out'))
-  const env = { PATH: `${bin}:${process.env['PATH'] ?? ''}`, OUT: bench.path('out'), FAIL: '' }
-  const to = (place: string, more: NodeJS.ProcessEnv = {}) =>
-    bench.laminaWith({ env: { ...env, ...more } }, 'volume', 'backup', '--to', place, 'data')
-  t.equal(to('restic:/srv/repo').status, 0)
-  t.equal(
-    readFileSync(bench.path('out/args'), 'utf8'),
-    '-r /srv/repo backup --stdin --stdin-filename data.tar --tag lamina\n',
-  )
-  bench.run('volume', 'restore', bench.path('out/restic.tar'), 'one')
-  t.same(manifest(dataOf(bench, 'one')), manifest(data))
-  t.equal(to('rclone:remote:backups/').status, 0)
-  t.equal(readFileSync(bench.path('out/args'), 'utf8'), 'rcat remote:backups/data.tar.zst\n')
-  bench.run('volume', 'restore', bench.path('out/rclone.zst'), 'two')
-  t.same(manifest(dataOf(bench, 'two')), manifest(data))
-  const failed = to('restic:/srv/repo', { FAIL: '1' })
+  const repository = bench.path('repository')
+  const env = { RESTIC_PASSWORD: 'x', RESTIC_CACHE_DIR: bench.path('cache') }
+  const restic = (...args: string[]) =>
+    spawnSync('restic', ['-r', repository, ...args], { env: { ...process.env, ...env }, maxBuffer: 1 << 28 })
+  const backup = () => bench.laminaWith({ env }, 'volume', 'backup', '--to', `restic:${repository}`, 'data')
+  const failed = backup()
   t.equal(failed.status, 1)
-  t.match(failed.stderr, /restic ended with 1/)
-  t.match(to('ftp:somewhere').stderr, /restic:REPOSITORY or rclone/)
-  const none = bench.laminaWith(
-    { env: { PATH: '/nonexistent' } },
-    'volume',
-    'backup',
-    '--to',
-    'rclone:x:y',
-    'data',
-  )
-  if (spawnSync('sh', ['-c', 'command -v rclone']).status !== 0)
-    t.match(none.stderr, /rclone is not installed: Debian/)
-  t.ok(statSync(data).isDirectory())
+  t.match(failed.stderr, /\nlamina: restic ended with \d+; see its message above\n$/)
+  t.equal(restic('init').status, 0)
+  for (const content of ['first', 'second']) {
+    writeFileSync(`${data}/content`, content)
+    const { status, stderr } = backup()
+    t.equal(status, 0, stderr)
+  }
+  const snapshots = JSON.parse(restic('snapshots', '--json').stdout.toString()) as { id: string }[]
+  t.equal(snapshots.length, 2)
+  writeFileSync(bench.path('dumped'), restic('dump', snapshots[0]?.id ?? '', 'data.tar').stdout)
+  bench.run('volume', 'restore', bench.path('dumped'), 'one')
+  t.equal(readFileSync(`${dataOf(bench, 'one')}/content`, 'utf8'), 'first')
+  const { stdout: latest } = restic('dump', 'latest', 'data.tar')
+  const { status, stderr } = bench.laminaWith({ input: latest }, 'volume', 'restore', '-', 'two')
+  t.equal(status, 0, stderr)
+  t.same(manifest(dataOf(bench, 'two')), manifest(data))
+  t.equal(restic('check').status, 0)
   t.same(leftovers(bench.root), [])
   t.end()
+})
+
+t.test('--to rclone', { skip: skip || lacking('rclone') || false }, t => {
+  const { bench, data } = withData(t)
+  const remote = bench.tree('remote', {})
+  mkdirSync(remote)
+  bench.tree('.', { 'rclone.conf': '[here]\ntype = local\n' })
+  const env = { RCLONE_CONFIG: bench.path('rclone.conf') }
+  const backup = (place: string) => bench.laminaWith({ env }, 'volume', 'backup', '--to', place, 'data')
+  for (const place of [`rclone:here:${remote}/`, `rclone:here:${remote}/named`]) {
+    const { status, stderr } = backup(place)
+    t.equal(status, 0, stderr)
+  }
+  t.same(readdirSync(remote).sort(), ['data.tar.zst', 'named'])
+  for (const name of readdirSync(remote)) {
+    bench.run('volume', 'restore', `${remote}/${name}`, name)
+    t.same(manifest(dataOf(bench, name)), manifest(data))
+  }
+  const failed = backup('rclone:elsewhere:x')
+  t.equal(failed.status, 1)
+  t.match(failed.stderr, /\nlamina: rclone ended with \d+; see its message above\n$/)
+  t.match(backup('ftp:somewhere').stderr, /restic:REPOSITORY or rclone/)
+  t.same(leftovers(bench.root), [])
+  t.end()
+})
+
+t.test('a backup that fails half way is none, and spares the one before', { skip }, async t => {
+  const bench = new Bench(t)
+  const remote = bench.tree('remote', { file: 'the one before' })
+  bench.tree('.', { 'rclone.conf': '[here]\ntype = local\n' })
+  const repository = bench.path('repository')
+  const env = {
+    RCLONE_CONFIG: bench.path('rclone.conf'),
+    RESTIC_PASSWORD: 'x',
+    RESTIC_CACHE_DIR: bench.path('cache'),
+  }
+  for (const [name, value] of Object.entries(env)) process.env[name] = value
+  t.teardown(() => Object.keys(env).forEach(name => delete process.env[name]))
+  async function* broken(): AsyncGenerator<Uint8Array, void, void> {
+    for (let i = 0; i < 40; i += 1) yield randomBytes(1 << 20)
+    await wait(300)
+    throw new Error('the disk is broken')
+  }
+  const send = (place: string) => parseDestination(place).send(broken(), 'data')
+  await t.test('restic', { skip: lacking('restic') ?? false }, async t => {
+    run('restic', ['-r', repository, 'init'])
+    await t.rejects(send(`restic:${repository}`), /the disk is broken/)
+    t.equal(run('restic', ['-r', repository, 'snapshots', '--json']).trim(), '[]')
+    t.equal(run('restic', ['-r', repository, 'list', 'locks']), '')
+  })
+  await t.test('rclone', { skip: lacking('rclone') ?? false }, async t => {
+    await t.rejects(send(`rclone:here:${remote}/file`), /the disk is broken/)
+    t.same(readdirSync(remote), ['file'])
+    t.equal(readFileSync(`${remote}/file`, 'utf8'), 'the one before')
+  })
 })

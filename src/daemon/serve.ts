@@ -37,6 +37,9 @@ import { decodeSpec, type MountSpec } from './spec.js'
 /** As much as one READ carries. */
 const READ_AHEAD_KIB = INIT_DEFAULTS.maxReadahead / 1024
 
+/** Inodes; about two milliseconds. */
+const RECALLED_AT_ONCE = 1000
+
 const log = debug('daemon')
 
 /** @param line the MountSpec; `starter` is the socket to whoever waits. Gives the exit code. */
@@ -131,16 +134,25 @@ class RunningMount {
       journal: kept.journal,
       lastUnique: kept.lastUnique(),
     })
+    const passthrough = connection.has('PASSTHROUGH')
+    if (passthrough) for (const id of kept.strayBackings()) session.closeBacking(id)
     overlay.attach(session)
     session.start(overlay.served())
     // The kernel may hold what is no longer true: attributes that it was told of just before, and modes behind its own writes.
-    const passthrough = connection.has('PASSTHROUGH')
-    const doubtful = passthrough ? overlay.nodeids() : kept.notices()
-    for (const nodeid of doubtful) session.invalidateInode(nodeid, -1, 0)
+    for (const nodeid of [...kept.notices(), ...overlay.doubtful()]) session.invalidateInode(nodeid, -1, 0)
     const mount = new RunningMount(session, overlay, record, kept)
     kept.ready(spec, record, join(runDirectory(), record.id))
     await mount.listen()
+    mount.recall()
     return mount
+  }
+
+  /** Reads what the predecessor knew, a piece at a time between requests. */
+  private recall(): void {
+    const more = (): void => {
+      if (this.overlay.recallSome(RECALLED_AT_ONCE)) setImmediate(more)
+    }
+    setImmediate(more)
   }
 
   /** Ends with its starter, however that ends. */

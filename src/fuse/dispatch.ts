@@ -393,6 +393,7 @@ export class Dispatcher {
       case Op.RMDIR:
       case Op.RENAME:
       case Op.RENAME2:
+      case Op.RELEASE:
         return 0
       case Op.LINK:
         cursor.take(S.LinkIn)

@@ -15,6 +15,7 @@ export { OPCODES, Op, opName, type OpcodeInfo } from './opcodes.js'
 export { Frame } from './frame.js'
 export {
   isChange,
+  isRelease,
   readChange,
   readForgets,
   type ChangeRequest,

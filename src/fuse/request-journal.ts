@@ -55,6 +55,10 @@ export type ChangeRequest =
       readonly exchange: boolean
     }
 
+export function isRelease(frame: Frame): boolean {
+  return frame.u32(S.InHeader.at.opcode) === Op.RELEASE
+}
+
 /** What a FORGET or BATCH_FORGET gives back, in order; nothing for any other frame, or a cut one. */
 export function* readForgets(frame: Frame): Generator<{ nodeid: number; nlookup: number }> {
   const op = frame.u32(S.InHeader.at.opcode)

@@ -161,13 +161,24 @@ export class Overlay implements FileSystem {
     return this.view.table.size
   }
 
-  nodeids(): number[] {
-    return Array.from(this.view.table.all(), inode => inode.nodeid)
-  }
-
   /** All inodes that the kernel knows, for a journal that begins anew. */
   inodes(): Iterable<Inode> {
     return this.view.table.all()
+  }
+
+  /** Those of them that were asked for since this daemon took over. */
+  askedFor(): Iterable<Inode> {
+    return this.view.table.asked()
+  }
+
+  /** Nodeids of which the kernel may have other attributes than are true: a predecessor was about to tell it. */
+  doubtful(): number[] {
+    return Array.from(this.restorer?.suspects.keys() ?? [], inode => inode.nodeid)
+  }
+
+  /** Reads some more of what a predecessor knew. False when nothing is left. */
+  recallSome(count: number): boolean {
+    return this.view.table.recallSome(count)
   }
 
   /** Tells the overlay how to reach the kernel; before the first request. */
@@ -183,7 +194,7 @@ export class Overlay implements FileSystem {
 
   /** After copy-ups under way have ended, one way or the other. A volatile upper becomes an ordinary one. */
   async close(): Promise<void> {
-    const copying = [...this.view.table.all()].map(inode => inode.copyUp).filter(copy => copy !== null)
+    const copying = [...this.view.table.asked()].map(inode => inode.copyUp).filter(copy => copy !== null)
     await Promise.allSettled(copying)
     const { upper, work } = this.layers
     if (upper !== null && work !== null && this.config.options.volatile) {
@@ -227,7 +238,7 @@ export class Overlay implements FileSystem {
   }
 
   init(connection: Connection): void {
-    if (connection.has('PASSTHROUGH')) this.opens = new Opens(this.view, this.restorer?.opens ?? null)
+    if (connection.has('PASSTHROUGH')) this.opens = new Opens(this.view, this.restorer ?? null)
   }
 
   /** How file contents are read and written, and why. */
@@ -471,5 +482,6 @@ export type { Identity, Journal, OpenFacts } from './journal.js'
 export type { DirInode, Inode } from './inode.js'
 export type { HandedLayers } from './open-layers.js'
 export type { Real } from './layer.js'
+export type { KnownInode, KnownName, Predecessor } from './predecessor.js'
 export type { Announced, Change, Restorer } from './recover.js'
 export type { Mountpoint } from './view.js'

@@ -9,6 +9,7 @@ import * as sys from '../sys/index.js'
 import type { Journal } from './journal.js'
 import type { DirReal, Real } from './layer.js'
 import type { Listing } from './listing.js'
+import type { KnownInode, Predecessor } from './predecessor.js'
 
 /** A further name of an inode with several. */
 export interface Alias {
@@ -64,7 +65,9 @@ export class DirInode extends Inode {
   override upper: DirReal | null = null
   /** The directories that merge below upper, top first. Empty for a pure upper directory. */
   lowers: DirReal[] = []
-  readonly children = new Map<string, Inode>()
+  private readonly known = new Map<string, Inode>()
+  /** The table, while what a predecessor knew in here is not read yet. */
+  unread: InodeTable | null = null
   /** The merged listing while it is known; kept exact by every change. */
   listing: Listing | null = null
   /** The order of a predecessor's listing, '' for gaps, until one is made here. */
@@ -72,6 +75,17 @@ export class DirInode extends Inode {
 
   override isDir(): this is DirInode {
     return true
+  }
+
+  /** The inodes in here that the kernel, or a child of theirs, refers to. */
+  get children(): Map<string, Inode> {
+    if (this.unread !== null) this.unread.recallIn(this)
+    return this.known
+  }
+
+  /** Without reading what else a predecessor knew in here. */
+  recalled(name: string, inode: Inode): void {
+    this.known.set(name, inode)
   }
 
   /** Whether anything from a lower layer can show in here. */
@@ -89,6 +103,8 @@ export class InodeTable {
   private lastId = ROOT_ID
   /** Who keeps what is here for a successor, if anybody. */
   journal: Journal | null = null
+  /** What a daemon before this one knew, while some of it has not been asked for. */
+  private before: Predecessor | null = null
 
   constructor(
     readonly root: DirInode,
@@ -99,11 +115,12 @@ export class InodeTable {
   }
 
   get size(): number {
-    return this.byId.size
+    return this.byId.size + (this.before?.left ?? 0)
   }
 
   get(nodeid: number): Inode | undefined {
-    return this.byId.get(nodeid)
+    const inode = this.byId.get(nodeid)
+    return inode === undefined && this.before !== null ? this.recall(this.before.take(nodeid)) : inode
   }
 
   /** Makes the inode of an object that the kernel does not know yet. Its nlookup is 0 until a reply carries it. */
@@ -113,11 +130,41 @@ export class InodeTable {
     return this.put(nodeid, type, ino)
   }
 
-  /** The same under the number that a predecessor gave it. */
-  restore(nodeid: number, type: number, ino: number): Inode {
-    this.usedUp(nodeid)
-    const inode = this.put(nodeid, type, ino)
+  /** Goes on with what a predecessor knew; while the table is empty. */
+  goOn(before: Predecessor): void {
+    this.before = before
+    this.root.unread = this
+  }
+
+  /** Reads some more of that. False when nothing is left. */
+  recallSome(count: number): boolean {
+    if (this.before === null) return false
+    const some = this.before.some(count)
+    for (const nodeid of some) this.get(nodeid)
+    if (some.length === 0) this.before = null
+    return some.length > 0
+  }
+
+  /** What is known in that directory. */
+  recallIn(dir: DirInode): void {
+    dir.unread = null
+    for (const nodeid of this.before?.childrenOf(dir.nodeid) ?? []) this.get(nodeid)
+  }
+
+  private recall(known: KnownInode | undefined): Inode | undefined {
+    if (known === undefined) return undefined
+    const { nodeid, nlookup, slot } = known
+    const inode = this.put(nodeid, known.type, known.ino)
     inode.recovered = true
+    inode.nlookup = nlookup
+    inode.slot = slot
+    if (inode.isDir()) inode.unread = this
+    for (const { parent: parentId, name } of known.names) {
+      const parent = this.get(parentId)
+      if (parent?.isDir() !== true) continue
+      parent.recalled(name, inode)
+      giveName(inode, parent, name)
+    }
     return inode
   }
 
@@ -134,12 +181,7 @@ export class InodeTable {
 
   addName(inode: Inode, parent: DirInode, name: string): void {
     parent.children.set(name, inode)
-    if (inode.parent === null) {
-      inode.parent = parent
-      inode.name = name
-    } else {
-      ;(inode.aliases ??= []).push({ parent, name })
-    }
+    giveName(inode, parent, name)
     this.journal?.named(inode, parent, name)
   }
 
@@ -207,6 +249,21 @@ export class InodeTable {
   }
 
   *all(): Iterable<Inode> {
+    while (this.recallSome(Infinity));
     yield* this.byId.values()
+  }
+
+  /** Those that are here: what a predecessor knew and nobody has asked for yet is in no state that matters. */
+  *asked(): Iterable<Inode> {
+    yield* this.byId.values()
+  }
+}
+
+function giveName(inode: Inode, parent: DirInode, name: string): void {
+  if (inode.parent === null) {
+    inode.parent = parent
+    inode.name = name
+  } else {
+    ;(inode.aliases ??= []).push({ parent, name })
   }
 }

@@ -50,6 +50,11 @@ export interface Journal {
   listed(dir: DirInode, name: string): void
   unlisted(dir: DirInode, name: string): void
   unlist(dir: DirInode): void
-  /** io=passthrough: how an inode is open now. */
-  opens(inode: Inode, facts: OpenFacts): void
+  /**
+   * io=passthrough: how an inode is open now. `change` is the handle that the request being served has opened, or with a minus
+   * closed: its answer may be lost. A backing file is closed after this.
+   */
+  opens(inode: Inode, facts: OpenFacts, change: number): void
+  /** io=passthrough: setuid and setgid bits that a write may take without the kernel knowing; undefined: none any more. */
+  suspects(inode: Inode, bits: number | undefined): void
 }

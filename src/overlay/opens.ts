@@ -54,17 +54,17 @@ export class Opens {
   /** Inodes whose page cache is known to be true; null where all are that are not stale: no daemon came before. */
   private readonly trusted: WeakSet<Inode> | null
 
-  /** `before`: what a predecessor left open, by its handles in the kernel. */
+  /** `before`: what a predecessor left open, by its handles in the kernel, and whose bits it suspected. */
   constructor(
     private readonly view: View,
-    before: ReadonlyMap<Inode, OpenFacts> | null,
+    before: {
+      readonly opens: ReadonlyMap<Inode, OpenFacts>
+      readonly suspects: ReadonlyMap<Inode, number>
+    } | null,
   ) {
     this.trusted = before === null ? null : new WeakSet()
-    for (const [inode, facts] of before ?? []) {
-      this.open.set(inode, { ...facts })
-      // What was given to it before this daemon is not known: both bits, to be on the safe side.
-      if (facts.writers > 0) this.suspects.set(inode, SUGID)
-    }
+    for (const [inode, facts] of before?.opens ?? []) this.open.set(inode, { ...facts })
+    for (const [inode, bits] of before?.suspects ?? []) this.suspects.set(inode, bits)
   }
 
   /** Answers OPEN. @throws Again while a file opened for writing is copied up; SysError */
@@ -99,19 +99,26 @@ export class Opens {
     if (fh === CACHED) state.cached--
     else state.passthrough--
     if (fh === PASSTHROUGH_WRITER) state.writers--
+    if (state.cached <= 0 && state.passthrough <= 0) this.open.delete(inode)
+    // First noted, then closed: no successor may answer an OPEN with an id that is gone.
+    this.view.journal?.opens(inode, state, -fh)
     if (state.passthrough === 0 && state.backingId !== 0) {
       this.view.kernel.closeBacking(state.backingId)
       state.backingId = 0
     }
-    if (state.cached <= 0 && state.passthrough <= 0) this.open.delete(inode)
-    this.view.journal?.opens(inode, state)
   }
 
   /** After a chmod. */
   modeGiven(inode: Inode, mode: number): void {
     const bits = mode & SUGID
-    if (bits !== 0 && (this.open.get(inode)?.writers ?? 0) > 0) this.suspects.set(inode, bits)
-    else this.suspects.delete(inode)
+    if (bits !== 0 && (this.open.get(inode)?.writers ?? 0) > 0) this.suspect(inode, bits)
+    else if (this.suspects.has(inode)) this.suspect(inode, undefined)
+  }
+
+  private suspect(inode: Inode, bits: number | undefined): void {
+    if (bits === undefined) this.suspects.delete(inode)
+    else this.suspects.set(inode, bits)
+    this.view.journal?.suspects(inode, bits)
   }
 
   /**
@@ -125,12 +132,12 @@ export class Opens {
     if (state.writers > 0) throw new SysError(E.ETXTBSY, 'open', inode.name)
     const fallen = (this.view.stat(inode).mode & bits) !== bits
     if (fallen && !this.view.toBeTold.has(inode)) {
-      this.suspects.set(inode, 0)
+      this.suspect(inode, 0)
       this.view.toBeTold.add(inode)
       this.view.attrChanged(inode)
     }
     if (this.view.toBeTold.has(inode)) throw new SysError(E.ESTALE, 'open', inode.name)
-    this.suspects.delete(inode)
+    this.suspect(inode, undefined)
   }
 
   private eligible(inode: Inode): boolean {
@@ -157,9 +164,10 @@ export class Opens {
     if (writes) state.writers++
     this.open.set(inode, state)
     this.stale.add(inode)
-    this.view.journal?.opens(inode, state)
+    const fh = writes ? PASSTHROUGH_WRITER : PASSTHROUGH
+    this.view.journal?.opens(inode, state, fh)
     return {
-      fh: writes ? PASSTHROUGH_WRITER : PASSTHROUGH,
+      fh,
       flags: FOPEN_PASSTHROUGH,
       backingId: state.backingId,
     }
@@ -168,7 +176,7 @@ export class Opens {
   private cached(inode: Inode, state: OpenState): OpenReply {
     state.cached++
     this.open.set(inode, state)
-    this.view.journal?.opens(inode, state)
+    this.view.journal?.opens(inode, state, CACHED)
     const keep = !this.stale.delete(inode) && this.trusted?.has(inode) !== false
     this.trusted?.add(inode)
     return { fh: CACHED, flags: keep ? FOPEN_KEEP_CACHE : 0 }

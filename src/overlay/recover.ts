@@ -12,6 +12,7 @@ import type { KernelSide } from '../fuse/filesystem.js'
 import type { Journal, OpenFacts } from './journal.js'
 import type { DirInode, Inode } from './inode.js'
 import { DirReal, type Layer, Real } from './layer.js'
+import type { Predecessor } from './predecessor.js'
 import { dropMarker } from './create.js'
 import { findAgain, lowerPositive, probe, resolve, upperKey } from './lookup.js'
 import type { View } from './view.js'
@@ -73,53 +74,26 @@ export interface Announced {
 /** File times come from a clock that stands still for up to 10 ms. */
 const CLOCK_SLACK_MS = 50
 
-/** Fills a fresh table from a journal's records, in the order in which they were written; then {@link finish}. */
+/** Fills a fresh table from a journal; then {@link settle}. */
 export class Restorer {
   /** What was open in the mode io=passthrough. */
   readonly opens = new Map<Inode, OpenFacts>()
+  /** Whose setuid and setgid the kernel may believe in although a write has taken them. */
+  readonly suspects = new Map<Inode, number>()
   private readonly orphans = new Map<number, Fd>()
+  private readonly idle: Inode[] = []
 
   constructor(private readonly view: View) {}
 
-  inode(nodeid: number, type: number, ino: number, nlookup: number, slot: number): Inode | undefined {
-    const { table } = this.view
-    if (table.get(nodeid) !== undefined) return undefined
-    const inode = table.restore(nodeid, type, ino)
-    inode.nlookup = nlookup
-    inode.slot = slot
-    return inode
+  /** All inodes, under their last names; first of all. */
+  inodes(before: Predecessor): void {
+    this.view.table.goOn(before)
   }
 
-  named(nodeid: number, parentId: number, name: string): void {
-    const { table } = this.view
-    const inode = table.get(nodeid)
-    const parent = table.get(parentId)
-    if (inode === undefined || parent?.isDir() !== true || parent.children.get(name) === inode) return
-    const before = parent.children.get(name)
-    if (before !== undefined) this.unnamed(before.nodeid, parentId, name)
-    parent.children.set(name, inode)
-    if (inode.parent === null) {
-      inode.parent = parent
-      inode.name = name
-    } else {
-      ;(inode.aliases ??= []).push({ parent, name })
-    }
-  }
-
-  unnamed(nodeid: number, parentId: number, name: string): void {
-    const { table } = this.view
-    const inode = table.get(nodeid)
-    const parent = table.get(parentId)
-    if (inode === undefined || parent?.isDir() !== true || parent.children.get(name) !== inode) return
-    parent.children.delete(name)
-    if (inode.parent === parent && inode.name === name) {
-      const next = inode.aliases?.shift()
-      inode.parent = next?.parent ?? null
-      inode.name = next?.name ?? ''
-    } else {
-      inode.aliases = inode.aliases?.filter(alias => alias.parent !== parent || alias.name !== name) ?? null
-    }
-    if (inode.aliases?.length === 0) inode.aliases = null
+  /** The kernel has given all its references back, or never got one. */
+  unreferenced(nodeid: number): void {
+    const inode = this.view.table.get(nodeid)
+    if (inode !== undefined) this.idle.push(inode)
   }
 
   linked(nodeid: number, key: string): void {
@@ -135,6 +109,13 @@ export class Restorer {
     if (inode === undefined) return
     if (facts.cached <= 0 && facts.passthrough <= 0) this.opens.delete(inode)
     else this.opens.set(inode, facts)
+  }
+
+  suspected(nodeid: number, bits: number | undefined): void {
+    const inode = this.view.table.get(nodeid)
+    if (inode === undefined) return
+    if (bits === undefined) this.suspects.delete(inode)
+    else this.suspects.set(inode, bits)
   }
 
   /** The order of a directory's listing; undefined when there is none any more. */
@@ -204,10 +185,9 @@ export class Restorer {
   /** What has a name needs no descriptor; what neither the kernel nor a child refers to goes. */
   private finish(): void {
     const { view } = this
-    for (const inode of [...view.table.all()]) {
-      if (inode.orphan !== null && !inode.nameless) view.unhold(inode)
-      if (inode.nlookup === 0) view.table.dropIfUnused(inode)
-    }
+    for (const inode of view.table.asked()) if (inode.orphan !== null && !inode.nameless) view.unhold(inode)
+    // Those that only a child referred to go with it.
+    for (const inode of this.idle) if (inode.nlookup === 0) view.table.dropIfUnused(inode)
   }
 }
 

@@ -224,7 +224,7 @@ export class View {
   }
 
   close(): void {
-    for (const inode of this.table.all()) inode.orphan?.close()
+    for (const inode of this.table.asked()) inode.orphan?.close()
     this.fds.closeAll()
     for (const layer of [this.upper, ...this.lowers, ...this.dataOnly]) layer?.rootFd.close()
     this.index?.layer.rootFd.close()

@@ -1,60 +1,83 @@
 import { spawn } from 'node:child_process'
 import fs from 'node:fs'
 import path from 'node:path'
-import t from 'tap'
+import t, { type Test } from 'tap'
 import { Random } from '../fuzz/random.js'
 import { PROJECT, Scratch, unavailable, type Mount } from './fixture.js'
 
 /**
  * The daemon of a mount with a keeper is killed at random moments, while several programs work in it. None of them may notice: no call
- * fails, and all find what they have written. LAMINA_KILLS=N sets how often (npm run test:keeper: 240), LAMINA_SEED=N the dice.
+ * fails, and all find what they have written. Two mounts at a time, one in each io mode. LAMINA_KILLS=N sets how often in all (npm run
+ * test:keeper: 1000), LAMINA_SEED=N the dice, LAMINA_IO=MODE one of them.
  */
 
-const KILLS = Number(process.env['LAMINA_KILLS'] ?? 24)
+const KILLS = Number(process.env['LAMINA_KILLS'] ?? 200)
 const SEED = Number(process.env['LAMINA_SEED'] ?? Date.now() % 1_000_000)
 /** Kills of one mount. */
 const ROUND = 60
-/** A new daemon needs some time to be there; a kill while it starts is part of the test. */
-const SHORTEST = 40
-const LONGEST = 900
+/** Milliseconds that a daemon lives at most, from its start or, every other time, from when it serves. */
+const LONGEST = 300
 
 const skip = unavailable('lamina') ?? false
-t.setTimeout(Math.max(160, KILLS * 4) * 1000)
+t.setTimeout(Math.max(160, KILLS * 2) * 1000)
+t.jobs = 2
 
 process.env['LAMINA_KEEPER_DEATHS'] = '0'
 // Other programs that look for mounts do not look here.
 using runDirectory = new Scratch('keeper-run', 0)
 process.env['LAMINA_RUN'] = runDirectory.mkdir('run')
 
-for (const [i, { options, loads }] of [
+const LOADS = [
   { options: [], loads: ['fsx', 'names', 'listings', 'copyup'] },
   { options: ['redirect_dir=on', 'metacopy=on'], loads: ['git', 'tar', 'sqlite', 'copyup', 'fsx'] },
-].entries()) {
-  await t.test(`killed under ${loads.join(', ')}; ${options.join() || 'defaults'}`, { skip }, async t => {
-    t.comment(`seed ${SEED + i}`)
-    const random = new Random(SEED + i)
-    for (let left = Math.ceil(KILLS / 2); left > 0; left -= ROUND) {
-      const kills = Math.min(left, ROUND)
-      using scratch = new Scratch(`keeper-${i}`, 120)
-      plant(scratch.mkdir('lower0'), random)
-      const log = (process.env['LAMINA_LOG'] = scratch.path('log'))
-      const mount = scratch.overlay('lamina', 1, ['keeper=1', `fsname=keeper-${i}`, ...options])
-      const said = await underLoad(scratch, mount, loads, kills, random)
-      t.same(
-        said.filter(line => !line.startsWith('ok ')),
-        [],
-        said.join('; '),
-      )
-      // Whatever else ends a daemon says so there.
-      const others = fs
-        .readFileSync(log, 'utf8')
-        .split('\n')
-        .filter(line => !/signal 9|serves the mount|^$/.test(line))
-      t.same(others, [], 'no daemon died but those that were killed')
-      t.equal(deaths(mount), kills, `${kills} daemons have died`)
-      mount.unmount()
+]
+
+const MODES = (process.env['LAMINA_IO'] ?? 'cached,passthrough').split(',')
+const lanes = MODES.map((io, lane) =>
+  t.test(`killed under load, io=${io}`, { skip }, async t => {
+    const seed = SEED + lane
+    t.comment(`seed ${seed}`)
+    const random = new Random(seed)
+    let part = lane
+    for (let left = Math.ceil(KILLS / MODES.length); left > 0; part++) {
+      const kills = Math.min(Math.ceil(KILLS / MODES.length / 2), left, ROUND)
+      left -= kills
+      const { options = [], loads = [] } = LOADS[part % LOADS.length] ?? {}
+      await round(t, [`io=${io}`, ...options], loads, kills, random)
     }
-  })
+  }),
+)
+await Promise.all(lanes)
+
+async function round(
+  t: Test,
+  options: readonly string[],
+  loads: readonly string[],
+  kills: number,
+  random: Random,
+): Promise<void> {
+  using scratch = new Scratch('keeper-kill', 120)
+  plant(scratch.mkdir('lower0'), random)
+  const log = (process.env['LAMINA_LOG'] = scratch.path('log'))
+  const mount = scratch.overlay('lamina', 1, [
+    'keeper=1',
+    `fsname=${path.basename(scratch.root)}`,
+    ...options,
+  ])
+  const said = await underLoad(scratch, mount, loads, kills, random)
+  t.same(
+    said.filter(line => !line.startsWith('ok ')),
+    [],
+    `${options.join()}: ${said.join('; ')}`,
+  )
+  // Whatever else ends a daemon says so there.
+  const others = fs
+    .readFileSync(log, 'utf8')
+    .split('\n')
+    .filter(line => !/signal 9|serves the mount|^$/.test(line))
+  t.same(others, [], 'no daemon died but those that were killed')
+  t.equal(deaths(mount), kills, `${kills} daemons have died`)
+  mount.unmount()
 }
 
 function plant(lower: string, random: Random): void {
@@ -75,38 +98,51 @@ async function underLoad(
   kills: number,
   random: Random,
 ): Promise<string[]> {
-  const seconds = Math.ceil((kills * (SHORTEST + LONGEST)) / 2000) + 2
+  const stop = scratch.path('stop')
   const ended = loads.map((load, i) =>
     run(
       load,
       path.join(mount.mountpoint, `${load}-dir`),
-      seconds,
+      stop,
       Math.floor(random.next() * 1e6) * 2 + (i & 1),
     ),
   )
-  let last: number | undefined
-  for (let kill = 0; kill < kills; kill++) {
+  for (let kill = 0, last: number | undefined; kill < kills; kill++) {
     scratch.renew()
-    await new Promise(resolve => setTimeout(resolve, SHORTEST + random.next() * (LONGEST - SHORTEST)))
-    const { pid } = mount
-    // None yet, or the one that was killed before and is not gone yet.
-    if (pid === undefined || pid === last) kill--
-    else process.kill(pid, 'SIGKILL')
+    let pid = last
+    while (pid === undefined || pid === last) {
+      await later(3)
+      pid = mount.pid
+    }
+    // So that there is some progress, however busy the machine is.
+    while (kill % 2 === 0 && !serves(mount)) await later(10)
+    await later(random.next() * LONGEST)
+    process.kill(pid, 'SIGKILL')
     last = pid
   }
   scratch.renew()
+  fs.writeFileSync(stop, '')
   return Promise.all(ended)
 }
 
-function run(load: string, dir: string, seconds: number, seed: number): Promise<string> {
+function later(milliseconds: number): Promise<void> {
+  return new Promise(resolve => setTimeout(resolve, milliseconds))
+}
+
+/** Whether the daemon has said so: its record is written when requests are answered. */
+function serves(mount: Mount): boolean {
+  const { pid, keeper } = mount
+  const directory = process.env['LAMINA_RUN'] ?? ''
+  const file = fs.readdirSync(directory).find(name => name.endsWith(`-${keeper}.json`))
+  if (file === undefined || pid === undefined) return false
+  return fs.readFileSync(path.join(directory, file), 'utf8').includes(`"pid":${pid},`)
+}
+
+function run(load: string, dir: string, stop: string, seed: number): Promise<string> {
   const program = path.join(PROJECT, 'dist/test/mount/keeper-load.js')
-  const child = spawn(
-    process.execPath,
-    ['--enable-source-maps', program, load, dir, String(seconds), String(seed)],
-    {
-      stdio: ['ignore', 'pipe', 'pipe'],
-    },
-  )
+  const child = spawn(process.execPath, ['--enable-source-maps', program, load, dir, stop, String(seed)], {
+    stdio: ['ignore', 'pipe', 'pipe'],
+  })
   let text = ''
   child.stdout.on('data', (data: Buffer) => (text += data.toString()))
   child.stderr.on('data', (data: Buffer) => (text += data.toString()))

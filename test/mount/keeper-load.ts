@@ -1,5 +1,5 @@
 /**
- * One user of a mount, for as long as it is told to, who checks every answer: `node keeper-load.js KIND DIRECTORY SECONDS SEED`.
+ * One user of a mount, until the file STOP is there, who checks every answer: `node keeper-load.js KIND DIRECTORY STOP SEED`.
  * Ends with 0 when nothing was wrong. Never run by itself: keeper-kill.test.ts starts several while it kills the daemon.
  */
 import { execFileSync } from 'node:child_process'
@@ -8,11 +8,10 @@ import fs from 'node:fs'
 import path from 'node:path'
 import { Random } from '../fuzz/random.js'
 
-const [kind = '', dir = '', seconds = '1', seed = '1'] = process.argv.slice(2)
+const [kind = '', dir = '', stop = '', seed = '1'] = process.argv.slice(2)
 const random = new Random(Number(seed))
-const until = Date.now() + Number(seconds) * 1000
 const below = (n: number): number => Math.floor(random.next() * n)
-const goesOn = (): boolean => Date.now() < until
+const goesOn = (): boolean => !fs.existsSync(stop)
 let turns = 0
 
 function check(right: boolean, what: string): void {
@@ -258,13 +257,13 @@ const LOADS: Record<string, () => void> = {
 
   sqlite() {
     const script = `
-import sqlite3, sys, time, random
+import os, sqlite3, sys, random
 db = sqlite3.connect(sys.argv[1], timeout=60)
 random.seed(int(sys.argv[3]))
 db.execute('pragma journal_mode=' + ('wal' if int(sys.argv[3]) % 2 else 'delete'))
 db.execute('create table t (k integer primary key, v text)')
-end = time.time() + float(sys.argv[2]); n = 0
-while time.time() < end:
+n = 0
+while not os.path.exists(sys.argv[2]):
     with db:
         for _ in range(5):
             db.execute('insert into t (v) values (?)', ('x' * random.randrange(2000),)); n += 1
@@ -275,7 +274,7 @@ db.close()
 print(n)
 `
     turns = Number(
-      execFileSync('python3', ['-c', script, path.join(dir, 'db'), seconds, seed], {
+      execFileSync('python3', ['-c', script, path.join(dir, 'db'), stop, seed], {
         encoding: 'utf8',
         stdio: ['ignore', 'pipe', 'inherit'],
       }),

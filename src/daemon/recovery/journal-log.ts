@@ -26,17 +26,25 @@ export const KIND = {
   linked: 4,
   /** It is, without a name, `text` on layer `other`; `small` 0 the object, 1 its data. */
   below: 5,
-  /** Open handles: `other` passthrough, `small` cached, `text` the backing id, a comma, how many may write. */
+  /**
+   * Open handles: `other` passthrough, `small` cached; `text`, with commas: the backing id, how many may write, unique of the request
+   * that made it so (0: none), the handle that it opened, or with a minus closed.
+   */
   opens: 6,
   /** The listing of directory `nodeid`: names with NUL between them, an empty one for a gap. */
   listing: 7,
   listed: 8,
   unlisted: 9,
   unlist: 10,
-  /** A request of a predecessor's whose answer may be lost: `nodeid` its unique, `small` bits of SETTLED, `text` its references. */
+  /**
+   * A request of a predecessor's whose answer may be lost: `nodeid` its unique, `small` bits of SETTLED, `text` its references,
+   * `other` the inode that it opened.
+   */
   settled: 11,
   /** Of all of those nothing is open any more. */
   answered: 12,
+  /** io=passthrough: bits of `nodeid` that a write may have taken; `other` 0: none any more. */
+  suspect: 13,
 } as const
 
 export type Kind = (typeof KIND)[keyof typeof KIND]
@@ -50,18 +58,6 @@ const D = { ino: 2, nodeid: 3, other: 4 } as const
 
 /** The journal is rewritten when it is longer than this, and twice as long as after the last time. */
 const SMALLEST = 1 << 20
-
-export interface LogRecord {
-  readonly kind: Kind
-  readonly slot: number
-  readonly dead: boolean
-  readonly nlookup: number
-  readonly ino: number
-  readonly nodeid: number
-  readonly other: number
-  readonly small: number
-  readonly text: string
-}
 
 export class JournalLog {
   private half: number
@@ -153,34 +149,54 @@ export class JournalLog {
     return old
   }
 
-  /** @throws Error for a record that is not what was written: the memory is damaged */
-  *records(): Generator<LogRecord> {
+  /** Every record in order. @throws Error for one that is not what was written: the memory is damaged */
+  check(each: (slot: number) => void): void {
     const { memory, base, tail } = this
-    const { words, doubles, bytes } = memory
+    const { words } = memory
     if (tail > memory.halfBytes) throw new Error('the recovery state is damaged: its tail')
     for (let slot = 8; slot < tail;) {
-      const at = base + slot
-      const word = at >>> 2
+      const word = (base + slot) >>> 2
       const size = words[word + W.bytes] as number
       const length = words[word + W.text] as number
-      const raw = words[word + W.kind] as number
       const sound =
         size >= HEAD && size % 8 === 0 && slot + size <= tail && ((HEAD + length + 7) & ~7) === size
       if (!sound || sumOf(words, word, size) !== words[word + W.sum])
         throw new Error(`the recovery state is damaged: record at ${slot} of ${tail}`)
-      yield {
-        kind: (raw & ~DEAD) as Kind,
-        slot,
-        dead: (raw & DEAD) !== 0,
-        nlookup: words[word + W.nlookup] as number,
-        ino: doubles[(at >>> 3) + D.ino] as number,
-        nodeid: doubles[(at >>> 3) + D.nodeid] as number,
-        other: doubles[(at >>> 3) + D.other] as number,
-        small: words[word + W.small] as number,
-        text: bytes.toString('latin1', at + HEAD, at + HEAD + length),
-      }
+      each(slot)
       slot += size
     }
+  }
+
+  /** 0 for an inode that is dead. */
+  kindAt(slot: number): Kind | 0 {
+    const raw = this.memory.words[(this.base + slot) >>> 2] as number
+    return raw >= DEAD ? 0 : (raw as Kind)
+  }
+
+  nlookupAt(slot: number): number {
+    return this.memory.words[((this.base + slot) >>> 2) + W.nlookup] as number
+  }
+
+  inoAt(slot: number): number {
+    return this.memory.doubles[((this.base + slot) >>> 3) + D.ino] as number
+  }
+
+  nodeidAt(slot: number): number {
+    return this.memory.doubles[((this.base + slot) >>> 3) + D.nodeid] as number
+  }
+
+  otherAt(slot: number): number {
+    return this.memory.doubles[((this.base + slot) >>> 3) + D.other] as number
+  }
+
+  smallAt(slot: number): number {
+    return this.memory.words[((this.base + slot) >>> 2) + W.small] as number
+  }
+
+  textAt(slot: number): string {
+    const at = this.base + slot
+    const length = this.memory.words[(at >>> 2) + W.text] as number
+    return this.memory.bytes.toString('latin1', at + HEAD, at + HEAD + length)
   }
 }
 

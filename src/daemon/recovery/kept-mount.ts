@@ -14,7 +14,7 @@ import { decodeSpec, encodeSpec, type MountSpec } from '../spec.js'
 import { JournalLog } from './journal-log.js'
 import type { KeeperLink } from './keeper-link.js'
 import { AT, StateMemory } from './memory.js'
-import { recoverOverlay } from './recover.js'
+import { recoverOverlay, takeBackFrom } from './recover.js'
 import { Shelf } from './shelf.js'
 import { StateJournal } from './state-journal.js'
 
@@ -30,6 +30,9 @@ interface Written {
   dataOnly: number
 }
 
+/** One daemon leaves one at most, but several may have died in a row. */
+const MOST_STRAYS = 8
+
 /** How often the heart beats while the event loop turns: so many times in the watchdog's time. */
 const BEATS = 8
 
@@ -38,15 +41,17 @@ export class KeptMount {
     private readonly link: KeeperLink,
     private readonly memory: StateMemory,
     readonly journal: StateJournal,
+    /** Id of a backing file that the predecessor may not have got round to closing. */
+    private readonly closing = 0,
   ) {}
 
   /** For the first daemon; before the first request. */
   static begin(link: KeeperLink, overlay: Overlay): KeptMount {
     const memory = new StateMemory(link.memory)
     memory.begin()
-    const forget = (nodeid: number): void => overlay.forget(nodeid, 1)
     const shelf = new Shelf(link.shelves)
-    const journal = new StateJournal(memory, new JournalLog(memory), shelf, () => overlay.inodes(), forget)
+    const log = new JournalLog(memory)
+    const journal = new StateJournal(memory, log, shelf, () => overlay.inodes(), takeBackFrom(overlay))
     overlay.keep(journal)
     return new KeptMount(link, memory, journal)
   }
@@ -97,9 +102,9 @@ export class KeptMount {
       throw new Error('the keeper has not kept all descriptors')
     const layers = { upper, workdir, lowers, dataOnly, cloned: written.cloned }
     const overlay = Overlay.takeOver(spec.overlay, layers, written.mountpoint)
-    const journal = recoverOverlay(memory, new Shelf(link.shelves), overlay)
+    const { journal, closing } = recoverOverlay(memory, new Shelf(link.shelves), overlay)
     return {
-      kept: new KeptMount(link, memory, journal),
+      kept: new KeptMount(link, memory, journal, closing),
       overlay,
       device,
       spec,
@@ -131,12 +136,22 @@ export class KeptMount {
 
   /** The last request that was noted: read it before the first one is served. */
   lastUnique(): number {
-    return (this.memory.u32(AT.request + 12) & 0x7fff_ffff) * 2 ** 32 + this.memory.u32(AT.request + 8)
+    return this.memory.unique()
   }
 
   /** Of whom the kernel was told to ask again in the last moments of the predecessor: the telling may be lost. */
   notices(): number[] {
     return this.memory.notices()
+  }
+
+  /**
+   * Ids of backing files that no answer carries: one that the predecessor was closing, and those which it may have got after the last
+   * one that it noted. The kernel gives numbers out in turn.
+   */
+  strayBackings(): number[] {
+    const last = this.memory.u32(AT.lastBacking)
+    const after = Array.from({ length: MOST_STRAYS }, (_, i) => last + 1 + i)
+    return this.closing === 0 ? after : [this.closing, ...after]
   }
 
   ending(): void {

@@ -52,6 +52,8 @@ export const AT = {
   forgotten: 108,
   forgettingHi: 112,
   forgettingLo: 116,
+  /** The last backing file's id that is in the journal. */
+  lastBacking: 120,
   /** The last nodeids of which the kernel was told to ask again. */
   notices: 128,
   request: 2048,
@@ -131,6 +133,11 @@ export class StateMemory {
     if (length === 0 || sum(bytes) !== this.u32(AT.mountSum))
       throw new Error('the recovery state is damaged: the description of the mount')
     return bytes.toString()
+  }
+
+  /** Of the request being served, or served last, without the mark of being sent again. */
+  unique(): number {
+    return (this.u32(AT.request + 12) & 0x7fff_ffff) * 2 ** 32 + this.u32(AT.request + 8)
   }
 
   // ---- the answer's references

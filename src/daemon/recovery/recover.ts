@@ -1,57 +1,90 @@
 /** Reads a predecessor's state into a fresh overlay. */
-import { Frame, readChange, readForgets } from '../../fuse/index.js'
+import { Frame, isRelease, readChange, readForgets } from '../../fuse/index.js'
 import type { Announced, Overlay, Restorer } from '../../overlay/index.js'
-import { JournalLog, KIND, type LogRecord } from './journal-log.js'
+import { JournalLog, KIND } from './journal-log.js'
+import { readLog } from './known-inodes.js'
 import { AT, REQUEST_ROOM, SAID, type StateMemory } from './memory.js'
 import type { Shelf } from './shelf.js'
-import { type Outstanding, SETTLED, StateJournal } from './state-journal.js'
-
-const UNIQUE = AT.request + 8
+import { type Outstanding, SETTLED, StateJournal, type TakeBack } from './state-journal.js'
 
 /**
  * From here on the overlay knows what its predecessor knew, and writes into the same state. To be done before the first request.
  * Dying within it, at any point, leaves a state from which this can be done again.
  * @throws Error when the state is damaged
  */
-export function recoverOverlay(memory: StateMemory, shelf: Shelf, overlay: Overlay): StateJournal {
+export function recoverOverlay(
+  memory: StateMemory,
+  shelf: Shelf,
+  overlay: Overlay,
+): { journal: StateJournal; closing: number } {
   const log = new JournalLog(memory)
   const restorer = overlay.restore()
-  const records = [...log.records()]
   const outstanding = new Map<number, Outstanding>()
-  for (const record of records) {
-    if (record.kind !== KIND.inode || record.dead) continue
-    restorer.inode(record.nodeid, record.small * 0o10000, record.ino, record.nlookup, record.slot)
+  const { inodes, others } = readLog(log)
+  restorer.inodes(inodes)
+  for (const nodeid of inodes.unreferenced) restorer.unreferenced(nodeid)
+  let opened: OpenRecord | undefined
+  for (const slot of others) {
+    apply(log, slot, restorer, outstanding)
+    if (log.kindAt(slot) === KIND.opens) opened = openRecord(log, slot)
   }
-  for (const record of records) apply(record, restorer, outstanding)
   overlay.usedUp(memory.double(AT.lastId))
   for (const [nodeid, fd] of shelf.take()) restorer.orphan(nodeid, fd)
 
-  const forget = (nodeid: number): void => overlay.forget(nodeid, 1)
-  const journal = new StateJournal(memory, log, shelf, () => overlay.inodes(), forget, outstanding)
-  settleLast(memory, restorer, journal)
+  const undo = takeBackFrom(overlay)
+  const journal = new StateJournal(memory, log, shelf, () => overlay.inodes(), undo, outstanding)
+  journal.adopt(restorer.opens, restorer.suspects)
+  settleLast(memory, restorer, journal, opened)
   forgetRest(memory, overlay)
   const wanted = new Map<number, number>()
-  for (const inode of overlay.inodes()) if (inode.orphan !== null) wanted.set(inode.nodeid, inode.orphan.n)
+  for (const inode of overlay.askedFor()) if (inode.orphan !== null) wanted.set(inode.nodeid, inode.orphan.n)
   shelf.settle(wanted)
-  return journal
+  return { journal, closing: opened?.open === false ? opened.backingId : 0 }
 }
 
-function apply(record: LogRecord, restorer: Restorer, outstanding: Map<number, Outstanding>): void {
-  const { kind, nodeid, other, small, text } = record
-  switch (kind) {
-    case KIND.inode:
-      if (!record.dead && other !== 0) restorer.named(nodeid, other, text)
-      return
-    case KIND.named:
-      return restorer.named(nodeid, other, text)
-    case KIND.unnamed:
-      return restorer.unnamed(nodeid, other, text)
+export function takeBackFrom(overlay: Overlay): TakeBack {
+  return {
+    forget: nodeid => overlay.forget(nodeid, 1),
+    release: (nodeid, handle) => overlay.release(nodeid, handle),
+  }
+}
+
+/** A record of KIND.opens. */
+interface OpenRecord {
+  readonly nodeid: number
+  readonly backingId: number
+  readonly writers: number
+  /** Whether a passthrough handle is left. */
+  readonly open: boolean
+  readonly unique: number
+  readonly change: number
+}
+
+function openRecord(log: JournalLog, slot: number): OpenRecord {
+  const [backingId = 0, writers = 0, unique = 0, change = 0] = log.textAt(slot).split(',').map(Number)
+  return { nodeid: log.nodeidAt(slot), backingId, writers, open: log.otherAt(slot) > 0, unique, change }
+}
+
+/** A record that is neither an inode nor a name. */
+function apply(
+  log: JournalLog,
+  slot: number,
+  restorer: Restorer,
+  outstanding: Map<number, Outstanding>,
+): void {
+  const [nodeid, other, small, text] = [
+    log.nodeidAt(slot),
+    log.otherAt(slot),
+    log.smallAt(slot),
+    log.textAt(slot),
+  ]
+  switch (log.kindAt(slot)) {
     case KIND.linked:
       return restorer.linked(nodeid, text)
     case KIND.below:
       return restorer.below(nodeid, small === 0 ? 'lower' : 'data', other, text)
     case KIND.opens: {
-      const [backingId = 0, writers = 0] = text.split(',').map(Number)
+      const { backingId, writers } = openRecord(log, slot)
       return restorer.opened(nodeid, { cached: small, passthrough: other, writers, backingId })
     }
     case KIND.listing:
@@ -64,21 +97,33 @@ function apply(record: LogRecord, restorer: Restorer, outstanding: Map<number, O
       return restorer.listing(nodeid, undefined)
     case KIND.settled: {
       const references = text === '' ? [] : text.split(',').map(Number)
-      outstanding.set(nodeid, { flags: small, references })
+      outstanding.set(nodeid, { flags: small, references, opened: other })
       return
     }
     case KIND.answered:
       outstanding.clear()
+      return
+    case KIND.suspect:
+      return restorer.suspected(nodeid, other === 0 ? undefined : small)
+    case KIND.inode:
+    case KIND.named:
+    case KIND.unnamed:
+    case 0:
   }
 }
 
 /** The request that was being served: was its change made, and what would its answer have given away? */
-function settleLast(memory: StateMemory, restorer: Restorer, journal: StateJournal): void {
+function settleLast(
+  memory: StateMemory,
+  restorer: Restorer,
+  journal: StateJournal,
+  opened: OpenRecord | undefined,
+): void {
   if (memory.u32(AT.serving) === 0) {
     restorer.settle(journal, undefined, undefined)
     return
   }
-  const unique = (memory.u32(UNIQUE + 4) & 0x7fff_ffff) * 2 ** 32 + memory.u32(UNIQUE)
+  const unique = memory.unique()
   const known = journal.outstanding.get(unique)
   const done = (known?.flags ?? 0) & SETTLED.done
   const copy = Buffer.from(memory.bytes.subarray(AT.request, AT.request + REQUEST_ROOM))
@@ -88,8 +133,20 @@ function settleLast(memory: StateMemory, restorer: Restorer, journal: StateJourn
   const said = memory.u32(AT.said)
   const before = (said & SAID.before) !== 0 ? SETTLED.before : 0
   const notBefore = (said & SAID.notBefore) !== 0 ? SETTLED.notBefore : 0
-  const flags = (known?.flags ?? 0) | (made ? SETTLED.done : 0) | before | notBefore
-  const request: Outstanding = { flags, references: memory.references() }
+  // Counted already: a handle that it opened is taken back when it comes again, one that it closed is not closed twice.
+  const handle = opened?.unique === unique ? opened.change : 0
+  const closed = handle < 0 && isRelease(frame)
+  const flags =
+    ((known?.flags ?? 0) & ~(-1 << SETTLED.handle)) |
+    (made || closed ? SETTLED.done : 0) |
+    before |
+    notBefore |
+    (handle > 0 ? handle << SETTLED.handle : 0)
+  const request: Outstanding = {
+    flags,
+    references: memory.references(),
+    opened: handle > 0 ? (opened?.nodeid ?? 0) : 0,
+  }
   if (flags !== 0 || request.references.length > 0) {
     journal.outstanding.set(unique, request)
     journal.settled(unique, request)

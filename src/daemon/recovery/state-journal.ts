@@ -12,14 +12,22 @@ import { type JournalLog, KIND } from './journal-log.js'
 import { AT, REQUEST_ROOM, SAID, type StateMemory } from './memory.js'
 import type { Shelf } from './shelf.js'
 
-/** Of a settled request. */
-export const SETTLED = { done: 1, before: 2, notBefore: 4 } as const
+/** Of a settled request; the handle that it opened is shifted by `handle`. */
+export const SETTLED = { done: 1, before: 2, notBefore: 4, handle: 3 } as const
 
 /** A predecessor's request whose answer may be lost. */
 export interface Outstanding {
   flags: number
   /** What its answer would have given to the kernel. */
   references: number[]
+  /** io=passthrough: the inode that it opened, and was counted for; 0 none. */
+  opened: number
+}
+
+/** How what a lost answer would have given away is taken back. */
+export interface TakeBack {
+  forget(nodeid: number): void
+  release(nodeid: number, handle: number): void
 }
 
 /** Marks a `unique` that was sent before (FUSE_UNIQUE_RESEND). */
@@ -30,16 +38,24 @@ const PAGE = 4096
 
 export class StateJournal implements Journal, RequestJournal {
   private readonly opened = new Map<Inode, OpenFacts>()
+  private takingBack = false
+  private readonly suspected = new Map<Inode, number>()
 
   constructor(
     private readonly memory: StateMemory,
     private readonly log: JournalLog,
     private readonly shelf: Shelf,
     private readonly inodes: () => Iterable<Inode>,
-    private readonly forget: (nodeid: number) => void,
+    private readonly takeBack: TakeBack,
     /** By unique, without the mark of being sent again. */
     readonly outstanding = new Map<number, Outstanding>(),
   ) {}
+
+  /** What is in the journal of a predecessor's already. */
+  adopt(opened: ReadonlyMap<Inode, OpenFacts>, suspected: ReadonlyMap<Inode, number>): void {
+    for (const [inode, facts] of opened) this.opened.set(inode, facts)
+    for (const [inode, bits] of suspected) this.suspected.set(inode, bits)
+  }
 
   // ---- requests
 
@@ -85,20 +101,24 @@ export class StateJournal implements Journal, RequestJournal {
     const unique = (high - RESENT) * 2 ** 32 + low
     const found = this.outstanding.get(unique)
     if (found === undefined) return undefined
-    const { references, flags } = found
-    if (references.length > 0) {
+    const { references, opened, flags } = found
+    if (references.length > 0 || opened !== 0) {
       // Struck off first: dying in between leaves them counted, which is harmless; taken back twice they would not be.
       found.references = []
+      found.opened = 0
       this.settled(unique, found)
-      for (const nodeid of references) this.forget(nodeid)
+      this.takingBack = true
+      if (opened !== 0) this.takeBack.release(opened, flags >>> SETTLED.handle)
+      this.takingBack = false
+      for (const nodeid of references) this.takeBack.forget(nodeid)
     }
     const before =
       (flags & SETTLED.before) !== 0 ? true : (flags & SETTLED.notBefore) !== 0 ? false : undefined
     return { done: (flags & SETTLED.done) !== 0, before }
   }
 
-  settled(unique: number, { flags, references }: Outstanding): void {
-    this.log.append(KIND.settled, unique, 0, flags, references.join(','))
+  settled(unique: number, { flags, references, opened }: Outstanding): void {
+    this.log.append(KIND.settled, unique, opened, flags, references.join(','))
   }
 
   changing(moved?: Identity, before?: boolean): void {
@@ -150,6 +170,7 @@ export class StateJournal implements Journal, RequestJournal {
 
   dropped(inode: Inode): void {
     this.opened.delete(inode)
+    this.suspected.delete(inode)
     if (inode.slot === 0) return
     this.log.kill(inode.slot)
     inode.slot = 0
@@ -185,14 +206,25 @@ export class StateJournal implements Journal, RequestJournal {
     this.memory.notice(nodeid)
   }
 
-  opens(inode: Inode, facts: OpenFacts): void {
+  opens(inode: Inode, facts: OpenFacts, change: number): void {
     if (facts.cached <= 0 && facts.passthrough <= 0) this.opened.delete(inode)
     else this.opened.set(inode, facts)
-    this.addOpens(inode, facts)
+    const { memory } = this
+    const unique = this.takingBack || memory.u32(AT.serving) === 0 ? 0 : memory.unique()
+    this.addOpens(inode, facts, unique, change)
+    if (facts.backingId !== 0) memory.setU32(AT.lastBacking, facts.backingId)
   }
 
-  private addOpens(inode: Inode, { cached, passthrough, writers, backingId }: OpenFacts): void {
-    this.log.append(KIND.opens, inode.nodeid, passthrough, Math.max(0, cached), `${backingId},${writers}`)
+  suspects(inode: Inode, bits: number | undefined): void {
+    if (bits === undefined) this.suspected.delete(inode)
+    else this.suspected.set(inode, bits)
+    this.log.append(KIND.suspect, inode.nodeid, bits === undefined ? 0 : 1, bits ?? 0, '')
+  }
+
+  private addOpens(inode: Inode, facts: OpenFacts, unique: number, change: number): void {
+    const { cached, passthrough, writers, backingId } = facts
+    const text = `${backingId},${writers},${unique},${change}`
+    this.log.append(KIND.opens, inode.nodeid, passthrough, Math.max(0, cached), text)
   }
 
   // ---- listings
@@ -220,7 +252,8 @@ export class StateJournal implements Journal, RequestJournal {
     const old = this.log.rewrite(() => {
       for (const [unique, request] of this.outstanding) this.settled(unique, request)
       for (const inode of this.inodes()) this.rewriteInode(inode)
-      for (const [inode, facts] of this.opened) this.addOpens(inode, facts)
+      for (const [inode, facts] of this.opened) this.addOpens(inode, facts, 0, 0)
+      for (const [inode, bits] of this.suspected) this.suspects(inode, bits)
     })
     const length = (old.length + PAGE - 1) & -PAGE
     sys.fallocateSync(this.memory.fd, sys.FALLOC_FL_PUNCH_HOLE | sys.FALLOC_FL_KEEP_SIZE, old.offset, length)

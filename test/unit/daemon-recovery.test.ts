@@ -1,0 +1,168 @@
+/** What a successor reads: the journal of names against a plain model, damage, and requests whose answer may be lost. */
+import { writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import t from 'tap'
+import { JournalLog, KIND } from '../../src/daemon/recovery/journal-log.js'
+import { readLog } from '../../src/daemon/recovery/known-inodes.js'
+import { Random } from '../fuzz/random.js'
+import { frame } from './fuse-frames.js'
+import { Succession } from './recovery-fixture.js'
+
+const O_RDWR = 2
+
+t.test('names that come, go and change hands are found again, by number and by directory', async t => {
+  const seed = Date.now() % 1_000_000
+  t.comment(`seed ${seed}`)
+  const random = new Random(seed)
+  using it = new Succession(false)
+  const log = new JournalLog(it.memory)
+  const slots = new Map<number, number>()
+  const names = new Map<number, string[]>()
+  const owner = new Map<string, number>()
+  const live: number[] = []
+  const gone = (nodeid: number, at: string): void => {
+    log.append(KIND.unnamed, nodeid, Number(at.split('/')[0]), 0, at.split('/')[1] ?? '')
+    names.set(nodeid, names.get(nodeid)?.filter(each => each !== at) ?? [])
+    owner.delete(at)
+  }
+  for (let turn = 0, nodeid = 2; turn < 4000; turn++) {
+    const parent = 1 + random.below(5)
+    const at = `${parent}/n${random.below(60)}`
+    const known = owner.get(at)
+    const kind = random.below(4)
+    if (kind === 0 || live.length < 3) {
+      if (known !== undefined) continue
+      slots.set(nodeid, log.append(KIND.inode, nodeid, parent, 8, at.split('/')[1] ?? '', 1, nodeid * 10))
+      names.set(nodeid, [at])
+      owner.set(at, nodeid)
+      live.push(nodeid++)
+    } else if (kind === 1) {
+      if (known !== undefined) gone(known, at)
+    } else if (kind === 2) {
+      if (known !== undefined) gone(known, at)
+      const who = random.pick(live)
+      log.append(KIND.named, who, parent, 0, at.split('/')[1] ?? '')
+      names.get(who)?.push(at)
+      owner.set(at, who)
+    } else {
+      const [who = 0] = live.splice(random.below(live.length), 1)
+      log.kill(slots.get(who) ?? 0)
+      for (const each of names.get(who) ?? []) owner.delete(each)
+      names.delete(who)
+    }
+  }
+  const { inodes } = readLog(new JournalLog(it.memory))
+  t.equal(inodes.left, live.length)
+  for (let parent = 1; parent <= 5; parent++) {
+    const expected = [...owner].filter(([at]) => at.startsWith(`${parent}/`)).map(([, who]) => who)
+    t.same(new Set(inodes.childrenOf(parent)), new Set(expected), `directory ${parent}`)
+  }
+  for (const nodeid of live) {
+    const known = inodes.take(nodeid)
+    const found = known?.names.map(each => `${each.parent}/${each.name}`)
+    if (known?.ino !== nodeid * 10 || found?.join() !== names.get(nodeid)?.join())
+      t.fail(`inode ${nodeid}: ${found?.join()} in place of ${names.get(nodeid)?.join()}`)
+    if (inodes.take(nodeid) !== undefined) t.fail(`inode ${nodeid} is given twice`)
+  }
+  t.equal(inodes.left, 0)
+  t.same(inodes.some(10), [])
+})
+
+t.test(
+  'a record that is not what was written stops the takeover; one that is not complete is not seen',
+  async t => {
+    using it = new Succession(false)
+    const log = new JournalLog(it.memory)
+    for (let i = 2; i < 12; i++) log.append(KIND.inode, i, 1, 8, `name-${i}`, 1, i)
+    const { bytes } = it.memory
+    const at = it.memory.half(0)
+    const size = log.size
+    // What comes behind the tail was never finished.
+    bytes.fill(0xa5, at + size, at + size + 64)
+    t.equal(readLog(new JournalLog(it.memory)).inodes.left, 10)
+    for (let byte = 8; byte < size; byte++) {
+      // nlookup and ino change in place, and one bit of the kind says that an inode is dead.
+      const inRecord = (byte - 8) % 56
+      if ((inRecord >= 12 && inRecord < 24) || inRecord === 3) continue
+      const before = bytes[at + byte] as number
+      bytes[at + byte] = before ^ 0x40
+      try {
+        readLog(new JournalLog(it.memory))
+        t.fail(`byte ${inRecord} of a record is not looked at`)
+      } catch (error) {
+        if (!/damaged/.test(String(error))) t.fail(String(error))
+      }
+      bytes[at + byte] = before
+    }
+  },
+)
+
+for (const [what, backs] of [
+  ['whose answer was lost is counted once', true],
+  ['whose answer came through stays counted', false],
+] as const) {
+  t.test(`io=passthrough: an OPEN ${what}`, async t => {
+    using it = new Succession(true)
+    writeFileSync(join(it.root, 'upper', 'f'), 'x')
+    const { nodeid } = it.overlay.lookup(1, 'f')
+    const open = frame('OPEN', { unique: 10n, nodeid })
+    it.begin(open)
+    const reply = await it.overlay.open(nodeid, O_RDWR)
+    t.match(reply, { fh: 3, backingId: 1 })
+    it.takeOver()
+    // The takeover may die as well, and what it found out stays.
+    it.takeOver()
+    if (backs) {
+      t.strictSame(it.begin(open, true), { done: false, before: undefined })
+      t.same([...it.backings], [], 'nothing is open while it is not answered')
+      t.match(await it.overlay.open(nodeid, O_RDWR), { fh: 3 })
+    } else {
+      it.begin(frame('GETATTR', { unique: 12n, nodeid }))
+    }
+    t.equal(it.backings.size, 1)
+    it.begin(frame('RELEASE', { unique: 14n, nodeid }))
+    it.overlay.release(nodeid, 3)
+    t.equal(it.backings.size, 0, 'the last close is the last')
+  })
+}
+
+t.test('io=passthrough: a RELEASE whose answer was lost closes one handle, not two', async t => {
+  using it = new Succession(true)
+  writeFileSync(join(it.root, 'upper', 'f'), 'x')
+  const { nodeid } = it.overlay.lookup(1, 'f')
+  for (const unique of [10n, 12n]) {
+    it.begin(frame('OPEN', { unique, nodeid }))
+    await it.overlay.open(nodeid, O_RDWR)
+  }
+  const release = frame('RELEASE', { unique: 14n, nodeid })
+  it.begin(release)
+  it.overlay.release(nodeid, 3)
+  it.takeOver()
+  t.match(it.begin(release, true), { done: true })
+  t.equal(it.backings.size, 1, 'the other handle needs it')
+  it.begin(frame('RELEASE', { unique: 16n, nodeid }))
+  it.overlay.release(nodeid, 3)
+  t.equal(it.backings.size, 0)
+  it.takeOver()
+  t.equal(it.closing, 1, 'a backing file that the dead one may not have closed is closed')
+})
+
+t.test('what was open survives a journal that was written anew by a successor', async t => {
+  using it = new Succession(true)
+  writeFileSync(join(it.root, 'upper', 'f'), 'x')
+  const { nodeid } = it.overlay.lookup(1, 'f')
+  it.begin(frame('OPEN', { unique: 10n, nodeid }))
+  await it.overlay.open(nodeid, O_RDWR)
+  it.begin(frame('SETATTR', { unique: 12n, nodeid }))
+  it.overlay.setattr(nodeid, { mode: 0o4755, killSuidgid: false })
+  it.takeOver()
+  it.journal.rewrite()
+  it.takeOver()
+  t.same(it.overlay.doubtful(), [nodeid], 'its setuid may fall by a write')
+  it.begin(frame('OPEN', { unique: 14n, nodeid }))
+  t.match(
+    await it.overlay.open(nodeid, O_RDWR),
+    { backingId: 1 },
+    'the backing file that the other handle has',
+  )
+})

@@ -1,0 +1,107 @@
+import { ftruncateSync, mkdirSync, mkdtempSync, openSync, closeSync, rmSync, unlinkSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { JournalLog } from '../../src/daemon/recovery/journal-log.js'
+import { StateMemory } from '../../src/daemon/recovery/memory.js'
+import { recoverOverlay, takeBackFrom } from '../../src/daemon/recovery/recover.js'
+import { Shelf } from '../../src/daemon/recovery/shelf.js'
+import { StateJournal } from '../../src/daemon/recovery/state-journal.js'
+import { Frame } from '../../src/fuse/frame.js'
+import type { Connection, KernelSide } from '../../src/fuse/filesystem.js'
+import { DEFAULT_OPTIONS, type OverlayConfig } from '../../src/overlay/config.js'
+import { Overlay } from '../../src/overlay/index.js'
+import * as sys from '../../src/sys/index.js'
+
+/** A mount without a kernel: one state, and the daemons that follow each other over it. A daemon dies by being left alone. */
+export class Succession implements Disposable {
+  readonly root = mkdtempSync(join(tmpdir(), 'lamina-recovery-'))
+  readonly memory: StateMemory
+  private readonly file: number
+  private readonly sockets
+  private readonly config: OverlayConfig
+  overlay: Overlay
+  journal: StateJournal
+  /** Backing files that are open, as the kernel would have it. */
+  readonly backings = new Set<number>()
+  private lastBacking = 0
+  closing = 0
+
+  constructor(private readonly passthrough: boolean) {
+    for (const name of ['lower', 'upper', 'work', 'mnt']) mkdirSync(join(this.root, name))
+    this.file = openSync(join(this.root, 'state'), 'w+')
+    unlinkSync(join(this.root, 'state'))
+    ftruncateSync(this.file, 512 << 20)
+    this.sockets = [0, 1].flatMap(() => sys.socketpair(sys.SOCK_SEQPACKET | sys.SOCK_NONBLOCK))
+    this.config = {
+      lower: [join(this.root, 'lower')],
+      upper: join(this.root, 'upper'),
+      work: join(this.root, 'work'),
+      mountpoint: join(this.root, 'mnt'),
+      options: { ...DEFAULT_OPTIONS, io: passthrough ? 'passthrough' : 'cached' },
+    }
+    this.memory = new StateMemory(this.file)
+    this.memory.begin()
+    const overlay = (this.overlay = Overlay.open(this.config))
+    const log = new JournalLog(this.memory)
+    this.journal = new StateJournal(
+      this.memory,
+      log,
+      this.shelf(),
+      () => overlay.inodes(),
+      takeBackFrom(overlay),
+    )
+    overlay.keep(this.journal)
+    this.attach()
+  }
+
+  private shelf(): Shelf {
+    return new Shelf(this.sockets.map(fd => fd.n))
+  }
+
+  private attach(): void {
+    const kernel: KernelSide = {
+      registerFile: (_nodeid, fd) => sys.close(fd),
+      limit: () => undefined,
+      unregisterFile: () => undefined,
+      registered: () => 0,
+      pin: () => undefined,
+      invalidateInode: () => undefined,
+      invalidateEntry: () => undefined,
+      openBacking: () => {
+        this.backings.add(++this.lastBacking)
+        return this.lastBacking
+      },
+      closeBacking: id => void this.backings.delete(id),
+    }
+    this.overlay.attach(kernel)
+    const { passthrough } = this
+    const connection: Pick<Connection, 'has'> = { has: flag => passthrough && flag === 'PASSTHROUGH' }
+    this.overlay.init(connection as Connection)
+  }
+
+  /** The next daemon, over the descriptors that a keeper would have kept. */
+  takeOver(): void {
+    const { layers, mountpoint } = this.overlay.handOver()
+    this.memory.check()
+    this.overlay = Overlay.takeOver(this.config, layers, mountpoint)
+    const { journal, closing } = recoverOverlay(this.memory, this.shelf(), this.overlay)
+    this.journal = journal
+    this.closing = closing
+    this.attach()
+  }
+
+  /** Tells the journal that this request is served from now on, as dispatch does; `again`: sent a second time. */
+  begin(message: Buffer, again = false): ReturnType<StateJournal['begin']> {
+    const memory = new ArrayBuffer((message.length + 47) & ~7)
+    message.copy(Buffer.from(memory))
+    const frame = new Frame(memory)
+    if (again) new Uint32Array(memory)[3] = (frame.high(8) | 0x8000_0000) >>> 0
+    return this.journal.begin(frame, message.length, message.readUInt32LE(4))
+  }
+
+  [Symbol.dispose](): void {
+    for (const fd of this.sockets) fd.close()
+    closeSync(this.file)
+    rmSync(this.root, { recursive: true, force: true })
+  }
+}

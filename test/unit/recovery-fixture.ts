@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { JournalLog } from '../../src/daemon/recovery/journal-log.js'
 import { StateMemory } from '../../src/daemon/recovery/memory.js'
-import { recoverOverlay, takeBackFrom } from '../../src/daemon/recovery/recover.js'
+import { recoverOverlay, strayBackings, takeBackFrom } from '../../src/daemon/recovery/recover.js'
 import { Shelf } from '../../src/daemon/recovery/shelf.js'
 import { StateJournal } from '../../src/daemon/recovery/state-journal.js'
 import { Frame } from '../../src/fuse/frame.js'
@@ -24,7 +24,6 @@ export class Succession implements Disposable {
   /** Backing files that are open, as the kernel would have it. */
   readonly backings = new Set<number>()
   private lastBacking = 0
-  closing = 0
 
   constructor(private readonly passthrough: boolean) {
     for (const name of ['lower', 'upper', 'work', 'mnt']) mkdirSync(join(this.root, name))
@@ -79,15 +78,17 @@ export class Succession implements Disposable {
     this.overlay.init(connection as Connection)
   }
 
-  /** The next daemon, over the descriptors that a keeper would have kept. */
-  takeOver(): void {
+  /** The next daemon, over the descriptors that a keeper would have kept. Gives the backing files that it closes. */
+  takeOver(): number[] {
     const { layers, mountpoint } = this.overlay.handOver()
     this.memory.check()
     this.overlay = Overlay.takeOver(this.config, layers, mountpoint)
     const { journal, closing } = recoverOverlay(this.memory, this.shelf(), this.overlay)
     this.journal = journal
-    this.closing = closing
     this.attach()
+    const strays = strayBackings(this.memory, closing)
+    for (const id of strays) this.backings.delete(id)
+    return strays
   }
 
   /** Tells the journal that this request is served from now on, as dispatch does; `again`: sent a second time. */

@@ -14,7 +14,7 @@ import { decodeSpec, encodeSpec, type MountSpec } from '../spec.js'
 import { JournalLog } from './journal-log.js'
 import type { KeeperLink } from './keeper-link.js'
 import { AT, StateMemory } from './memory.js'
-import { recoverOverlay, takeBackFrom } from './recover.js'
+import { recoverOverlay, strayBackings, takeBackFrom } from './recover.js'
 import { Shelf } from './shelf.js'
 import { StateJournal } from './state-journal.js'
 
@@ -29,9 +29,6 @@ interface Written {
   lowers: number
   dataOnly: number
 }
-
-/** One daemon leaves one at most, but several may have died in a row. */
-const MOST_STRAYS = 8
 
 /** How often the heart beats while the event loop turns: so many times in the watchdog's time. */
 const BEATS = 8
@@ -144,14 +141,9 @@ export class KeptMount {
     return this.memory.notices()
   }
 
-  /**
-   * Ids of backing files that no answer carries: one that the predecessor was closing, and those which it may have got after the last
-   * one that it noted. The kernel gives numbers out in turn.
-   */
+  /** Ids of backing files that no answer carries. */
   strayBackings(): number[] {
-    const last = this.memory.u32(AT.lastBacking)
-    const after = Array.from({ length: MOST_STRAYS }, (_, i) => last + 1 + i)
-    return this.closing === 0 ? after : [this.closing, ...after]
+    return strayBackings(this.memory, this.closing)
   }
 
   ending(): void {

@@ -52,7 +52,7 @@ export const AT = {
   forgotten: 108,
   forgettingHi: 112,
   forgettingLo: 116,
-  /** The last backing file's id that is in the journal. */
+  /** The highest id of a backing file that is in the journal. */
   lastBacking: 120,
   /** The last nodeids of which the kernel was told to ask again. */
   notices: 128,

@@ -49,6 +49,19 @@ export function takeBackFrom(overlay: Overlay): TakeBack {
   }
 }
 
+/** One daemon leaves one at most, but several may have died in a row. */
+const MOST_STRAYS = 8
+
+/**
+ * Ids of backing files that are open for nobody: `closing`, which the predecessor may not have got round to, and what it may have got
+ * after the last one that it noted. The kernel gives numbers out in turn.
+ */
+export function strayBackings(memory: StateMemory, closing: number): number[] {
+  const last = memory.u32(AT.lastBacking)
+  const after = Array.from({ length: MOST_STRAYS }, (_, i) => last + 1 + i)
+  return closing === 0 ? after : [closing, ...after]
+}
+
 /** A record of KIND.opens. */
 interface OpenRecord {
   readonly nodeid: number

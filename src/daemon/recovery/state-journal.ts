@@ -211,8 +211,9 @@ export class StateJournal implements Journal, RequestJournal {
     else this.opened.set(inode, facts)
     const { memory } = this
     const unique = this.takingBack || memory.u32(AT.serving) === 0 ? 0 : memory.unique()
+    // Before the record: a successor closes what comes after it.
+    if (facts.backingId > memory.u32(AT.lastBacking)) memory.setU32(AT.lastBacking, facts.backingId)
     this.addOpens(inode, facts, unique, change)
-    if (facts.backingId !== 0) memory.setU32(AT.lastBacking, facts.backingId)
   }
 
   suspects(inode: Inode, bits: number | undefined): void {

@@ -2,10 +2,12 @@
 //
 // A core that has nothing to do is halted, and waking it for the next request costs more than serving it: 30 to 60 us in a
 // virtual machine. A program that works in the mount sends its next request soon after the last answer, so asking again meanwhile
-// answers it at once. What that costs is bounded: it stops where requests do not come that quickly, and on a single core.
+// answers it at once. What that costs is bounded: it stops where requests do not come that quickly, where other programs want the
+// core (whoever uses up his share waits longest when it counts), and on a single core.
 #pragma once
 
 #include <sched.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -17,7 +19,12 @@ class SpinWait {
  public:
   // No request is there, at `now` (ns).
   void nothing(uint64_t now) {
-    if (since_ == 0) since_ = now;
+    if (since_ != 0) return;
+    since_ = now;
+    struct rusage usage;
+    if (getrusage(RUSAGE_THREAD, &usage) != 0 || usage.ru_nivcsw == preempted_) return;
+    preempted_ = usage.ru_nivcsw;
+    rested_ = now + kRest;
   }
 
   // A request has come.
@@ -30,7 +37,7 @@ class SpinWait {
 
   // True as long as asking again is likely to be cheaper than sleeping.
   bool wait(uint64_t now) const {
-    if (!several_cores_ || mean_ > kWorth || now - since_ > kLongest) return false;
+    if (!several_cores_ || mean_ > kWorth || now < rested_ || now - since_ > kLongest) return false;
     for (int i = 0; i < 16; i++) relax();
     return true;
   }
@@ -38,6 +45,7 @@ class SpinWait {
  private:
   static constexpr uint64_t kLongest = 100'000;    // ns; of a gap that is waited for
   static constexpr uint64_t kWorth = 150'000;      // ns; the mean gap with which waiting begins: one that includes waking up
+  static constexpr uint64_t kRest = 10'000'000;    // ns; without waiting, after the core was taken away for somebody else
   static constexpr uint64_t kCounted = 1'000'000;  // ns; a longer gap says no more than this one
 
   static void relax() {
@@ -58,6 +66,8 @@ class SpinWait {
   const bool several_cores_ = several_cores();
   uint64_t since_ = 0;         // ns; 0: a request is being served
   uint64_t mean_ = kCounted;   // ns; of the gaps between an answer and the next request
+  long preempted_ = 0;         // times that the core was taken away
+  uint64_t rested_ = 0;        // ns; when waiting may begin again
 };
 
 }  // namespace lamina

@@ -38,5 +38,13 @@
       'cflags_c': ['-std=gnu11', '-Wall', '-Wextra', '-Werror', '-O2'],
       'ldflags': ['-Wl,--as-needed'],
     },
+    {
+      # Joining a user namespace takes a process with one thread, which Node is not.
+      'target_name': 'lamina-userns',
+      'type': 'executable',
+      'sources': ['native/userns/userns.c'],
+      'cflags_c': ['-std=gnu11', '-Wall', '-Wextra', '-Werror', '-O2'],
+      'ldflags': ['-Wl,--as-needed'],
+    },
   ],
 }

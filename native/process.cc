@@ -63,10 +63,19 @@ napi_value drop_bounding(napi_env env, napi_callback_info info) {
   return integer(env, 0);
 }
 
+// setHostname(name): of this UTS namespace.
+napi_value set_hostname(napi_env env, napi_callback_info info) {
+  Args args(env, info);
+  const Name name(args, 0);
+  if (args.failed()) return args.reject();
+  return result(env, sethostname(name.c_str(), strlen(name.c_str())));
+}
+
 }  // namespace
 
 bool register_process(napi_env env, napi_value exports, State* state) {
-  return define(env, exports, state, "exec", exec) && define(env, exports, state, "dropBounding", drop_bounding);
+  return define(env, exports, state, "exec", exec) && define(env, exports, state, "dropBounding", drop_bounding) &&
+         define(env, exports, state, "setHostname", set_hostname);
 }
 
 }  // namespace lamina

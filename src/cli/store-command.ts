@@ -1,6 +1,7 @@
 /** What every command on the store has: --root, --storage-driver, one-line errors, and a Ctrl-C that cleans up. */
 import type { Command } from 'commander'
 import type { Store } from '../manager/store.js'
+import type { StoreError } from '../manager/store-error.js'
 import { CliError } from './output.js'
 
 interface StoreOptions {
@@ -25,6 +26,7 @@ export async function withStore<T>(
   /** `ownSignals`: the body does with SIGINT and SIGTERM what it likes. */
   { ownSignals = false }: { readonly ownSignals?: boolean } = {},
 ): Promise<T> {
+  await enterNamespace()
   const { Store } = await import('../manager/store.js')
   const { CommandError, StoreError } = await import('../manager/store-error.js')
   const options: StoreOptions = command.optsWithGlobals()
@@ -45,15 +47,27 @@ export async function withStore<T>(
   } catch (failure) {
     const error = failure instanceof Error && 'suppressed' in failure ? failure.suppressed : failure
     if (received !== undefined) throw new CliError('interrupted', received === 'SIGTERM' ? 143 : 130)
-    if (error instanceof StoreError) {
-      const hint = error.hint === undefined ? '' : `: ${error.hint}`
-      const exitCode = error instanceof CommandError ? error.exitCode : error.code === 'invalid' ? 2 : 1
-      throw new CliError(`${error.message}${hint}`, exitCode)
-    }
-    throw error
+    if (!(error instanceof StoreError)) throw error
+    throw inOneLine(error, error instanceof CommandError ? error.exitCode : undefined)
   } finally {
     process.off('SIGINT', onSignal).off('SIGTERM', onSignal)
   }
+}
+
+/** For an ordinary user: this very command once more, in his user namespace. Nothing may have been done before. */
+export async function enterNamespace(program?: readonly string[]): Promise<void> {
+  if (process.geteuid?.() === 0) return
+  const { enterUserNamespace } = await import('../manager/rootless/user-namespace.js')
+  const { StoreError } = await import('../manager/store-error.js')
+  try {
+    await enterUserNamespace(program)
+  } catch (error) {
+    throw error instanceof StoreError ? inOneLine(error) : error
+  }
+}
+
+function inOneLine({ message, hint, code }: StoreError, exitCode = code === 'invalid' ? 2 : 1): CliError {
+  return new CliError(hint === undefined ? message : `${message}: ${hint}`, exitCode)
 }
 
 /** Standard output as a place for bytes. @throws CliError on a terminal */

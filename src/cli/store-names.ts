@@ -1,6 +1,7 @@
 /** Names of the store, for the shell to complete: which command takes which, and where. */
 import { existsSync } from 'node:fs'
 import type { Store } from '../manager/store.js'
+import { enterNamespace } from './store-command.js'
 
 export interface Typed {
   /** `--root` */
@@ -70,6 +71,7 @@ export async function storeNames(command: string, typed: Typed): Promise<string[
   if (names === undefined || names === none) return []
   const { storeRoot } = await import('../manager/paths.js')
   if (!existsSync(storeRoot(typed.root))) return []
+  await enterNamespace()
   const { Store } = await import('../manager/store.js')
   using store = await Store.open(typed.root === undefined ? {} : { root: typed.root })
   return (await names(store, typed)).filter(name => !typed.before.includes(name))

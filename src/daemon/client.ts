@@ -9,7 +9,7 @@ import { SysError } from '../base/sys-error.js'
 import { ask } from './control-client.js'
 import type { Stats, UnmountHow } from './control-protocol.js'
 import { mountAt, readMounts } from './mountinfo.js'
-import { isServed, readRecords, type FoundRecord, type MountRecord } from './run-dir.js'
+import { isServed, readRecords, runDirectory, type FoundRecord, type MountRecord } from './run-dir.js'
 import type { Finding } from './doctor.js'
 import { mainFile } from './launch.js'
 import { absolute } from './spec.js'
@@ -25,6 +25,7 @@ export {
   type MountSpec,
 } from './spec.js'
 export type { Finding, MountRecord, Stats, UnmountHow }
+export { runDirectory }
 
 /** Types in /proc/mounts that are ours even when no daemon's record tells so. */
 const OUR_TYPES = ['fuse.lamina', 'fuse.fuse-lamina']

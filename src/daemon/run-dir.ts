@@ -17,7 +17,7 @@ import { mountAt } from './mountinfo.js'
 /**
  * Where running daemons are found: for each mount `ID.json`, this record, and `ID.sock`, its control socket.
  *
- * Root: /run/lamina. Others: $XDG_RUNTIME_DIR/lamina, or /tmp/lamina-UID. LAMINA_RUN overrides. The directory is its
+ * Root: /run/lamina. Others: $XDG_RUNTIME_DIR/lamina, /run/user/UID/lamina, or /tmp/lamina-UID. LAMINA_RUN overrides. The directory is its
  * owner's alone (0700): whoever can open a control socket can unmount.
  */
 export interface MountRecord {
@@ -56,6 +56,8 @@ function candidates(): string[] {
   if (uid === 0) found.push('/run/lamina')
   const runtime = process.env['XDG_RUNTIME_DIR']
   if (runtime?.startsWith('/') === true) found.push(join(runtime, 'lamina'))
+  // The same place for a shell that does not say it (su, cron).
+  else if (uid !== 0 && isOurs(`/run/user/${uid}`)) found.push(`/run/user/${uid}/lamina`)
   found.push(`/tmp/lamina-${uid}`)
   return found
 }

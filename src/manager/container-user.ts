@@ -3,6 +3,9 @@ import { E } from '../base/errno.js'
 import { SysError } from '../base/sys-error.js'
 import { fromUtf8 } from '../base/bytes.js'
 import * as sys from '../sys/index.js'
+import type { IdMaps, IdRange } from './drivers/driver.js'
+import { ownIds } from './rootless/standing.js'
+import { spelled } from './rootless/subordinate-ids.js'
 import { StoreError } from './store-error.js'
 
 export interface ContainerUser {
@@ -18,9 +21,10 @@ const MAX_FILE = 4 << 20
 
 /**
  * @param text '' is root
- * @throws StoreError not-found for a name that the image does not have
+ * @param ids of the user namespace in which the user is to be
+ * @throws StoreError not-found for a name that the image does not have; unsupported for an id that the namespace does not have
  */
-export function resolveUser(rootfs: number, text: string): ContainerUser {
+export function resolveUser(rootfs: number, text: string, ids: IdMaps = ownIds()): ContainerUser {
   const colon = text.indexOf(':')
   const name = colon < 0 ? text : text.slice(0, colon)
   const groupName = colon < 0 ? '' : text.slice(colon + 1)
@@ -39,7 +43,23 @@ export function resolveUser(rootfs: number, text: string): ContainerUser {
   const gid = groupName === '' ? Number(entry?.[3] ?? 0) : groupId(groups, groupName)
   const login = entry?.[0]
   const supplementary = groupName !== '' || login === undefined ? [] : membership(groups, login)
-  return { uid, gid, groups: supplementary.filter(id => id !== gid), home: entry?.[5] || '/' }
+  refuseUnmapped('user', uid, ids.uid)
+  refuseUnmapped('group', gid, ids.gid)
+  const known = supplementary.filter(id => id !== gid && isMapped(id, ids.gid))
+  return { uid, gid, groups: known, home: entry?.[5] || '/' }
+}
+
+function isMapped(id: number, ranges: readonly IdRange[]): boolean {
+  return ranges.some(({ container, length }) => id >= container && id < container + length)
+}
+
+function refuseUnmapped(what: string, id: number, ranges: readonly IdRange[]): void {
+  if (isMapped(id, ranges)) return
+  throw new StoreError(
+    'unsupported',
+    `${what} ${id} is none of the ids of this user namespace (${spelled(ranges)})`,
+    'an ordinary user gets more by ranges in /etc/subuid and /etc/subgid',
+  )
 }
 
 function groupId(groups: readonly string[][], name: string): number {

@@ -4,13 +4,19 @@ import { fromUtf8 } from '../base/bytes.js'
 import * as sys from '../sys/index.js'
 import type { DriverReport } from './drivers/choose.js'
 import type { Store } from './store.js'
-import { UNSUPPORTED_DRIVERS } from './drivers/driver.js'
+import { UNSUPPORTED_DRIVERS, type IdMaps } from './drivers/driver.js'
+import { inUserNamespace, ownIds } from './rootless/standing.js'
+import type { Ownership } from './rootless/store-ids.js'
 import { findRuntime } from './oci-runtime.js'
 
 export interface StoreInfo {
   readonly root: string
   readonly filesystem: string
   readonly rootless: boolean
+  /** Of the user namespace; absent for root of the host. */
+  readonly ids: IdMaps | undefined
+  /** Where owners of files are kept: in the files, or in an attribute beside them. */
+  readonly ownership: Ownership
   /** The driver of new containers; absent where none can run. */
   readonly driver: string | undefined
   readonly driverChoice: string
@@ -37,7 +43,9 @@ export async function storeInfo(store: Store): Promise<StoreInfo> {
   return {
     root: store.root,
     filesystem: filesystemOf(sys.statFd(root.n).mntId),
-    rootless: sys.geteuid() !== 0,
+    rootless: inUserNamespace(),
+    ids: inUserNamespace() ? ownIds() : undefined,
+    ownership: store.ownership,
     driver: drivers.find(driver => driver.chosen)?.name,
     driverChoice: store.drivers.choice,
     drivers,

@@ -4,7 +4,8 @@ import { fromUtf8 } from '../base/bytes.js'
 import { applyLayer, recordTarSplit, replayTarSplit, tarTree } from '../oci/index.js'
 import type { AnyCompression, ByteSource, Digest, Expected } from '../oci/index.js'
 import * as sys from '../sys/index.js'
-import { layerDialect, overlayPrefix, ownership } from './layer-form.js'
+import { layerDialect, overlayPrefix } from './layer-form.js'
+import type { Ownership } from './rootless/store-ids.js'
 
 export interface UnpackOptions {
   /** What the uncompressed tar must hash to. */
@@ -33,6 +34,7 @@ export interface Unpacked {
 export async function unpackLayer(
   source: ByteSource,
   home: string,
+  ownership: Ownership,
   options: UnpackOptions,
 ): Promise<Unpacked> {
   using root = sys.openat(sys.AT_FDCWD, fromUtf8(join(home, 'diff')), sys.O_RDONLY | sys.O_DIRECTORY)
@@ -43,7 +45,7 @@ export async function unpackLayer(
     whiteouts: 'overlay',
     dialect: layerDialect(),
     xattrPrefix: overlayPrefix(),
-    ownership: ownership(),
+    ownership,
     record: recordTarSplit(recipe.n),
     diffId: options.diffId,
     blob: options.blob,

@@ -6,6 +6,7 @@ import type { ByteName } from '../base/bytes.js'
 import * as sys from '../sys/index.js'
 import { E } from '../base/errno.js'
 import { SysError } from '../base/sys-error.js'
+import { ownNamespaces } from './rootless/standing.js'
 
 export interface MountEntry {
   readonly target: ByteName
@@ -86,7 +87,12 @@ export function detachWithin(dir: string): void {
   }
 }
 
-/** Which boot this is: rows about mounts of another one are history. */
+/**
+ * Which boot this is: rows about mounts of another one are history. An ordinary user's mounts end with his mount namespace,
+ * so there the two together count.
+ */
 export function bootId(): string {
-  return readFileSync('/proc/sys/kernel/random/boot_id', 'latin1').trim()
+  const boot = readFileSync('/proc/sys/kernel/random/boot_id', 'latin1').trim()
+  const own = ownNamespaces()
+  return own === undefined ? boot : `${boot}/${own.mount}`
 }

@@ -6,6 +6,7 @@ import { mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import type { ContainerUser } from './container-user.js'
 import type { IdMaps, IdRange } from './drivers/driver.js'
+import { hasOneId, inUserNamespace } from './rootless/standing.js'
 
 export interface BundleMount {
   readonly type: 'bind' | 'tmpfs'
@@ -122,17 +123,27 @@ const mapping = ({ container, host, length }: IdRange): object => ({
   size: length,
 })
 
+/** devpts with tty's group, where that exists. */
+function systemMounts(hostSys: boolean): readonly { readonly type: string }[] {
+  return SYSTEM_MOUNTS.map(mount => {
+    if (mount.type === 'sysfs' && hostSys) return HOST_SYS
+    const options = hasOneId() ? mount.options.filter(option => option !== 'gid=5') : mount.options
+    return { ...mount, options }
+  })
+}
+
 export function runtimeConfig(options: BundleOptions): object {
   const namespaces = ['pid', 'ipc', 'uts', 'mount', ...(options.network === 'none' ? ['network'] : [])]
   if (options.ids !== undefined) namespaces.push('user')
-  const hostSys = options.ids !== undefined && options.network === 'host'
+  const rootless = inUserNamespace()
+  const hostSys = (options.ids !== undefined || rootless) && options.network === 'host'
   return {
     ociVersion: '1.0.2',
     process: processConfig(options),
     root: { path: options.rootfs, readonly: options.readOnly === true },
     hostname: options.hostname ?? 'lamina',
     mounts: [
-      ...SYSTEM_MOUNTS.map(mount => (mount.type === 'sysfs' && hostSys ? HOST_SYS : mount)),
+      ...systemMounts(hostSys),
       ...(options.mounts ?? []).map(mount => ({
         destination: mount.target,
         type: mount.type,
@@ -141,7 +152,8 @@ export function runtimeConfig(options: BundleOptions): object {
       })),
     ],
     linux: {
-      resources: { devices: [{ allow: true, access: 'rwm' }] },
+      // A device cgroup is not an ordinary user's to set; he can make no device either.
+      ...(rootless ? {} : { resources: { devices: [{ allow: true, access: 'rwm' }] } }),
       namespaces: namespaces.map(type => ({ type })),
       ...(options.ids === undefined
         ? {}

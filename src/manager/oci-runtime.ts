@@ -1,6 +1,7 @@
 /** Which program runs containers and RUN steps, and how it is started. */
 import { accessSync, constants, readFileSync } from 'node:fs'
 import { basename, join } from 'node:path'
+import { inUserNamespace } from './rootless/standing.js'
 
 /** A program of PATH, or `undefined`. */
 export function findProgram(name: string): string | undefined {
@@ -22,17 +23,26 @@ export function findRuntime(): string | undefined {
   const named = process.env['LAMINA_RUNTIME']
   if (named !== undefined && named !== '') return named === 'none' ? undefined : findProgram(named)
   // crun refuses hosts with cgroups of both versions; runc runs there as it is.
-  const order = hasHybridCgroups() ? ['runc', 'crun'] : ['crun', 'runc']
+  const order = hasHybridCgroups() && !inUserNamespace() ? ['runc', 'crun'] : ['crun', 'runc']
   return order.map(findProgram).find(path => path !== undefined)
 }
 
 /** The words that start a runtime; its own arguments follow. */
 export function runtimeCommand(runtime: string): string[] {
+  if (inUserNamespace()) return [runtime, ...withoutRoot(basename(runtime))]
   const unshare = findProgram('unshare')
   if (basename(runtime) !== 'crun' || !hasHybridCgroups() || unshare === undefined) return [runtime]
   // In a mount namespace where the second version is out of sight.
   const script = 'umount /sys/fs/cgroup/unified && exec "$@"'
   return [unshare, '--mount', '--propagation', 'private', '--', 'sh', '-c', script, 'sh', runtime]
+}
+
+/** Its state where this user may write, and no cgroup: nothing here needs one, and few hosts delegate any. */
+function withoutRoot(name: string): string[] {
+  const run = process.env['LAMINA_RUN'] ?? process.env['XDG_RUNTIME_DIR']
+  const state = run === undefined || run === '' ? [] : ['--root', join(run, name)]
+  if (name === 'crun') return [...state, '--cgroup-manager=disabled']
+  return name === 'runc' ? [...state, '--rootless=true'] : state
 }
 
 function hasHybridCgroups(): boolean {

@@ -1,21 +1,35 @@
 /** Where the store lies, and what lies where in it. */
-import { existsSync, mkdirSync } from 'node:fs'
+import { accessSync, constants, existsSync, mkdirSync } from 'node:fs'
 import { homedir } from 'node:os'
 import { dirname, isAbsolute, join, resolve } from 'node:path'
+import { inUserNamespace, USERNS_VARIABLE } from './rootless/standing.js'
 import { StoreError, causeOf } from './store-error.js'
 
 /**
  * The root of the store: what was asked for, else LAMINA_ROOT, else /var/lib/lamina for root and
- * $XDG_DATA_HOME/lamina or ~/.local/share/lamina for anyone else.
+ * $XDG_DATA_HOME/lamina or ~/.local/share/lamina for anyone else. Root of a user namespace is anyone else on a host whose
+ * /var/lib is not his, and root in a container.
  */
 export function storeRoot(asked?: string, env: NodeJS.ProcessEnv = process.env): string {
   const named = asked ?? env['LAMINA_ROOT']
   if (named !== undefined && named !== '') return resolve(named)
-  if (process.geteuid?.() === 0) return '/var/lib/lamina'
+  if (isHostRoot()) return '/var/lib/lamina'
   const data = env['XDG_DATA_HOME']
   return data !== undefined && isAbsolute(data)
     ? join(data, 'lamina')
     : join(homedir(), '.local', 'share', 'lamina')
+}
+
+function isHostRoot(): boolean {
+  if (process.geteuid?.() !== 0) return false
+  if (!inUserNamespace()) return true
+  if (process.env[USERNS_VARIABLE] !== undefined) return false
+  try {
+    accessSync(existsSync('/var/lib/lamina') ? '/var/lib/lamina' : '/var/lib', constants.W_OK)
+    return true
+  } catch {
+    return false
+  }
 }
 
 /** Absolute paths inside one store. All are short: overlay mounts name many of them in one page of options. */

@@ -22,6 +22,9 @@ import { bootId, detachWithin } from './mount-table.js'
 import { RootfsMounts } from './mounts/rootfs-mounts.js'
 import { StorePaths, storeRoot } from './paths.js'
 import { removeTree } from './remove-tree.js'
+import { isOrdinary } from './rootless/standing.js'
+import { storeOwnership, type Ownership } from './rootless/store-ids.js'
+import { notEntered } from './rootless/user-namespace.js'
 import { readStoreConfig, type StoreConfig } from './store-config.js'
 import type { StoreContext } from './store-context.js'
 import { causeOf } from './store-error.js'
@@ -47,6 +50,7 @@ export class Store implements Disposable, StoreContext {
     readonly paths: StorePaths,
     readonly db: Database,
     readonly claims: Claims,
+    readonly ownership: Ownership,
     choice: DriverChoice,
     readonly config: StoreConfig,
   ) {
@@ -62,17 +66,20 @@ export class Store implements Disposable, StoreContext {
 
   /**
    * Opens the store, making it where there is none, and sweeps what dead processes left.
-   * @throws StoreError
+   * @throws StoreError; unsupported for an ordinary user outside his user namespace (rootless/user-namespace.ts)
    */
   static async open(options: StoreOptions = {}): Promise<Store> {
+    if (isOrdinary()) throw notEntered('a store')
     const paths = new StorePaths(storeRoot(options.root))
     paths.make()
     // A deep stack is walked with a descriptor a layer; the usual soft limit of 1024 is for select(2).
     const { soft, hard } = sys.getrlimitNofile()
     if (soft < hard) sys.setrlimitNofile(hard, hard)
     const config = readStoreConfig(paths.root)
+    const ownership = storeOwnership(paths.root)
     const db = Database.open(paths.database, paths.migrationLock)
-    const store = new Store(paths, db, new Claims(paths.claims), options.driver ?? driverOf(config), config)
+    const claims = new Claims(paths.claims)
+    const store = new Store(paths, db, claims, ownership, options.driver ?? driverOf(config), config)
     try {
       await store.sweep()
       return store

@@ -151,6 +151,7 @@ export interface Addon {
   // native/process.cc
   exec(path: string, args: Uint8Array, env: Uint8Array): number
   dropBounding(low: number, high: number): number
+  setHostname(name: string): number
 
   // native/socket.cc
   socketpair(type: number): [a: number, b: number] | number

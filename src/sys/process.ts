@@ -13,6 +13,11 @@ export function exec(path: string, args: readonly string[], env: readonly string
   throw new Error('execve returned')
 }
 
+/** sethostname(2), for the UTS namespace of this process. @throws SysError EPERM, EINVAL: longer than 64 bytes */
+export function setHostname(name: string): void {
+  check(addon.setHostname(name), 'sethostname')
+}
+
 /** Takes all capabilities but `keep` (their numbers) out of the bounding set of what this process becomes. */
 export function dropBounding(keep: readonly number[]): void {
   const mask = keep.reduce((bits, cap) => bits | (1n << BigInt(cap)), 0n)

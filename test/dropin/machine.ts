@@ -9,14 +9,16 @@ import { PROJECT } from '../mount/fixture.js'
  * password files and /dev/fuse (mode 0666, as distributions have it), so that a test neither needs an account on the
  * machine nor leaves anything on it. What is mounted in it ends with it.
  *
- * There is one ordinary user in it, `lamina` (uid 12345), with 65536 subordinate ids from 200000 on.
+ * There are two ordinary users in it: `lamina` (uid 12345), with 65536 subordinate ids from 200000 on, and `plain` (12346), who
+ * has none.
  */
 
 export const USER = { name: 'lamina', uid: 12_345, subids: 200_000 }
+export const PLAIN = { name: 'plain', uid: 12_346 }
 
 export interface RunOptions {
-  /** As the ordinary user rather than as root. */
-  user?: boolean
+  /** As an ordinary user rather than as root; `plain` is the one without subordinate ids. */
+  user?: boolean | 'plain'
   cwd?: string
   env?: Readonly<Record<string, string>>
   input?: string
@@ -66,8 +68,10 @@ set -e
 for dir in /run /dev/shm /var/tmp; do mount -t tmpfs -o mode=1777 tmpfs $dir; done
 if [ -d /var/lib/containers ]; then mount -t tmpfs tmpfs /var/lib/containers; fi
 umount /sys/fs/cgroup/unified 2>/dev/null || true # crun refuses the hybrid kind
-mkdir -m 700 -p /run/user/${USER.uid}
-chown ${USER.uid}:${USER.uid} /run/user/${USER.uid}
+for uid in ${USER.uid} ${PLAIN.uid}; do
+  mkdir -m 700 -p /run/user/$uid
+  chown $uid:$uid /run/user/$uid
+done
 mount --bind "$ROOT/etc/fuse" /dev/fuse
 for file in passwd group subuid subgid fuse.conf; do
   [ -e /etc/$file ] || continue
@@ -83,6 +87,8 @@ export class Machine implements AsyncDisposable {
   readonly root: string
   /** The user's. */
   readonly home: string
+  /** Of the user without subordinate ids. */
+  readonly plainHome: string
   /** `fuse-lamina`, as npm links it. */
   readonly fuseLamina: string
   /** `lamina`, as npm links it. */
@@ -94,6 +100,7 @@ export class Machine implements AsyncDisposable {
   ) {
     this.root = root
     this.home = path.join(root, 'home')
+    this.plainHome = path.join(root, 'plain')
     this.fuseLamina = path.join(root, 'bin/fuse-lamina')
     this.lamina = path.join(root, 'bin/lamina')
     machines.add(this)
@@ -102,12 +109,20 @@ export class Machine implements AsyncDisposable {
   static async start(): Promise<Machine> {
     const root = fs.mkdtempSync(path.join(os.tmpdir(), 'lamina-dropin-'))
     fs.chmodSync(root, 0o755)
-    for (const dir of ['etc', 'bin', 'project', 'home', 'home/tmp']) fs.mkdirSync(path.join(root, dir))
-    for (const dir of ['home', 'home/tmp']) fs.chownSync(path.join(root, dir), USER.uid, USER.uid)
+    for (const dir of ['etc', 'bin', 'project']) fs.mkdirSync(path.join(root, dir))
+    for (const [home, { uid }] of [
+      ['home', USER],
+      ['plain', PLAIN],
+    ] as const) {
+      for (const dir of [home, `${home}/tmp`]) {
+        fs.mkdirSync(path.join(root, dir))
+        fs.chownSync(path.join(root, dir), uid, uid)
+      }
+    }
     for (const program of ['fuse-lamina', 'lamina']) {
       fs.symlinkSync(`../project/bin/${program}.js`, path.join(root, 'bin', program))
     }
-    accounts(path.join(root, 'etc'), path.join(root, 'home'))
+    accounts(path.join(root, 'etc'), root)
     await run('mknod', ['-m', '666', path.join(root, 'etc/fuse'), 'c', '10', '229'], {})
     fs.chmodSync(path.join(root, 'etc/fuse'), 0o666)
     const holder = spawn('unshare', ['-m', '--propagation', 'private', 'sh', '-c', SETUP], {
@@ -124,18 +139,18 @@ export class Machine implements AsyncDisposable {
 
   /** Runs a program to its end, and to the end of its output. */
   run(program: string, args: readonly string[], options: RunOptions = {}): Promise<Ran> {
-    const { user = false, cwd = user ? this.home : '/', env = {} } = options
-    const identity = user
-      ? ['setpriv', `--reuid=${USER.uid}`, `--regid=${USER.uid}`, '--init-groups', '--inh-caps=-all', '--']
-      : []
-    const own = user
-      ? {
-          HOME: this.home,
-          USER: USER.name,
-          XDG_RUNTIME_DIR: `/run/user/${USER.uid}`,
-          TMPDIR: `${this.home}/tmp`,
-        }
-      : { HOME: '/root', USER: 'root' }
+    const { user = false, env = {} } = options
+    const { uid, name } = user === 'plain' ? PLAIN : USER
+    const home = user === 'plain' ? this.plainHome : this.home
+    const cwd = options.cwd ?? (user === false ? '/' : home)
+    const identity =
+      user === false
+        ? []
+        : ['setpriv', `--reuid=${uid}`, `--regid=${uid}`, '--init-groups', '--inh-caps=-all', '--']
+    const own =
+      user === false
+        ? { HOME: '/root', USER: 'root' }
+        : { HOME: home, USER: name, XDG_RUNTIME_DIR: `/run/user/${uid}`, TMPDIR: `${home}/tmp` }
     const enter = [`--mount=/proc/${this.holder.pid}/ns/mnt`, `--wdns=${cwd}`, '--']
     // Exactly these variables: tap puts loaders into every child's NODE_OPTIONS, which would be in the daemons as well.
     const variables = Object.entries({ PATH: PATH.join(':'), ...own, ...env }).map(([k, v]) => `${k}=${v}`)
@@ -216,13 +231,20 @@ export class Machine implements AsyncDisposable {
   }
 }
 
-function accounts(etc: string, home: string): void {
+function accounts(etc: string, root: string): void {
   const add = (file: string, line: string): void => {
-    const now = fs.existsSync(`/etc/${file}`) ? fs.readFileSync(`/etc/${file}`, 'utf8') : ''
-    fs.writeFileSync(path.join(etc, file), `${now.replace(/([^\n])$/, '$1\n')}${line}\n`)
+    const own = path.join(etc, file)
+    if (!fs.existsSync(own))
+      fs.writeFileSync(own, fs.existsSync(`/etc/${file}`) ? fs.readFileSync(`/etc/${file}`) : '')
+    fs.writeFileSync(own, `${fs.readFileSync(own, 'utf8').replace(/([^\n])$/, '$1\n')}${line}\n`)
   }
-  add('passwd', `${USER.name}:x:${USER.uid}:${USER.uid}::${home}:/bin/sh`)
-  add('group', `${USER.name}:x:${USER.uid}:`)
+  for (const [{ name, uid }, home] of [
+    [USER, 'home'],
+    [PLAIN, 'plain'],
+  ] as const) {
+    add('passwd', `${name}:x:${uid}:${uid}::${path.join(root, home)}:/bin/sh`)
+    add('group', `${name}:x:${uid}:`)
+  }
   add('subuid', `${USER.name}:${USER.subids}:65536`)
   add('subgid', `${USER.name}:${USER.subids}:65536`)
   add('fuse.conf', 'user_allow_other')

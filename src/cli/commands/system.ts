@@ -175,6 +175,13 @@ async function showInfo(format: string, command: Command): Promise<void> {
   })
 }
 
+function rootlessText({ ids, ownership }: StoreInfo): string {
+  if (ids === undefined) return 'no'
+  const count = ids.uid.reduce((sum, { length }) => sum + length, 0)
+  const kept = ownership === 'xattr' ? ', owners of files kept in an attribute' : ''
+  return `yes, with ${count === 1 ? 'one id' : `${count} ids`}${kept}`
+}
+
 function infoText(info: StoreInfo): string {
   const lines: [string, string][] = [
     ['Root', info.root],
@@ -190,7 +197,7 @@ function infoText(info: StoreInfo): string {
     ['Containers', String(info.containers)],
     ['Volumes', String(info.volumes)],
     ['Mounts', String(info.mounts)],
-    ['Rootless', info.rootless ? 'yes' : 'no'],
+    ['Rootless', rootlessText(info)],
     ['Kernel', info.kernel],
     ['Node.js', info.node],
   ]

@@ -40,7 +40,7 @@ export function bundleOf(
     )
   }
   using root = sys.openat(sys.AT_FDCWD, fromUtf8(rootfs), sys.O_PATH | sys.O_DIRECTORY)
-  const user = resolveUser(root.n, wanted.user ?? config.User ?? '')
+  const user = resolveUser(root.n, wanted.user ?? config.User ?? '', spec.ids)
   const cwd = resolveWorkdir('/', wanted.workdir ?? (config.WorkingDir || '/'))
   if (cwd !== '/' && !spec.readOnly) {
     const { uid, gid } = rootOf(spec)

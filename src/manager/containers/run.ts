@@ -1,10 +1,12 @@
 /** `run`: a command in a container of its own, from create to the exit code. */
-import { existsSync, mkdirSync, realpathSync, rmdirSync } from 'node:fs'
+import { existsSync, lstatSync, mkdirSync, realpathSync, rmdirSync } from 'node:fs'
 import type { ChildProcess } from 'node:child_process'
+import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { bootId, isMounted } from '../mount-table.js'
 import type { MountSpec } from '../mounts/mount-spec.js'
 import { findRuntime } from '../oci-runtime.js'
+import { ownNamespaces } from '../rootless/standing.js'
 import { runProcess } from '../run-process.js'
 import type { Store } from '../store.js'
 import { StoreError } from '../store-error.js'
@@ -87,10 +89,18 @@ function forward(child: ChildProcess | undefined, signal: NodeJS.Signals): void 
   else for (const pid of childrenOf(child.pid)) process.kill(pid, signal)
 }
 
-/** Root of another user namespace may not pass the store's directories: its rootfs is mounted beside them. */
+/**
+ * Root of another user namespace may not pass the store's directories, nor an ordinary user's runtime directory: its rootfs is
+ * mounted beside them.
+ */
 function reachable(id: string): string {
-  const dir = '/run/lamina-rootfs'
+  const own = ownNamespaces()
+  const dir = own === undefined ? '/run/lamina-rootfs' : join(tmpdir(), `lamina-rootfs-${own.uid}`)
   mkdirSync(dir, { recursive: true, mode: 0o711 })
+  const stat = lstatSync(dir)
+  if (!stat.isDirectory() || stat.uid !== 0) {
+    throw new StoreError('failed', `${dir} belongs to somebody else`, 'remove it, or set TMPDIR')
+  }
   return join(dir, id)
 }
 

@@ -2,6 +2,7 @@
 import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 import type { Layers } from '../layers.js'
+import type { Ownership } from '../rootless/store-ids.js'
 import { SnapshotKeeper } from '../snapshot-keeper.js'
 import type { StoreContext } from '../store-context.js'
 import { StoreError } from '../store-error.js'
@@ -35,6 +36,7 @@ const AUTO_ORDER: readonly DriverName[] = ['overlay2', 'fuse', 'vfs']
 export class Drivers {
   readonly #drivers: Record<DriverName, Driver>
   #chosen: Promise<Driver> | undefined
+  readonly #ownership: Ownership
 
   constructor(
     context: StoreContext,
@@ -43,11 +45,12 @@ export class Drivers {
   ) {
     const keeper = new SnapshotKeeper(context)
     this.#drivers = {
-      fuse: new FuseDriver(context.paths.scratch),
+      fuse: new FuseDriver(context.paths.scratch, context.ownership),
       overlay2: new Overlay2Driver(context.paths.scratch, context.claims),
       btrfs: new BtrfsDriver(context.paths.root, keeper, chainId => layers.parentStack(chainId)),
       vfs: new VfsDriver(keeper),
     }
+    this.#ownership = context.ownership
   }
 
   /** The driver of an existing container: what it was made with, whatever is chosen now. */
@@ -62,6 +65,17 @@ export class Drivers {
     )
   }
 
+  /** Whether a driver can run here, with the layers as this store has them. */
+  async #probe(driver: Driver): Promise<Availability> {
+    if (this.#ownership === 'xattr' && driver.name !== 'fuse') {
+      return {
+        available: false,
+        reason: 'owners of files are in attributes in this store, which only fuse shows',
+      }
+    }
+    return await driver.probe()
+  }
+
   /** The driver for new mounts. @throws StoreError when the one that was named cannot run */
   chosen(): Promise<Driver> {
     this.#chosen ??= this.#choose()
@@ -71,7 +85,7 @@ export class Drivers {
   async #choose(): Promise<Driver> {
     if (this.choice !== 'auto') {
       const driver = this.named(this.choice)
-      const { available, reason } = await driver.probe()
+      const { available, reason } = await this.#probe(driver)
       if (available) return driver
       throw new StoreError(
         'unsupported',
@@ -81,7 +95,7 @@ export class Drivers {
     }
     const reasons: string[] = []
     for (const name of AUTO_ORDER) {
-      const { available, reason } = await this.#drivers[name].probe()
+      const { available, reason } = await this.#probe(this.#drivers[name])
       if (available) return this.#drivers[name]
       reasons.push(`${name}: ${reason}`)
     }
@@ -95,7 +109,7 @@ export class Drivers {
     )
     const reports: DriverReport[] = []
     for (const name of DRIVER_NAMES) {
-      const availability = await this.#drivers[name].probe()
+      const availability = await this.#probe(this.#drivers[name])
       reports.push({ name, chosen: name === chosen, ...availability })
     }
     return reports

@@ -9,7 +9,8 @@ import { fileURLToPath } from 'node:url'
 import { fromUtf8 } from '../../base/bytes.js'
 import * as sys from '../../sys/index.js'
 import type { Change } from '../changes.js'
-import { ownership } from '../layer-form.js'
+import { hasOneId } from '../rootless/standing.js'
+import type { Ownership } from '../rootless/store-ids.js'
 import { StoreError } from '../store-error.js'
 import { unmountTarget } from './bind.js'
 import type { Availability, Box, Driver, IdRange, LayerTree, MountRequest, Stack, Usage } from './driver.js'
@@ -30,7 +31,10 @@ const PROGRAM = fileURLToPath(new URL('../../../../bin/lamina.js', import.meta.u
 export class FuseDriver implements Driver {
   readonly name = 'fuse'
 
-  constructor(readonly scratch: string) {}
+  constructor(
+    readonly scratch: string,
+    readonly ownership: Ownership,
+  ) {}
 
   probe(): Promise<Availability> {
     try {
@@ -58,12 +62,12 @@ export class FuseDriver implements Driver {
     if (request.ids !== undefined) {
       options.push(`uidmapping=${triples(request.ids.uid)}`, `gidmapping=${triples(request.ids.gid)}`)
     }
-    await startDaemon(lower, [...options, ...ownerOptions()], request.target)
+    await startDaemon(lower, [...options, ...ownerOptions(this.ownership)], request.target)
   }
 
   async mountReadOnly(stack: Stack, target: string): Promise<void> {
     const lower = stack.dirs.length > 0 ? lowersOf(stack) : [emptyLower(this.scratch)]
-    await startDaemon(lower, ownerOptions(), target)
+    await startDaemon(lower, ownerOptions(this.ownership), target)
   }
 
   /** The daemon ends by itself once the kernel has let go of the mount. */
@@ -98,9 +102,13 @@ function triples(ranges: readonly IdRange[]): string {
   return ranges.map(range => `${range.container}:${range.host}:${range.length}`).join(':')
 }
 
-/** An ordinary user's store keeps owners in an attribute, which the daemon then shows. */
-function ownerOptions(): string[] {
-  return ownership() === 'xattr' ? ['xattr_permissions=2'] : []
+/**
+ * Owners that are kept in an attribute are shown by the daemon; but where there is one id, the kernel knows no other owner, and
+ * lets nobody write to what has one: there all is root's to see, and keeps its owner in the attribute.
+ */
+function ownerOptions(ownership: Ownership): string[] {
+  if (ownership === 'chown') return []
+  return ['xattr_permissions=2', ...(hasOneId() ? ['squash_to_root'] : [])]
 }
 
 function emptyLower(dir: string): string {

@@ -14,6 +14,7 @@ import * as sys from '../../sys/index.js'
 import type { Change } from '../changes.js'
 import type { Claims } from '../claims.js'
 import { removeTree } from '../remove-tree.js'
+import { inUserNamespace } from '../rootless/standing.js'
 import { causeOf } from '../store-error.js'
 import { unmountTarget } from './bind.js'
 import type { Availability, Box, Driver, LayerTree, MountRequest, Stack, Usage } from './driver.js'
@@ -121,6 +122,13 @@ function emptyLower(dir: string): string {
   return path
 }
 
+/** Where trusted.* cannot be, the kernel keeps its attributes as user.overlay.* (userxattr) and takes no other `off`. */
+const FEATURES: readonly (readonly [option: string, value: string])[] = [
+  ['redirect_dir', inUserNamespace() ? 'nofollow' : 'off'],
+  ['metacopy', 'off'],
+  ['index', 'off'],
+]
+
 /** A page of options less the rest of them. Source: fs/namespace.c, copy_mount_options. */
 const OPTIONS_MAX = 4000
 
@@ -147,7 +155,8 @@ function mountByContext(options: OverlayOptions, target: string): void {
     for (const dir of options.lower) sys.fsconfigString(context.n, 'lowerdir+', fromUtf8(dir))
     if (options.upper !== undefined) sys.fsconfigString(context.n, 'upperdir', fromUtf8(options.upper))
     if (options.work !== undefined) sys.fsconfigString(context.n, 'workdir', fromUtf8(options.work))
-    for (const key of ['redirect_dir', 'metacopy', 'index']) sys.fsconfigString(context.n, key, 'off')
+    for (const [key, value] of FEATURES) sys.fsconfigString(context.n, key, value)
+    if (inUserNamespace()) sys.fsconfigFlag(context.n, 'userxattr')
     sys.fsconfigCreate(context.n)
   } catch (error) {
     throw explained(error, sys.fsLog(context.n))
@@ -168,7 +177,10 @@ function mountByString(options: OverlayOptions, target: string): void {
   const parts = [`lowerdir=${options.lower.map(escape).join(':')}`]
   if (options.upper !== undefined) parts.push(`upperdir=${escape(options.upper)}`)
   if (options.work !== undefined) parts.push(`workdir=${escape(options.work)}`)
-  parts.push('redirect_dir=off', 'metacopy=off', 'index=off')
+  parts.push(
+    ...FEATURES.map(([key, value]) => `${key}=${value}`),
+    ...(inUserNamespace() ? ['userxattr'] : []),
+  )
   const data = parts.join(',')
   if (data.length > OPTIONS_MAX) throw new SysError(E.E2BIG, 'mount', target)
   sys.mount('lamina', fromUtf8(target), 'overlay', 0, data)

@@ -3,12 +3,13 @@
  * the namespaces; here it gets the root, the ids and the directory, and becomes the command. Everything that is loaded is
  * loaded before the root changes.
  */
-import { readFileSync, writeFileSync } from 'node:fs'
+import { readFileSync } from 'node:fs'
 import { fromUtf8 } from '../../base/bytes.js'
 import { E, errnoMessage } from '../../base/errno.js'
 import { SysError } from '../../base/sys-error.js'
 import * as sys from '../../sys/index.js'
 import { CAPABILITY_NUMBERS, type BundleOptions } from '../oci-bundle.js'
+import { hasOneId } from '../rootless/standing.js'
 import { EXIT, REQUEST_FD, type EnterRequest } from './request.js'
 import { enterNewRoot } from './rootfs.js'
 
@@ -17,8 +18,7 @@ try {
   const request = JSON.parse(readFileSync(REQUEST_FD, 'utf8')) as EnterRequest
   sys.close(REQUEST_FD)
   if (request.pid === undefined) {
-    if (request.bundle.hostname !== undefined)
-      writeFileSync('/proc/sys/kernel/hostname', request.bundle.hostname)
+    if (request.bundle.hostname !== undefined) sys.setHostname(fromUtf8(request.bundle.hostname))
     enterNewRoot(request.bundle)
   } else {
     joinMounts(request.pid)
@@ -41,7 +41,8 @@ function become(bundle: BundleOptions): void {
   const { user } = bundle
   sys.dropBounding(CAPABILITY_NUMBERS)
   sys.umask(0o022)
-  process.setgroups?.([...user.groups])
+  // With one id there is neither a group to take nor the right to take one.
+  if (!hasOneId()) process.setgroups?.([...user.groups])
   process.setgid?.(user.gid)
   process.setuid?.(user.uid)
   process.chdir(bundle.cwd)

@@ -8,6 +8,7 @@ import { E } from '../../base/errno.js'
 import type { Fd } from '../../base/fd.js'
 import { SysError } from '../../base/sys-error.js'
 import * as sys from '../../sys/index.js'
+import { hasOneId, inUserNamespace } from '../rootless/standing.js'
 import { attach, cloneTree, makeTmpfs } from '../mounts/mount-tree.js'
 import { makeInRoot } from '../mounts/target.js'
 import { MASKED, READ_ONLY, type BundleMount, type BundleOptions } from '../oci-bundle.js'
@@ -31,7 +32,7 @@ export function enterNewRoot(bundle: BundleOptions): void {
     attach(root.n, place.n)
   }
   using proc = on(root, 'proc', newMount('proc', SAFE))
-  using sysfs = on(root, 'sys', newMount('sysfs', SAFE | sys.MOUNT_ATTR_RDONLY))
+  using sysfs = on(root, 'sys', bundle.network === 'host' && inUserNamespace() ? hostSys() : newSys())
   using dev = on(root, 'dev', makeTmpfs(['dev', 'exec', 'mode=0755', 'size=64k'], false))
   fillDev(dev)
   for (const mount of bundle.mounts ?? []) mountIn(root, mount)
@@ -62,6 +63,13 @@ function newMount(type: string, attributes: number, options: readonly string[] =
   return sys.fsmount(context.n, attributes)
 }
 
+const newSys = (): Fd => newMount('sysfs', SAFE | sys.MOUNT_ATTR_RDONLY)
+
+/** A sysfs belongs to a network namespace: root of another user namespace cannot mount one of the host's. */
+function hostSys(): Fd {
+  return cloneTree(sys.AT_FDCWD, '/sys', { recursive: true, readOnly: true })
+}
+
 function fillDev(dev: Fd): void {
   const within = (name: string, mount: Fd): void => {
     sys.mkdirat(dev.n, name, 0o755)
@@ -69,7 +77,7 @@ function fillDev(dev: Fd): void {
     using made = mount
     attach(made.n, target.n)
   }
-  const pts = ['newinstance', 'ptmxmode=0666', 'mode=0620', 'gid=5']
+  const pts = ['newinstance', 'ptmxmode=0666', 'mode=0620', ...(hasOneId() ? [] : ['gid=5'])]
   within('pts', newMount('devpts', sys.MOUNT_ATTR_NOSUID | sys.MOUNT_ATTR_NOEXEC, pts))
   within('shm', makeTmpfs(['mode=1777', 'size=64m'], false))
   within('mqueue', newMount('mqueue', SAFE))

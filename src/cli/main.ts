@@ -39,6 +39,7 @@ const RUNNING: readonly string[] = ['run', 'exec']
 /** 0: done; 1: it failed, stderr says why in one line; 2: it was asked wrongly; 130: ended by Ctrl-C. */
 export async function main(args: readonly string[] = commandLine()): Promise<number> {
   process.stdout.on('error', endQuietly)
+  process.removeAllListeners('warning').on('warning', warn)
   const program = await createProgram(args)
   try {
     await program.parseAsync([...args], { from: 'user' })
@@ -48,6 +49,12 @@ export async function main(args: readonly string[] = commandLine()): Promise<num
     // 1 and 2 could be the command's own. As Docker has it.
     return RUNNING.includes(args[0] ?? '') && (code === 1 || code === 2) ? 125 : code
   }
+}
+
+/** Ours are lines for people; Node's own are for developers, and said where something asks for them. */
+function warn({ name, message, stack }: Error): void {
+  if (name === 'LaminaWarning') process.stderr.write(`lamina: ${message}\n`)
+  else if (!process.execArgv.includes('--no-warnings')) process.stderr.write(`${stack ?? message}\n`)
 }
 
 /** `lamina … | head` has read enough: ends as SIGPIPE ends other programs. Whoever streams bytes handles it himself. */

@@ -5,6 +5,7 @@ import { applyLayer, recordTarSplit, replayTarSplit, tarTree } from '../oci/inde
 import type { AnyCompression, ByteSource, Digest, Expected } from '../oci/index.js'
 import * as sys from '../sys/index.js'
 import { layerDialect, overlayPrefix } from './layer-form.js'
+import { inUserNamespace } from './rootless/standing.js'
 import type { Ownership } from './rootless/store-ids.js'
 
 export interface UnpackOptions {
@@ -46,6 +47,8 @@ export async function unpackLayer(
     dialect: layerDialect(),
     xattrPrefix: overlayPrefix(),
     ownership,
+    // Docker and Podman do so too: a container's devices are its runtime's. The layer still goes out with them.
+    devices: inUserNamespace() ? 'skip' : 'refuse',
     record: recordTarSplit(recipe.n),
     diffId: options.diffId,
     blob: options.blob,
@@ -53,6 +56,7 @@ export async function unpackLayer(
     ...(options.trusted === true ? { expansion: false as const } : {}),
     ...(options.what === undefined ? {} : { what: options.what }),
   })
+  tell(result.diffId, result.warnings)
   return {
     diffId: result.diffId,
     tarSize: result.size,
@@ -61,6 +65,14 @@ export async function unpackLayer(
     blob: { digest: result.blobDigest, size: result.blobSize },
     warnings: result.warnings,
   }
+}
+
+/** What is missing in a layer should be known when something in a container then misses it. */
+function tell(diffId: Digest, warnings: readonly string[]): void {
+  const [first] = warnings
+  if (first === undefined) return
+  const more = warnings.length > 1 ? ` (and ${warnings.length - 1} more)` : ''
+  process.emitWarning(`layer ${diffId.slice(7, 19)}: ${first}${more}`, 'LaminaWarning')
 }
 
 /** The tar that the layer came as, byte for byte; fails at its end where the files were altered. */

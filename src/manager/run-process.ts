@@ -68,7 +68,9 @@ export async function enterNamespaces(
   if (nsenter === undefined) {
     throw new StoreError('unsupported', 'exec needs nsenter(1) here', 'install util-linux, crun or runc')
   }
-  const words = [nsenter, '--target', String(pid), '--uts', '--ipc', '--net', '--pid', '--']
+  // The host's network is here already, and an ordinary user may not enter it.
+  const net = bundle.network === 'host' ? [] : ['--net']
+  const words = [nsenter, '--target', String(pid), '--uts', '--ipc', ...net, '--pid', '--']
   const options = { stdio: [stdin, 'inherit', 'inherit'] as const, onStart }
   const request = { pid, bundle }
   return await execute([...words, process.execPath, ENTER], options, child => child.kill('SIGKILL'), request)

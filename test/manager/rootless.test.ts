@@ -41,7 +41,7 @@ if (missing !== undefined) {
     const owner = (name: string): number => fs.lstatSync(path.join(layer, name)).uid
     t.equal(owner('bin/busybox'), USER.uid, "root's is the user's")
     t.equal(owner('srv/big/f1'), USER.subids + 999)
-    t.equal((await lamina('system', 'check')).trim(), 'Everything is as it should be')
+    t.equal((await lamina('system', 'check')).trim(), 'Nothing is wrong.')
   })
 
   await t.test('layers and images go out and come in', async t => {
@@ -71,8 +71,8 @@ if (missing !== undefined) {
   })
 
   await t.test('mounts outlive the command, and all commands see them', async t => {
-    await lamina('container', 'create', '--name', 'c', '-v', 'data:/data', '--tmpfs', '/mem:size=1m', 'box')
-    const merged = await lamina('container', 'mount', 'c')
+    await lamina('container', 'create', '--name', 'one', '-v', 'data:/data', '--tmpfs', '/mem:size=1m', 'box')
+    const merged = await lamina('container', 'mount', 'one')
     t.throws(() => fs.statSync(path.join(merged, 'bin')), 'not mounted outside')
     await lamina(
       'unshare',
@@ -82,22 +82,22 @@ if (missing !== undefined) {
     )
     await lamina('unshare', 'sh', '-ec', `echo kept > ${merged}/data/kept; mountpoint -q ${merged}/mem`)
     t.equal(
-      await lamina('container', 'diff', 'c'),
+      await lamina('container', 'diff', 'one'),
       'A /data\nA /mem\nA /new\nC /srv\nC /srv/big\nD /srv/big/f2',
     )
-    await machine.sh(`echo in > file; ${machine.lamina} container cp file c:/copied`, user)
+    await machine.sh(`echo in > file; ${machine.lamina} container cp file one:/copied`, user)
     t.equal(
-      (await machine.sh(`${machine.lamina} container cp c:/new - | tar -tv`, user))
+      (await machine.sh(`${machine.lamina} container cp one:/new - | tar -tv`, user))
         .slice(0, 30)
         .split(' ')[1],
       '7/7',
     )
-    t.match(await refused('container', 'rm', 'c'), /is mounted on/)
-    await lamina('container', 'umount', 'c')
-    await lamina('container', 'commit', 'c', 'changed')
+    t.match(await refused('container', 'rm', 'one'), /is mounted on/)
+    await lamina('container', 'umount', 'one')
+    await lamina('container', 'commit', 'one', 'changed')
     t.equal(await lamina('run', '--rm', 'changed', 'stat', '-c', '%u:%g', '/new'), '7:7')
-    await machine.sh(`${machine.lamina} container export c | tar -t | grep -q copied`, user)
-    await lamina('container', 'rm', 'c')
+    await machine.sh(`${machine.lamina} container export one | tar -t | grep -q copied`, user)
+    await lamina('container', 'rm', 'one')
   })
 
   await t.test('run and exec: by crun, by runc, and without either', async t => {
@@ -128,9 +128,9 @@ if (missing !== undefined) {
       )
       t.equal(`${alone.stdout}${alone.code}`, '1000\n3', `${runtime}, another user, no network, read-only`)
       const inside = await machine.sh(
-        `${machine.lamina} run --rm --name up box sleep 60 & run=$!
-         until ${machine.lamina} exec up sh -c 'echo inside; kill -TERM 1; kill -KILL 1' 2>/dev/null; do sleep 0.1; done
-         kill -TERM $run; wait $run || true`,
+        `${machine.lamina} run --rm --name up box sh -c 'trap "exit 0" TERM; while :; do sleep 0.1; done' & run=$!
+         until ${machine.lamina} exec up echo inside 2>/dev/null; do sleep 0.1; done
+         kill -TERM $run; wait $run`,
         { ...user, env: { LAMINA_RUNTIME: runtime } },
       )
       t.match(inside, /^inside\n/, `exec in ${runtime}`)
@@ -164,7 +164,7 @@ if (missing !== undefined) {
     await lamina('volume', 'backup', '-o', `${machine.home}/data.tar.zst`, 'data')
     await lamina('volume', 'restore', `${machine.home}/data.tar.zst`, 'again')
     await lamina('volume', 'clone', 'again', 'third')
-    await lamina('volume', 'snapshot', 'create', 'third')
+    await lamina('volume', 'snapshot', 'create', 'third', 'early')
     t.equal(
       await lamina(
         'run',
@@ -216,12 +216,12 @@ if (missing !== undefined) {
     await lamina('volume', 'create', '-o', 'type=ext4', '-o', 'device=/dev/null', 'disk')
     t.match(
       await refused('run', '--rm', '-v', 'disk:/d', 'box', 'true'),
-      /^lamina: .*disk.*(permission denied|must be superuser).*\n$/i,
+      /^lamina: mount: .*: an ordinary user can mount tmpfs and binds; .*\n$/,
     )
-    t.match(await lamina('system', 'df'), /^Local Volumes +7/m)
+    t.match(await lamina('system', 'df'), /^Images +4 /m)
     t.match(await lamina('system', 'prune', '--all', '--dry-run'), /Would free/)
     t.equal(await lamina('volume', 'rm', 'again'), 'again')
-    t.equal(await lamina('system', 'check'), 'Everything is as it should be')
+    t.equal(await lamina('system', 'check'), 'Nothing is wrong.')
   })
 
   await t.test('a program with the library is told what to do, or does it itself', async t => {

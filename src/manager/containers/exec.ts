@@ -9,7 +9,7 @@ import { StoreError } from '../store-error.js'
 import { specOf, type ProcessSpec } from './container-spec.js'
 import { bundleOf, NO_PROCESS, withVariables } from './process.js'
 import { withSignals } from './run.js'
-import { runningIn } from './uses.js'
+import { childrenOf, runningIn } from './uses.js'
 
 export interface ExecOptions {
   readonly args: readonly string[]
@@ -45,7 +45,9 @@ export async function execInContainer(store: Store, ref: string, options: ExecOp
   const bundle = bundleOf(store, container, rootfs, wanted)
   const stdin = options.interactive || options.terminal ? 'inherit' : 'ignore'
   if (running.kind === 'namespaces') {
-    return await withSignals(started => enterNamespaces(running.pid, bundle, stdin, started))
+    // unshare(1) itself stays in the pid namespace that it came from; its child is the first in the new one.
+    const [inside = running.pid] = childrenOf(running.pid)
+    return await withSignals(started => enterNamespaces(inside, bundle, stdin, started))
   }
   await using scratch = store.scratch()
   const file = join(scratch.dir, 'process.json')

@@ -7,6 +7,7 @@
 import { spawnSync } from 'node:child_process'
 import { parseSize } from '../mounts/size.js'
 import { findProgram } from '../oci-runtime.js'
+import { inUserNamespace } from '../rootless/standing.js'
 import { StoreError } from '../store-error.js'
 
 export type VolumeOptions = Readonly<Record<string, string>>
@@ -71,5 +72,10 @@ export function mountByOptions(options: VolumeOptions, target: string): void {
   })
   if (status === 0) return
   const said = error?.message ?? stderr.trim().replaceAll('\n', ' ')
-  throw new StoreError('failed', said === '' ? `mount(8) ended with ${status}` : said)
+  const hint = 'an ordinary user can mount tmpfs and binds; filesystems of devices and of the network take root'
+  throw new StoreError(
+    'failed',
+    said === '' ? `mount(8) ended with ${status}` : said,
+    inUserNamespace() ? hint : undefined,
+  )
 }

@@ -111,7 +111,12 @@ export class Layers {
       const { keep } = options
       const copy = join(home, 'blob')
       const copied = keep !== undefined && keep.file === undefined
-      const unpacked = await unpackLayer(copied ? copying(source, copy) : source, home, this.context.ownership, options)
+      const unpacked = await unpackLayer(
+        copied ? copying(source, copy) : source,
+        home,
+        this.context.ownership,
+        options,
+      )
       const blobSize = keep === undefined ? 0 : placeBlob(home, keep.descriptor.digest, keep.file ?? copy)
       if (copied) rmSync(copy)
       const usage = treeFingerprint(join(home, 'diff'))

@@ -72,7 +72,8 @@ export function mountByOptions(options: VolumeOptions, target: string): void {
   })
   if (status === 0) return
   const said = error?.message ?? stderr.trim().replaceAll('\n', ' ')
-  const hint = 'an ordinary user can mount tmpfs and binds; filesystems of devices and of the network take root'
+  const hint =
+    'an ordinary user can mount tmpfs and binds; filesystems of devices and of the network take root'
   throw new StoreError(
     'failed',
     said === '' ? `mount(8) ended with ${status}` : said,

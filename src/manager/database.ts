@@ -7,7 +7,9 @@
  * - reads outside a transaction see the last commit and never block a writer (WAL).
  */
 import { DatabaseSync, type DatabaseSyncInstance } from '@photostructure/sqlite'
+import { dirname } from 'node:path'
 import * as sys from '../sys/index.js'
+import { isFull } from './reserve.js'
 import { MIGRATIONS } from './schema.js'
 import { StoreError, causeOf } from './store-error.js'
 
@@ -44,6 +46,8 @@ export class Database implements Disposable {
     } catch (error) {
       db?.close()
       if (error instanceof StoreError) throw error
+      // SQLite says "disk I/O error" where it cannot have the few pages that opening takes.
+      if (isFull(dirname(path))) throw noRoom(path, error)
       throw new StoreError(
         'corrupt',
         `cannot open the store's database ${path}: ${causeOf(error)}`,
@@ -88,7 +92,17 @@ export class Database implements Disposable {
 
   /** Returns the number of rows changed. */
   run(sql: string, ...params: SqlValue[]): number {
-    return this.#prepare(sql).run(...params).changes
+    try {
+      return this.#prepare(sql).run(...params).changes
+    } catch (error) {
+      throw this.#explained(error)
+    }
+  }
+
+  /** SQLite's "database or disk is full" names nothing. */
+  #explained(error: unknown): unknown {
+    if (!hasSqliteCode(error, 13)) return error
+    return noRoom(this.path, error)
   }
 
   /**
@@ -116,7 +130,7 @@ export class Database implements Disposable {
     } catch (error) {
       // A failed COMMIT (disk full) has already rolled back in some cases.
       if (this.#db.isTransaction) this.#db.exec('ROLLBACK')
-      throw error
+      throw this.#explained(error)
     } finally {
       this.#depth -= 1
     }
@@ -150,6 +164,15 @@ export class Database implements Disposable {
   [Symbol.dispose](): void {
     this.close()
   }
+}
+
+function noRoom(path: string, cause: unknown): StoreError {
+  return new StoreError(
+    'failed',
+    `No space left on device: the store's database ${path}`,
+    "make room, e.g. by 'lamina system prune'",
+    { cause },
+  )
 }
 
 /** Whether `error` is SQLite refusing a row because another one refers to it (or lacks the one it refers to). */

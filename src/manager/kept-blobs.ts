@@ -11,6 +11,7 @@ import type { BlobToWrite, ByteSource, Descriptor, Digest } from '../oci/index.j
 import type { LayerRecord } from './layers.js'
 import type { Store } from './store.js'
 import type { StoreContext } from './store-context.js'
+import { StoreError, causeOf } from './store-error.js'
 
 export interface BlobToKeep {
   readonly descriptor: Descriptor
@@ -38,7 +39,13 @@ export async function* copying(source: ByteSource, file: string): AsyncGenerator
   const handle = await open(file, 'wx', 0o600)
   try {
     for await (const chunk of source) {
-      await handle.appendFile(chunk)
+      try {
+        await handle.appendFile(chunk)
+      } catch (error) {
+        throw new StoreError('failed', `cannot keep a compressed layer: ${causeOf(error)}`, undefined, {
+          cause: error,
+        })
+      }
       yield chunk
     }
   } finally {

@@ -7,6 +7,7 @@ import { mkdirSync } from 'node:fs'
 import { join } from 'node:path'
 import * as sys from '../sys/index.js'
 import { BuildCache } from './build-cache.js'
+import { endNoted } from './build/step-process.js'
 import { Claims, type Claim, type ClaimKind } from './claims.js'
 import { Containers } from './containers.js'
 import { endDeadUse } from './containers/uses.js'
@@ -22,6 +23,7 @@ import { bootId, detachWithin } from './mount-table.js'
 import { RootfsMounts } from './mounts/rootfs-mounts.js'
 import { StorePaths, storeRoot } from './paths.js'
 import { removeTree } from './remove-tree.js'
+import { Reserve } from './reserve.js'
 import { isOrdinary } from './rootless/standing.js'
 import { storeOwnership, type Ownership } from './rootless/store-ids.js'
 import { notEntered } from './rootless/user-namespace.js'
@@ -53,6 +55,7 @@ export class Store implements Disposable, StoreContext {
     readonly ownership: Ownership,
     choice: DriverChoice,
     readonly config: StoreConfig,
+    private readonly reserve: Reserve,
   ) {
     this.layers = new Layers(this)
     this.buildCache = new BuildCache(this)
@@ -77,9 +80,12 @@ export class Store implements Disposable, StoreContext {
     if (soft < hard) sys.setrlimitNofile(hard, hard)
     const config = readStoreConfig(paths.root)
     const ownership = storeOwnership(paths.root)
+    const reserve = new Reserve(paths.root)
+    reserve.atOpen()
     const db = Database.open(paths.database, paths.migrationLock)
     const claims = new Claims(paths.claims)
-    const store = new Store(paths, db, claims, ownership, options.driver ?? driverOf(config), config)
+    const choice = options.driver ?? driverOf(config)
+    const store = new Store(paths, db, claims, ownership, choice, config, reserve)
     try {
       await store.sweep()
       return store
@@ -145,6 +151,7 @@ export class Store implements Disposable, StoreContext {
         await removeTree(join(this.paths.volumes, id))
         return true
       case 'scratch':
+        endNoted(join(this.paths.scratch, id))
         detachWithin(join(this.paths.scratch, id))
         await removeTree(join(this.paths.scratch, id))
         return true
@@ -168,6 +175,7 @@ export class Store implements Disposable, StoreContext {
 
   close(): void {
     this.db.close()
+    this.reserve.atClose()
   }
 
   [Symbol.dispose](): void {

@@ -1,63 +1,51 @@
 import { once } from 'node:events'
-import { spawn } from 'node:child_process'
-import { mkdirSync, writeFileSync } from 'node:fs'
-import { connect, createServer, type AddressInfo } from 'node:net'
+import { writeFileSync } from 'node:fs'
 import { setTimeout as wait } from 'node:timers/promises'
 import t from 'tap'
-import { Bench, isRoot, lacking, leftovers } from './fixture.js'
+import { skipBox, withBox } from './box-image.js'
+import { Bench, lacking, leftovers } from './fixture.js'
+import { startRegistry } from './oci-tools.js'
 
-/** Pulls, removals, prunes and builds of one image at once, each killed or not: `system check` finds nothing afterwards. */
+/**
+ * Pulls, removals, prunes, builds and commits of one image at once, each killed or not: `system check` finds nothing
+ * afterwards. More of it: `npm run test:store`.
+ */
 
-const skip = (!isRoot && 'needs root') || lacking('docker-registry') || false
-const ROUNDS = 5
+const skip = skipBox || lacking('docker-registry') || false
+const ROUNDS = Number(process.env['LAMINA_ROUNDS'] ?? '5')
 
-async function freePort(): Promise<number> {
-  const server = createServer().listen(0, '127.0.0.1')
-  await once(server, 'listening')
-  const { port } = server.address() as AddressInfo
-  server.close()
-  await once(server, 'close')
-  return port
-}
-
-async function registry(bench: Bench, t: { teardown(end: () => unknown): void }): Promise<string> {
-  const port = await freePort()
-  const config = bench.path('registry.yml')
-  mkdirSync(bench.path('registry'))
-  writeFileSync(
-    config,
-    `version: 0.1\nlog: {level: error}\nstorage: {filesystem: {rootdirectory: ${bench.path('registry')}}}\nhttp: {addr: '127.0.0.1:${port}'}\n`,
-  )
-  const server = spawn('docker-registry', ['serve', config], { stdio: 'ignore' })
-  t.teardown(() => server.kill('SIGKILL'))
-  for (let tries = 0; tries < 100; tries += 1) {
-    const socket = connect(port, '127.0.0.1')
-    const open = await Promise.race([
-      once(socket, 'connect').then(() => true),
-      once(socket, 'error').then(() => false),
-    ]).catch(() => false)
-    socket.destroy()
-    if (open) return `127.0.0.1:${port}`
-    await wait(100)
-  }
-  throw new Error('the registry did not start')
-}
+t.setTimeout(60_000 + ROUNDS * 30_000)
 
 void t.test('pulls, removals and builds at once, killed at random', { skip }, async t => {
-  const seed = new Bench(t)
-  const ref = `${await registry(seed, t)}/app:1`
+  const seed = await withBox(t)
+  const registry = await startRegistry(seed.path('registry'))
+  t.teardown(() => registry.stop())
+  const ref = `${registry.host}/app:1`
   const files = Object.fromEntries(Array.from({ length: 800 }, (_, i) => [`d/f${i}`, `${i} `.repeat(500)]))
-  seed.run('image', 'import', seed.tree('tree', files), 'base')
-  const context = seed.tree('context', { Containerfile: 'FROM base\nCOPY a /a\nCOPY b /b\n', a: 'a', b: 'b' })
+  const context = seed.tree('context', {
+    Containerfile: 'FROM box\nCOPY d /d\nCOPY a /a\nCOPY b /b\n',
+    a: 'a',
+    b: 'b',
+    ...files,
+  })
   seed.run('build', '-t', 'app', context)
   seed.run('image', 'push', 'app', ref)
-  writeFileSync(`${context}/Containerfile`, `FROM ${ref}\nCOPY a /a\nWORKDIR /w\nCOPY b /w/b\n`)
+  writeFileSync(
+    `${context}/Containerfile`,
+    `FROM ${ref}\nCOPY a /a\nRUN sleep 0.2; echo made > /made\nCOPY b /w/b\n`,
+  )
   const bench = new Bench(t)
+  bench.run('image', 'pull', ref)
+  bench.run('container', 'create', '--name', 'cc', ref)
+  const rootfs = bench.run('container', 'mount', 'cc').trim()
+  for (let i = 0; i < 300; i += 1) writeFileSync(`${rootfs}/var/data/f${i}`, `${i} `.repeat(300))
+  bench.run('container', 'umount', 'cc')
   let killed = 0
   for (let round = 0; round < ROUNDS; round += 1) {
     const children = [
       bench.start('image', 'pull', ref),
-      bench.start('image', 'pull', ref),
+      bench.start('image', 'pull', '--keep-blobs', ref),
+      bench.start('commit', 'cc', `c:${round}`),
       bench.start('build', '-t', `b${round}`, context),
       bench.start('build', '-t', `b${round}`, context),
       bench.start('image', 'rm', '--force', ref),

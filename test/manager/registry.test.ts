@@ -1,44 +1,20 @@
 import { once } from 'node:events'
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
-import { spawn, type ChildProcess } from 'node:child_process'
-import { createServer, connect, type AddressInfo } from 'node:net'
+import type { ChildProcess } from 'node:child_process'
 import { setTimeout as wait } from 'node:timers/promises'
 import { createHash } from 'node:crypto'
 import t from 'tap'
 import { Bench, isRoot, lacking, leftovers, run } from './fixture.js'
+import { freePort, startRegistry as startIn } from './oci-tools.js'
 
 /** pull, push and login with Debian's docker-registry on loopback; skopeo and podman read and write the same. */
 
 const skip = (!isRoot && 'needs root') || lacking('docker-registry') || lacking('skopeo') || false
 
-async function freePort(): Promise<number> {
-  const server = createServer().listen(0, '127.0.0.1')
-  await once(server, 'listening')
-  const { port } = server.address() as AddressInfo
-  server.close()
-  return port
-}
-
 async function startRegistry(bench: Bench, test: { teardown(end: () => unknown): void }): Promise<string> {
-  const port = await freePort()
-  const config = bench.path('registry.yml')
-  writeFileSync(
-    config,
-    `version: 0.1\nlog: {level: error}\nstorage: {filesystem: {rootdirectory: ${bench.path('registry')}}, delete: {enabled: true}}\nhttp: {addr: '127.0.0.1:${port}'}\n`,
-  )
-  const child = spawn('docker-registry', ['serve', config], { stdio: 'ignore' })
-  test.teardown(() => child.kill())
-  for (let tries = 0; tries < 200; tries += 1) {
-    const socket = connect(port, '127.0.0.1')
-    const open = await Promise.race([
-      once(socket, 'connect').then(() => true),
-      once(socket, 'error').then(() => false),
-    ]).catch(() => false)
-    socket.destroy()
-    if (open) return `127.0.0.1:${port}`
-    await wait(50)
-  }
-  throw new Error('the registry did not start')
+  const registry = await startIn(bench.path('registry'))
+  test.teardown(() => registry.stop())
+  return registry.host
 }
 
 function twoLayers(bench: Bench): void {

@@ -7,6 +7,7 @@ import { withVariable } from '../config-change.js'
 import type { BundleMount } from '../oci-bundle.js'
 import { runProcess } from '../run-process.js'
 import { StoreError } from '../store-error.js'
+import { noteKeeper, noteProcess } from './step-process.js'
 
 export interface RunStep {
   readonly rootfs: Fd
@@ -44,6 +45,7 @@ export async function runStep(step: RunStep): Promise<void> {
     tail = Buffer.concat([tail, chunk]).subarray(-TAIL)
     step.onOutput(chunk)
   }
+  let inRuntime = false
   const code = await runProcess({
     rootfs: step.path,
     args: step.args,
@@ -55,7 +57,12 @@ export async function runStep(step: RunStep): Promise<void> {
     scratch: step.scratch,
     stdio: ['ignore', 'pipe', 'pipe'],
     ...(step.signal === undefined ? {} : { signal: step.signal }),
+    onRuntime: process => {
+      inRuntime = true
+      noteProcess(step.scratch, process)
+    },
     onStart: child => {
+      if (!inRuntime) noteKeeper(step.scratch, child.pid)
       child.stdout?.on('data', onOutput)
       child.stderr?.on('data', onOutput)
     },

@@ -23,26 +23,65 @@ const FALLOC_FREES = sys.FALLOC_FL_PUNCH_HOLE | sys.FALLOC_FL_COLLAPSE_RANGE
 export function openAccount(limit: number, upper: number): Account {
   const bySize = Account.chargesSizes(sys.fstatfs(upper).type)
   const scale = new Account(limit, 0, bySize)
+  return new Account(limit, taken(upper, scale), bySize)
+}
+
+/** A directory on the way down, and which of its own are still to be counted. */
+interface Level {
+  readonly stat: sys.Stat
+  readonly dirs: string[]
+}
+
+/** What is in a tree. One descriptor at a time: it may be deeper than a process has descriptors. */
+function taken(root: number, scale: Account): number {
   const links = new Set<string>()
-  const count = (dir: number): number => {
+  let bytes = 0
+  const enter = (dir: number): Level => {
+    const level: Level = { stat: sys.statFd(dir), dirs: [] }
+    bytes += scale.weigh(level.stat)
     const { names } = sys.listDir(dir)
-    let bytes = 0
     for (const [index, stat] of sys.statMany(dir, names).entries()) {
       if (stat === undefined || typeof stat === 'number') continue
       if (sys.S_ISDIR(stat.mode)) {
-        using child = sys.openat(dir, names[index] ?? '', OPEN_DIR)
-        bytes += count(child.n)
-      } else if (stat.nlink > 1) {
+        level.dirs.push(names[index] ?? '')
+        continue
+      }
+      if (stat.nlink > 1) {
         const key = `${stat.inoHi}:${stat.inoLo}`
         if (links.has(key)) continue
         links.add(key)
       }
       bytes += scale.weigh(stat)
     }
-    return bytes
+    return level
   }
-  using root = sys.openat(upper, '.', OPEN_DIR)
-  return new Account(limit, count(root.n) + scale.weigh(sys.statFd(root.n)), bySize)
+  let dir = sys.openat(root, '.', OPEN_DIR)
+  try {
+    const levels = [enter(dir.n)]
+    const go = (name: string): void => {
+      const next = sys.openat(dir.n, name, OPEN_DIR)
+      dir.close()
+      dir = next
+    }
+    for (let level = levels.at(-1); level !== undefined; level = levels.at(-1)) {
+      const name = level.dirs.pop()
+      if (name !== undefined) {
+        go(name)
+        levels.push(enter(dir.n))
+        continue
+      }
+      levels.pop()
+      const above = levels.at(-1)
+      if (above === undefined) break
+      go('..')
+      const { inoLo, inoHi } = sys.statFd(dir.n)
+      // Moved meanwhile by somebody who has no business in it.
+      if (inoLo !== above.stat.inoLo || inoHi !== above.stat.inoHi) throw new SysError(E.EBUSY, 'size', name)
+    }
+  } finally {
+    dir.close()
+  }
+  return bytes
 }
 
 const noSpace = (): SysError => new SysError(E.ENOSPC, 'size')

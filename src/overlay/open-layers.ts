@@ -48,27 +48,11 @@ export function takeOverLayers(config: OverlayConfig, handed: HandedLayers): Ope
   const dataOnly = handed.dataOnly.map((fd, i) =>
     layer(lowers.length + i + 1, fd, config.dataOnly?.[i] ?? '', true),
   )
-  for (const lower of lowers) readLayerRoot(lower)
-  const { cloned, workdir } = handed
-  if (handed.upper === null || workdir === null) {
-    return {
-      upper: null,
-      lowers,
-      dataOnly,
-      work: null,
-      index: null,
-      prefix: defaultPrefix(),
-      cloned,
-      workdir: null,
-    }
-  }
-  const upper = layer(0, handed.upper, config.upper ?? '', false)
+  const { upper, workdir, cloned } = handed
   // The predecessor's mark is this mount's own.
-  removeTree(workdir.n, `work/${VOLATILE}`)
-  const work = prepareWork(workdir, config)
-  readLayerRoot(upper)
-  const index = openIndex(workdir, upper, lowers, work, config)
-  return { upper, lowers, dataOnly, work, index, prefix: work.prefix, cloned, workdir }
+  if (workdir !== null) removeTree(workdir.n, `work/${VOLATILE}`)
+  const pair = upper === null || workdir === null ? null : { upper, work: workdir }
+  return complete(config, { lowers, dataOnly, cloned }, pair)
 }
 
 /** @throws SysError with the path that is to blame */
@@ -87,33 +71,38 @@ export function openLayers(config: OverlayConfig): OpenedLayers {
     }
     const lowers = config.lower.map((path, i) => openLower(path, i + 1))
     const dataOnly = (config.dataOnly ?? []).map((path, i) => openLower(path, lowers.length + i + 1))
-    for (const lower of lowers) readLayerRoot(lower)
-    if (config.upper === undefined || config.work === undefined) {
-      return {
-        upper: null,
-        lowers,
-        dataOnly,
-        work: null,
-        index: null,
-        prefix: defaultPrefix(),
-        cloned,
-        workdir: null,
-      }
-    }
+    if (config.upper === undefined || config.work === undefined)
+      return complete(config, { lowers, dataOnly, cloned }, null)
     const pair = openUpperAndWork(config.upper, config.work)
     keep(pair.upper)
     keep(pair.work)
     cloned &&= pair.cloned
     lockUpper(pair.upper, config.upper)
     lockUpper(pair.work, config.work)
-    const upper = layer(0, pair.upper, config.upper, false)
-    const work = prepareWork(pair.work, config)
-    opened.push(work.fd)
-    readLayerRoot(upper)
-    const index = openIndex(pair.work, upper, lowers, work, config)
-    return { upper, lowers, dataOnly, work, index, prefix: work.prefix, cloned, workdir: pair.work }
+    return complete(config, { lowers, dataOnly, cloned }, pair)
   } catch (error) {
     for (const fd of opened) fd.close()
+    throw error
+  }
+}
+
+/** Reads what the layers say of themselves, and makes the work directory and the index ready. */
+function complete(
+  config: OverlayConfig,
+  below: Pick<OpenedLayers, 'lowers' | 'dataOnly' | 'cloned'>,
+  pair: { readonly upper: Fd; readonly work: Fd } | null,
+): OpenedLayers {
+  for (const lower of below.lowers) readLayerRoot(lower)
+  if (pair === null)
+    return { ...below, upper: null, work: null, index: null, prefix: defaultPrefix(), workdir: null }
+  const upper = layer(0, pair.upper, config.upper ?? '', false)
+  const work = prepareWork(pair.work, config)
+  try {
+    readLayerRoot(upper)
+    const index = openIndex(pair.work, upper, below.lowers, work, config)
+    return { ...below, upper, work, index, prefix: work.prefix, workdir: pair.work }
+  } catch (error) {
+    work.fd.close()
     throw error
   }
 }

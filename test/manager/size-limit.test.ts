@@ -18,7 +18,7 @@ import { statfs } from 'node:fs/promises'
 import { spawnSync } from 'node:child_process'
 import { setTimeout as wait } from 'node:timers/promises'
 import { t, type Test } from 'tap'
-import { Bench, isRoot, leftovers, run } from './fixture.js'
+import { Bench, isRoot, leftovers, PROJECT, run } from './fixture.js'
 
 /** Limits that the daemon keeps: nothing goes beyond, and what it says is used is what du counts. */
 
@@ -216,6 +216,17 @@ t.test('options that do not go together are refused in one line', { skip }, t =>
     t.equal(stderr.split('\n').length, 2)
   }
   t.end()
+})
+
+t.test('an upper that is deeper than there are descriptors', { skip }, async t => {
+  const bench = new Bench(t)
+  for (const name of ['lower', 'upper', 'work', 'merged']) mkdirSync(bench.path(name))
+  mkdirSync(bench.path(`upper/${'d/'.repeat(1500)}`), { recursive: true })
+  const dirs = `lowerdir=${bench.path('lower')},upperdir=${bench.path('upper')},workdir=${bench.path('work')}`
+  const mount = [process.execPath, `${PROJECT}/bin/lamina.js`, 'mount', '-o', `${dirs},size=64m`]
+  run('prlimit', ['--nofile=1024:1024', ...mount, bench.path('merged')])
+  t.teardown(() => spawnSync('umount', ['-l', bench.path('merged')]))
+  t.equal(await used(bench.path('merged')), du(bench.path('upper')))
 })
 
 t.test('--storage-opt size= of a container, -o size= of a volume', { skip }, async t => {

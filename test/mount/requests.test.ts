@@ -225,7 +225,7 @@ t.test('a program that asks one thing after the other finds the daemon awake', {
   else
     withTree((mount, root) => {
       // On a machine that has other things to do it may well be asleep: one quiet moment is enough.
-      const asleep = Array.from({ length: 20 }, (_, turn) => {
+      const asleep = Array.from({ length: 6 }, (_, turn) => {
         const before = mount.stats().dataPlane.wakeups
         for (let i = 0; i < 500; i++) exists(join(root, `none-${turn}-${i}`))
         return mount.stats().dataPlane.wakeups - before

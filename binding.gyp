@@ -8,6 +8,7 @@
         'native/account.cc',
         'native/attr.cc',
         'native/channel.cc',
+        'native/channel-methods.cc',
         'native/cred.cc',
         'native/data-plane.cc',
         'native/dir.cc',

@@ -8,7 +8,7 @@ import { SysError } from '../base/sys-error.js'
 import { OP_LIMIT } from './opcodes.js'
 import type { Transport, TransportCounters } from './transport.js'
 
-/** As native/channel.cc exports it. */
+/** As native/channel-methods.cc exports it. */
 export interface Channel {
   readonly input: ArrayBuffer
   readonly output: ArrayBuffer

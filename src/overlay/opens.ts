@@ -6,7 +6,7 @@
  * all that are open together with it. A lower file of a writable mount is never opened in passthrough: a later copy-up would
  * have to give it another backing file, and descriptors from before would not see what is written after.
  *
- * setuid and setgid: a passthrough write is made with the credentials of the daemon, less CAP_FSETID (native/channel.cc), so
+ * setuid and setgid: a passthrough write is made with the credentials of the daemon, less CAP_FSETID (native/channel-methods.cc), so
  * that it takes these bits as the write of an ordinary user does. Root's would not: so a file that has them is not opened in
  * passthrough. One that gets them while it is open keeps them until something is written, whoever writes; and as such a
  * write is not seen here, a program that is about to be run is looked at once more (checkSetuid).

@@ -1,0 +1,136 @@
+// class Channel: one mounted FUSE connection, driven by the event loop.
+//
+// uv_poll says that the device can be read; drain() reads requests until there are none or its budget is used, hands
+// READ and WRITE of registered files to the data plane, and every other frame to JavaScript. JavaScript is only entered
+// (scopes, microtasks) on wakeups that have a frame for it.
+//
+// Threads: everything is on the loop's thread, but wake(), which any thread calls to make the loop run on_wake().
+//
+// Life: made open by JavaScript's constructor; start() makes it hold itself and keep the loop alive; close(), or the end
+// of the environment, closes the handles. The object is deleted when its handles are closed, its threads joined and its
+// JavaScript object collected, whichever is last.
+#pragma once
+
+#include <uv.h>
+
+#include <memory>
+#include <vector>
+
+#include "account-value.h"
+#include "data-plane.h"
+#include "env.h"
+#include "memory.h"
+#include "spin-wait.h"
+#include "work-queue.h"
+
+namespace lamina {
+
+class Channel;
+
+// What the class keeps per environment: its channels, so that a method called on anything else is refused.
+struct Channels {
+  std::vector<Channel*> live;
+};
+
+class Channel {
+ public:
+  static napi_value construct(napi_env env, napi_callback_info info);
+  static bool define_class(napi_env env, napi_value exports, std::shared_ptr<Channels>* channels);
+
+ private:
+  Channel(napi_env env, std::shared_ptr<Channels> channels, int fd, size_t buffer_size)
+      : env_(env),
+        channels_(std::move(channels)),
+        device_(std::make_shared<Device>(fd)),
+        plane_(std::make_unique<DataPlane>(device_, buffer_size, wake, this)),
+        notifier_(std::make_unique<WorkQueue>(1, wake, this)) {
+    channels_->live.push_back(this);
+  }
+  ~Channel();
+
+  // ---- methods of the JavaScript class
+  static napi_value start(napi_env env, napi_callback_info info);
+  static napi_value send(napi_env env, napi_callback_info info);
+  static napi_value send_buffer(napi_env env, napi_callback_info info);
+  static napi_value notify(napi_env env, napi_callback_info info);
+  static napi_value notifying(napi_env env, napi_callback_info info);
+  static napi_value close(napi_env env, napi_callback_info info);
+  static napi_value register_file(napi_env env, napi_callback_info info);
+  static napi_value limit(napi_env env, napi_callback_info info);
+  static napi_value unregister_file(napi_env env, napi_callback_info info);
+  static napi_value is_registered(napi_env env, napi_callback_info info);
+  static napi_value pin(napi_env env, napi_callback_info info);
+  static napi_value evict(napi_env env, napi_callback_info info);
+  static napi_value resubmit(napi_env env, napi_callback_info info);
+  static napi_value backing_open(napi_env env, napi_callback_info info);
+  static napi_value backing_close(napi_env env, napi_callback_info info);
+  static napi_value counters(napi_env env, napi_callback_info info);
+
+  // The channel of `this`, or nullptr with a TypeError pending.
+  static Channel* self(napi_env env, napi_callback_info info);
+
+  // ---- the loop
+  static void on_readable(uv_poll_t* poll, int status, int events);
+  static void on_wake(uv_async_t* async);
+  static void on_handle_closed(uv_handle_t* handle);
+  static void on_environment_end(napi_async_cleanup_hook_handle hook, void* self);
+  static void on_collected(napi_env env, void* self, void* hint);
+  static void wake(void* self);
+
+  int begin();
+  void drain();
+  void resume();
+  void pause();
+  void end(int errnum);
+  void shut();
+  void close_async_when_drained();
+  void release_when_done();
+
+  // JavaScript is entered at the first call of a wakeup and left by leave().
+  struct Entered {
+    napi_handle_scope handles = nullptr;
+    napi_callback_scope callbacks = nullptr;
+    napi_value receiver = nullptr;
+    napi_value on_frame = nullptr;
+  };
+  bool enter(Entered* entered);
+  void leave(Entered* entered);
+  void call(napi_value function, napi_value receiver, double argument);
+
+  bool expose(napi_value object, const char* name, std::shared_ptr<Memory> memory);
+
+  const napi_env env_;
+  const std::shared_ptr<Channels> channels_;
+  std::shared_ptr<Device> device_;  // null when closed
+  std::unique_ptr<DataPlane> plane_;
+  std::shared_ptr<Account> account_;
+  std::unique_ptr<WorkQueue> notifier_;
+
+  SpinWait spin_;
+  std::unique_ptr<Memory> block_;  // what the device is read into
+  std::shared_ptr<Memory> input_;  // what JavaScript sees of it
+  std::shared_ptr<Memory> output_;
+
+  uv_poll_t poll_{};
+  uv_async_t async_{};
+  int open_handles_ = 0;
+  bool started_ = false;
+  bool polling_ = false;
+  bool paused_ = false;
+  bool ended_ = false;
+  bool closed_ = false;
+  bool async_closing_ = false;
+  bool collected_ = false;
+
+  napi_ref this_ref_ = nullptr;  // weak until start()
+  napi_ref on_frame_ = nullptr;
+  napi_ref on_end_ = nullptr;
+  napi_async_context context_ = nullptr;
+  napi_async_cleanup_hook_handle hook_ = nullptr;
+
+  uint64_t requests_[64] = {};
+  uint64_t frames_to_js_ = 0;
+  uint64_t wakeups_ = 0;
+};
+
+}  // namespace lamina

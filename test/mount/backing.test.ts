@@ -141,6 +141,43 @@ for (const [type, { kernel }] of Object.entries(BACKINGS)) {
   })
 }
 
+/** Whether all data of a file is shared with another (FIEMAP_EXTENT_SHARED). */
+function sharesItsData(file: string): boolean {
+  const extents = execFileSync('filefrag', ['-v', file], { encoding: 'utf8' }).match(/^ +\d+: .*$/gm) ?? []
+  return extents.length > 0 && extents.every(line => line.includes('shared'))
+}
+
+for (const type of ['btrfs', 'xfs'])
+  await t.test(`copies share their data on ${type}`, { skip: missing(type) }, async t => {
+    using scratch = new Scratch(`reflink-${type}`, 100)
+    const disk = mountBacking(scratch, type)
+    try {
+      const [lower, upper] = [path.join(disk, 'lower'), path.join(disk, 'upper')]
+      fs.mkdirSync(lower)
+      const data = Buffer.alloc(4 << 20, 'lamina')
+      for (const name of ['changed', 'copied']) fs.writeFileSync(path.join(lower, name), data)
+      const mount = scratch.mount({
+        subject: 'lamina',
+        lowers: [lower],
+        upper,
+        work: path.join(disk, 'work'),
+        mountpoint: scratch.mkdir('mnt'),
+      })
+      const at = (name: string): string => path.join(mount.mountpoint, name)
+      fs.chmodSync(at('changed'), 0o600)
+      execFileSync('cp', [at('copied'), at('copy')])
+      execFileSync('sync', ['-f', disk])
+      t.ok(sharesItsData(path.join(upper, 'changed')), 'a file that was copied up')
+      t.ok(sharesItsData(path.join(upper, 'copy')), 'one that a program copied within the view')
+      fs.appendFileSync(at('changed'), 'more')
+      t.ok(fs.readFileSync(path.join(lower, 'changed')).equals(data), 'what is below stays as it is')
+      t.ok(fs.readFileSync(at('copy')).equals(data))
+    } finally {
+      for (const mount of scratch.mounts) mount.unmount()
+      umount(disk)
+    }
+  })
+
 await t.test(
   'an upper without extended attributes: what that means is said at mount',
   { skip: missing('ramfs') },

@@ -1,8 +1,8 @@
 // lamina-userns: what Node cannot do about user namespaces, since only a process with one thread may make or join one.
 //
-// usage: lamina-userns hold [PID USER MOUNT]
+// usage: lamina-userns hold ID [PID USER MOUNT]
 //          becomes the process that keeps an ordinary user's namespaces, new ones or those of PID, whose inode numbers are
-//          USER and MOUNT. Descriptor 3 is a socket to the starter, descriptor 4 the state file, locked by the starter: the
+//          USER and MOUNT. ID is theirs: inode numbers are used again at once. Descriptor 3 is a socket to the starter, descriptor 4 the state file, locked by the starter: the
 //          lock is on the open file, so it is this process's from then on, and ends with it.
 //        lamina-userns enter FILE PROGRAM ARG…
 //          becomes PROGRAM in the namespaces whose state file is FILE.
@@ -14,7 +14,7 @@
 //   E text       out     it failed
 // The socket's end before R ends this process: a starter that dies leaves nothing.
 //
-// The state file has one line: PID USER MOUNT PIDNS, the latter three inode numbers of namespaces. It counts while the file is
+// The state file has one line: PID USER MOUNT PIDNS ID, three of them inode numbers of namespaces. It counts while the file is
 // locked: liveness is the lock, never a pid.
 #define _GNU_SOURCE
 #include <errno.h>
@@ -129,14 +129,14 @@ static int hold(int argc, char** argv) {
   signal(SIGHUP, SIG_IGN);
   signal(SIGINT, SIG_IGN);
   signal(SIGPIPE, SIG_IGN);
-  prctl(PR_SET_NAME, "lamina-userns");
+  prctl(PR_SET_NAME, "lamina-holder");
   if (chdir("/") != 0) fail_start("chdir /");
-  if (argc >= 5) take_namespaces(argv[2], strtoull(argv[3], NULL, 10), strtoull(argv[4], NULL, 10));
+  if (argc == 6) take_namespaces(argv[3], strtoull(argv[4], NULL, 10), strtoull(argv[5], NULL, 10));
   else make_namespaces();
 
   char line[128];
-  const int length = snprintf(line, sizeof line, "%d %llu %llu %llu\n", (int)getpid(), own_inode("user"), own_inode("mnt"),
-                              own_inode("pid"));
+  const int length = snprintf(line, sizeof line, "%d %llu %llu %llu %.32s\n", (int)getpid(), own_inode("user"),
+                              own_inode("mnt"), own_inode("pid"), argv[2]);
   if (ftruncate(kState, 0) != 0 || pwrite(kState, line, (size_t)length, 0) != length) fail_start("the state file");
   dprintf(kStarter, "R %d\n", (int)getpid());
   // Only the state file stays open, and with it the lock.
@@ -175,7 +175,8 @@ static int enter(char** argv) {
   line[length] = '\0';
   char pid[16];
   unsigned long long user_inode = 0, mount_inode = 0;
-  if (sscanf(line, "%15s %llu %llu", pid, &user_inode, &mount_inode) != 3) return fail_enter(file, "not a state file");
+  char id[33];
+  if (sscanf(line, "%15s %llu %llu %*u %32s", pid, &user_inode, &mount_inode, id) != 4) return fail_enter(file, "not a state file");
   const int user = open_namespace(pid, "user");
   const int mount = open_namespace(pid, "mnt");
   if (user < 0 || mount < 0) return fail_enter("the user namespace", strerror(errno));
@@ -193,8 +194,8 @@ static int enter(char** argv) {
 
   char directory[PATH_MAX];
   const int known = getcwd(directory, sizeof directory) != NULL && directory[0] == '/';
-  char value[80];
-  snprintf(value, sizeof value, "%u:%llu:%llu", geteuid(), user_inode, mount_inode);
+  char value[128];
+  snprintf(value, sizeof value, "%u:%llu:%llu:%s", geteuid(), user_inode, mount_inode, id);
   if (join(user, mount) != 0) return fail_enter("cannot join the user namespace", strerror(errno));
   close(user);
   close(mount);
@@ -211,8 +212,8 @@ static int enter(char** argv) {
 }
 
 int main(int argc, char** argv) {
-  if ((argc == 2 || argc == 5) && strcmp(argv[1], "hold") == 0) return hold(argc, argv);
+  if ((argc == 3 || argc == 6) && strcmp(argv[1], "hold") == 0) return hold(argc, argv);
   if (argc >= 4 && strcmp(argv[1], "enter") == 0) return enter(argv);
-  fprintf(stderr, "usage: lamina-userns hold [PID USER MOUNT] | enter FILE PROGRAM ARG...\n");
+  fprintf(stderr, "usage: lamina-userns hold ID [PID USER MOUNT] | enter FILE PROGRAM ARG...\n");
   return 2;
 }

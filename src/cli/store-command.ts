@@ -58,9 +58,20 @@ export async function withStore<T>(
 export async function enterNamespace(program?: readonly string[]): Promise<void> {
   if (process.geteuid?.() === 0) return
   const { enterUserNamespace } = await import('../manager/rootless/user-namespace.js')
+  await oneLine(() => enterUserNamespace(program))
+}
+
+/** Ends an ordinary user's namespace. */
+export async function endNamespace(): Promise<void> {
+  if (process.geteuid?.() === 0) throw new CliError('root has no user namespace of his own', 2)
+  const { endUserNamespace } = await import('../manager/rootless/user-namespace.js')
+  await oneLine(endUserNamespace)
+}
+
+async function oneLine(work: () => Promise<unknown>): Promise<void> {
   const { StoreError } = await import('../manager/store-error.js')
   try {
-    await enterUserNamespace(program)
+    await work()
   } catch (error) {
     throw error instanceof StoreError ? inOneLine(error) : error
   }

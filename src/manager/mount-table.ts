@@ -94,5 +94,5 @@ export function detachWithin(dir: string): void {
 export function bootId(): string {
   const boot = readFileSync('/proc/sys/kernel/random/boot_id', 'latin1').trim()
   const own = ownNamespaces()
-  return own === undefined ? boot : `${boot}/${own.mount}`
+  return own === undefined ? boot : `${boot}/${own.id}`
 }

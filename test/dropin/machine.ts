@@ -196,6 +196,17 @@ export class Machine implements AsyncDisposable {
     }
   }
 
+  /** Processes of this machine by the name that ps shows. */
+  pidsNamed(name: string): number[] {
+    return this.processes().filter(pid => {
+      try {
+        return fs.readFileSync(`/proc/${pid}/comm`, 'utf8').trim() === name
+      } catch {
+        return false
+      }
+    })
+  }
+
   private processes(): number[] {
     return fs
       .readdirSync('/proc')

@@ -380,11 +380,12 @@ void t.test('an ordinary user has a store of their own', { skip }, t => {
   run('chmod', ['-R', 'a+rX', bench.dir])
   mkdirSync(bench.path('home'))
   run('chown', ['1234:1234', bench.path('home')])
-  const script = `cd / && HOME=$1 exec setpriv --reuid 1234 --regid 1234 --clear-groups env -u LAMINA_ROOT HOME="$1" ${process.execPath} ${join(process.cwd(), 'bin/lamina.js')} "$2" "$3" "$4" "$5"`
+  const script = `cd / && home=$1 && shift && exec setpriv --reuid 1234 --regid 1234 --clear-groups env -u LAMINA_ROOT HOME="$home" XDG_RUNTIME_DIR="$home" ${process.execPath} ${join(process.cwd(), 'bin/lamina.js')} "$@"`
   const made = run('sh', ['-c', script, 'sh', bench.path('home'), 'image', 'import', dir, 'mine'])
   t.match(made, /^sha256:/)
   t.ok(existsSync(bench.path('home/.local/share/lamina/lamina.db')))
   t.equal(statSync(bench.path('home/.local/share/lamina/lamina.db')).uid, 1234)
+  run('sh', ['-c', script, 'sh', bench.path('home'), 'unshare', '--end'])
   t.end()
 })
 

@@ -1,7 +1,7 @@
 import { spawn } from 'node:child_process'
 import type { Command } from 'commander'
 import { CliError } from '../output.js'
-import { enterNamespace } from '../store-command.js'
+import { endNamespace, enterNamespace } from '../store-command.js'
 
 /** `lamina unshare`: a look from inside. */
 export function register(program: Command): void {
@@ -11,6 +11,7 @@ export function register(program: Command): void {
       "run a command in this user's namespace, where his store's files have their owners and its mounts are",
     )
     .argument('[command...]', 'your shell otherwise')
+    .option('--end', 'end the namespace, which nothing may use any more; the next command makes a new one')
     .passThroughOptions()
     .addHelpText(
       'after',
@@ -23,9 +24,15 @@ Exit code: the command's.
 Examples:
   lamina unshare
   lamina unshare ls -l ~/.local/share/lamina/volumes
-  lamina unshare node backup.js   # a program that uses the library`,
+  lamina unshare node backup.js   # a program that uses the library
+  lamina unshare --end            # after a change of /etc/subuid, or to leave nothing behind`,
     )
-    .action(async (words: string[]) => {
+    .action(async (words: string[], options: { end?: boolean }) => {
+      if (options.end === true) {
+        if (words.length > 0) throw new CliError('--end takes no command', 2)
+        await endNamespace()
+        return
+      }
       const command = words.length > 0 ? words : [process.env['SHELL'] || '/bin/sh']
       await enterNamespace(command)
       process.exitCode = await here(command)

@@ -3,8 +3,14 @@ import { readFileSync, readlinkSync } from 'node:fs'
 import * as sys from '../../sys/index.js'
 import type { IdMaps, IdRange } from '../drivers/driver.js'
 
-/** Set by lamina-userns in everything that it starts: `UID:USER:MOUNT`, the user outside and the namespaces' inode numbers. */
+/** Set by lamina-userns in everything that it starts: `UID:USER:MOUNT:ID`, the user outside, the namespaces' inode numbers, and what tells them from later ones with these. */
 export const USERNS_VARIABLE = 'LAMINA_USERNS'
+
+/** What {@link USERNS_VARIABLE} says. */
+export interface Entered extends Namespaces {
+  readonly uid: number
+  readonly id: string
+}
 
 /** The namespaces of one process, by inode number. */
 export interface Namespaces {
@@ -53,22 +59,16 @@ export function namespacesOf(pid: number | 'self'): Namespaces {
 }
 
 /** What {@link USERNS_VARIABLE} says, if it is about the namespaces in which `pid` is. */
-export function entered(
-  pid: number | 'self',
-  value: string | undefined,
-): (Namespaces & { readonly uid: number }) | undefined {
-  const [uid, user, mount] =
-    /^(\d+):(\d+):(\d+)$/
-      .exec(value ?? '')
-      ?.slice(1)
-      .map(Number) ?? []
-  if (uid === undefined || user === undefined || mount === undefined) return undefined
+export function entered(pid: number | 'self', value: string | undefined): Entered | undefined {
+  const match = /^(\d+):(\d+):(\d+):(\w+)$/.exec(value ?? '')
+  if (match === null) return undefined
+  const [uid = 0, user = 0, mount = 0] = match.slice(1, 4).map(Number)
   const is = namespacesOf(pid)
-  return is.user === user && is.mount === mount ? { uid, user, mount } : undefined
+  return is.user === user && is.mount === mount ? { uid, user, mount, id: match[4] ?? '' } : undefined
 }
 
 /** The user's own namespaces, where this process is in them. */
-export function ownNamespaces(): (Namespaces & { readonly uid: number }) | undefined {
+export function ownNamespaces(): Entered | undefined {
   return inUserNamespace() ? entered('self', process.env[USERNS_VARIABLE]) : undefined
 }
 

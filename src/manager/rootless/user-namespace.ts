@@ -8,7 +8,8 @@
  * holder in the same ones, else in new ones, where everything is as after a reboot.
  */
 import { spawn, spawnSync, type ChildProcess } from 'node:child_process'
-import { readdirSync, readFileSync, statSync } from 'node:fs'
+import { randomBytes } from 'node:crypto'
+import { readFileSync, statSync } from 'node:fs'
 import type { Socket } from 'node:net'
 import { homedir } from 'node:os'
 import { join } from 'node:path'
@@ -19,11 +20,15 @@ import { runDirectory } from '../../daemon/client.js'
 import * as sys from '../../sys/index.js'
 import { findProgram } from '../oci-runtime.js'
 import { StoreError } from '../store-error.js'
-import { entered, idMapsOf, isOrdinary, namespacesOf, USERNS_VARIABLE, type Namespaces } from './standing.js'
+import { endHolders, processesIn, survivor, usersOf } from './namespace-users.js'
+import { idMapsOf, isOrdinary, namespacesOf, type Namespaces } from './standing.js'
 import { sameIds, spelled, wantedIds, type WantedIds } from './subordinate-ids.js'
 
 /** How long another command may take to make the namespaces, milliseconds. */
 const START_LIMIT = 30_000
+
+/** How long a holder may take to end, milliseconds. */
+const END_LIMIT = 5_000
 
 export interface UserNamespace extends Namespaces {
   /** The state file. */
@@ -63,11 +68,10 @@ export async function ensureUserNamespace(): Promise<UserNamespace> {
     if (running !== undefined) {
       const ids = idMapsOf(running.pid)
       if (sameIds(ids, wanted.maps)) return { file, ...running, notes: [] }
-      const inside = processesIn(running)
-      const users = inside.filter(pid => !isHolder(pid))
+      const users = usersOf(running)
       if (users.length > 0) return { file, ...running, notes: [othersIds(ids.uid.length, users)] }
       // Nobody is in it but its keeper: made anew, with the ids that the user has now.
-      for (const pid of inside) endQuietly(pid)
+      endHolders(running)
     }
     await new Promise(resolve => setTimeout(resolve, pause))
   }
@@ -76,6 +80,29 @@ export async function ensureUserNamespace(): Promise<UserNamespace> {
     `the user namespace is not there after ${START_LIMIT / 1000} s: ${file} is locked by a process that does not finish`,
     `'fuser -v ${file}' names it`,
   )
+}
+
+/**
+ * Ends the namespaces, and with them what the kernel has mounted there. Returns whether there were any.
+ * @throws StoreError in-use while anything lives in them
+ */
+export async function endUserNamespace(): Promise<boolean> {
+  const file = join(runDirectory(), 'userns')
+  const running = readState(file)
+  if (running === undefined) return false
+  const users = usersOf(running)
+  if (users.length > 0) {
+    throw new StoreError(
+      'in-use',
+      `process ${users.slice(0, 3).join(', ')} is in the user namespace`,
+      "unmount the containers and end what runs ('lamina container ls', 'lamina mounts')",
+    )
+  }
+  endHolders(running)
+  const until = Date.now() + END_LIMIT
+  while (processesIn(running).length > 0 && Date.now() < until)
+    await new Promise(resolve => setTimeout(resolve, 2))
+  return true
 }
 
 function othersIds(ranges: number, users: readonly number[]): string {
@@ -99,7 +126,7 @@ function lockState(file: string): Fd | undefined {
 /** What a locked state file says; `undefined` while it is being written, or when its process has just ended. */
 function readState(file: string): (Namespaces & { readonly pid: number }) | undefined {
   try {
-    const match = /^(\d+) (\d+) (\d+) (\d+)\n/.exec(readFileSync(file, 'latin1'))
+    const match = /^(\d+) (\d+) (\d+) (\d+) \w+\n/.exec(readFileSync(file, 'latin1'))
     const [pid = 0, user = 0, mount = 0, pidNamespace = 0] = match?.slice(1).map(Number) ?? []
     if (match === null) return undefined
     if (statSync('/proc/self/ns/pid').ino !== pidNamespace) {
@@ -121,7 +148,10 @@ function readState(file: string): (Namespaces & { readonly pid: number }) | unde
 
 async function startHolder(file: string, state: Fd, wanted: WantedIds): Promise<UserNamespace> {
   const left = survivor()
-  const words = left === undefined ? [] : [left.pid, left.user, left.mount].map(String)
+  const words =
+    left === undefined
+      ? [randomBytes(8).toString('hex')]
+      : [left.id, left.pid, left.user, left.mount].map(String)
   const child = spawn(helper(), ['hold', ...words], {
     cwd: '/',
     detached: true,
@@ -232,63 +262,6 @@ function explained(said: string): StoreError {
           ? "AppArmor restricts them: 'sysctl -w kernel.apparmor_restrict_unprivileged_userns=0' as root, or a profile for lamina-userns"
           : 'a container or a security policy may forbid it; root needs none'
   return new StoreError('unsupported', message, hint)
-}
-
-// ---- who is in it
-
-/**
- * A process of this user that lives in namespaces without a holder: one that a command started in them, or a holder whose file
- * was removed.
- */
-function survivor(): (Namespaces & { readonly pid: number }) | undefined {
-  const run = `LAMINA_RUN=${runDirectory()}`
-  const uid = process.geteuid?.()
-  for (const pid of allProcesses()) {
-    try {
-      const env = readFileSync(`/proc/${pid}/environ`, 'utf8').split('\0')
-      if (!env.includes(run)) continue
-      if (isHolder(pid) && idMapsOf(pid).gid.length > 0) return { pid, ...namespacesOf(pid) }
-      const value = env.find(each => each.startsWith(`${USERNS_VARIABLE}=`))
-      const found = entered(pid, value?.slice(USERNS_VARIABLE.length + 1))
-      if (found !== undefined && found.uid === uid) return { pid, user: found.user, mount: found.mount }
-    } catch {
-      // Somebody else's, or gone.
-    }
-  }
-  return undefined
-}
-
-/** All processes in these namespaces, or in a mount namespace of their own in the same user namespace. */
-function processesIn(namespaces: Namespaces): number[] {
-  return allProcesses().filter(pid => {
-    try {
-      return namespacesOf(pid).user === namespaces.user
-    } catch {
-      return false
-    }
-  })
-}
-
-function isHolder(pid: number): boolean {
-  try {
-    return readFileSync(`/proc/${pid}/comm`, 'latin1').trim() === 'lamina-userns'
-  } catch {
-    return false
-  }
-}
-
-function endQuietly(pid: number): void {
-  try {
-    process.kill(pid, 'SIGTERM')
-  } catch {
-    // It has just ended.
-  }
-}
-
-function allProcesses(): number[] {
-  return readdirSync('/proc')
-    .filter(name => /^\d+$/.test(name))
-    .map(Number)
 }
 
 // ---- this command, once more

@@ -23,7 +23,7 @@ Exit code: the command's.
 
 Examples:
   lamina unshare
-  lamina unshare ls -l ~/.local/share/lamina/volumes
+  lamina unshare ls -ln .local/share/lamina/volumes
   lamina unshare node backup.js   # a program that uses the library
   lamina unshare --end            # after a change of /etc/subuid, or to leave nothing behind`,
     )

@@ -48,7 +48,13 @@ export async function serve(line: string, starter: number): Promise<number> {
   sys.raiseNofile()
   sys.umask(0) // the overlay applies each caller's own
   const mount = await RunningMount.start(spec)
-  writeSync(starter, `${JSON.stringify({ ready: { pid: process.pid, notes: mount.notes } })}\n`)
+  try {
+    writeSync(starter, `${JSON.stringify({ ready: { pid: process.pid, notes: mount.notes } })}\n`)
+  } catch {
+    // Nobody knows of this mount.
+    mount.terminate('the starter is gone')
+    return mount.ended
+  }
   if (isBound()) mount.bindTo(starter)
   else closeSync(starter)
   return mount.ended

@@ -21,6 +21,7 @@ import {
   type UnmountContainer,
 } from './containers/container-record.js'
 import { specOf } from './containers/container-spec.js'
+import { MountRows } from './containers/mount-rows.js'
 import { randomName } from './containers/random-name.js'
 import { isUniqueError } from './database.js'
 import type { Drivers } from './drivers/choose.js'
@@ -28,26 +29,25 @@ import type { Box, Driver, Usage } from './drivers/driver.js'
 import type { Images } from './images.js'
 import type { Layers } from './layers.js'
 import { Lease } from './leases.js'
-import { bootId, isAlive, isMounted } from './mount-table.js'
+import { isAlive, isMounted } from './mount-table.js'
 import type { RootfsMounts } from './mounts/rootfs-mounts.js'
 import type { StoreContext } from './store-context.js'
 import { notFound, StoreError } from './store-error.js'
 
 export type { ContainerRecord, CreateContainer, MountContainer }
 
-interface MountRow {
-  target: string
-  users: number
-}
-
 export class Containers {
+  readonly #rows: MountRows
+
   constructor(
     readonly context: StoreContext,
     readonly layers: Layers,
     readonly images: Images,
     readonly drivers: Drivers,
     readonly rootfsMounts: RootfsMounts,
-  ) {}
+  ) {
+    this.#rows = new MountRows(context.db)
+  }
 
   /** @throws StoreError exists, not-found, invalid */
   async create(options: CreateContainer = {}): Promise<ContainerRecord> {
@@ -103,17 +103,9 @@ export class Containers {
     for (;;) {
       const name = options.name ?? randomName()
       try {
-        this.context.db.run(
-          'INSERT INTO containers (id, name, image, chain_id, driver, labels, spec, created) VALUES (?, ?, ?, ?, ?, ?, ?, ?)',
-          id,
-          name,
-          image ?? null,
-          chainId ?? null,
-          driver.name,
-          JSON.stringify(options.labels ?? {}),
-          JSON.stringify(options.spec ?? {}),
-          Date.now(),
-        )
+        this.context.db.transaction(() => {
+          this.#insertRows(id, name, options, image, chainId, driver)
+        })
         return name
       } catch (error) {
         if (!isUniqueError(error)) throw error
@@ -125,6 +117,31 @@ export class Containers {
         )
       }
     }
+  }
+
+  /** The container and what it uses appear at once: nothing in between could be pruned, or be left behind. */
+  #insertRows(
+    id: string,
+    name: string,
+    options: CreateContainer,
+    image: Digest | undefined,
+    chainId: Digest | undefined,
+    driver: Driver,
+  ): void {
+    const { db } = this.context
+    db.run(
+      'INSERT INTO containers (id, name, image, chain_id, driver, labels, spec, created) VALUES (?, ?, ?, ?, ?, ?, ?, ?)',
+      id,
+      name,
+      image ?? null,
+      chainId ?? null,
+      driver.name,
+      JSON.stringify(options.labels ?? {}),
+      JSON.stringify(options.spec ?? {}),
+      Date.now(),
+    )
+    for (const { target, volume } of options.volumes ?? []) this.rootfsMounts.addUser(id, target, volume)
+    this.#rows.reserve(id, options.use)
   }
 
   /** By name, or by the beginning of the ID. @throws StoreError not-found, ambiguous */
@@ -163,29 +180,22 @@ export class Containers {
 
   /** Where the container is mounted now, as the kernel has it. */
   mountpoint(container: ContainerRecord): string | undefined {
-    return this.#mounts(container).find(row => isMounted(row.target))?.target
-  }
-
-  #mounts(container: ContainerRecord): MountRow[] {
-    return this.context.db.all<MountRow>('SELECT target, users FROM mounts WHERE container = ?', container.id)
+    return this.#rows.of(container).find(row => isMounted(row.target))?.target
   }
 
   /** Mounts the container's root filesystem, or joins those who use it. Returns the path. */
   async mount(ref: string, options: MountContainer = {}): Promise<string> {
     const container = this.find(ref)
     using claim = await this.#claim(container)
-    void claim
-    const { db } = this.context
     const box = this.boxOf(container)
     const driver = this.driverOf(container)
-    const existing = this.#mounts(container)[0]
+    const existing = this.#rows.of(container)[0]
     const target = resolve(options.target ?? existing?.target ?? join(box.dir, 'merged'))
     if (isMounted(target)) {
       if (isAlive(target)) {
-        // Without a row: its command died between mount and commit. It is ours all the same.
-        this.#count(container, target, options)
+        this.#rows.count(container, target, options.use)
         await this.rootfsMounts.assemble(container, target).catch((error: unknown) => {
-          this.#uncount(target, options.use?.lease)
+          this.#rows.uncount(target, options.use?.lease)
           throw error
         })
         return target
@@ -199,58 +209,30 @@ export class Containers {
         `use that, or unmount it first with 'lamina container umount ${container.name}'`,
       )
     }
-    db.run('DELETE FROM mounts WHERE container = ?', container.id)
     mkdirSync(target, { recursive: true, mode: 0o755 })
+    this.#rows.begin(container, target, options.use)
     const { size, ids } = specOf(container)
-    await driver.mount(box, {
-      target,
-      ...(size === undefined ? {} : { size }),
-      ...(ids === undefined ? {} : { ids }),
-      ...(options.readOnly === undefined ? {} : { readOnly: options.readOnly }),
-    })
-    this.#count(container, target, options)
     try {
+      await driver.mount(box, {
+        target,
+        hold: claim.fd.n,
+        ...(size === undefined ? {} : { size }),
+        ...(ids === undefined ? {} : { ids }),
+        ...(options.readOnly === undefined ? {} : { readOnly: options.readOnly }),
+      })
+      this.#rows.count(container, target, options.use)
       await this.rootfsMounts.assemble(container, target)
     } catch (error) {
-      this.rootfsMounts.dismantle(target)
-      await driver.unmount(target, { force: true })
-      db.run('DELETE FROM mounts WHERE target = ?', target)
-      this.#endUse(options.use?.lease)
+      if (isMounted(target)) {
+        this.rootfsMounts.dismantle(target)
+        await driver.unmount(target, { force: true })
+      }
+      this.#rows.forget(target)
+      this.#rows.endUse(options.use?.lease)
       await this.rootfsMounts.releaseVolumes(container)
       throw error
     }
     return target
-  }
-
-  #count(container: ContainerRecord, target: string, { use }: MountContainer): void {
-    const { db } = this.context
-    db.transaction(() => {
-      db.run(
-        `INSERT INTO mounts (target, kind, container, chain_id, driver, users, boot, created)
-         VALUES (?, 'container', ?, ?, ?, 1, ?, ?)
-         ON CONFLICT (target) DO UPDATE SET users = users + 1`,
-        target,
-        container.id,
-        container.chainId ?? null,
-        container.driver,
-        bootId(),
-        Date.now(),
-      )
-      if (use === undefined) return
-      const sql = 'INSERT INTO container_uses (lease, container, remove) VALUES (?, ?, ?)'
-      db.run(sql, use.lease, container.id, use.remove ? 1 : 0)
-    })
-  }
-
-  #uncount(target: string, lease: string | undefined): void {
-    this.context.db.transaction(() => {
-      this.context.db.run('UPDATE mounts SET users = users - 1 WHERE target = ?', target)
-      this.#endUse(lease)
-    })
-  }
-
-  #endUse(lease: string | undefined): void {
-    if (lease !== undefined) this.context.db.run('DELETE FROM container_uses WHERE lease = ?', lease)
   }
 
   /**
@@ -265,28 +247,41 @@ export class Containers {
   }
 
   async #unmount(container: ContainerRecord, options: UnmountContainer): Promise<boolean> {
-    const { db } = this.context
-    for (const row of this.#mounts(container)) {
-      if (row.users > 1 && options.all !== true && isMounted(row.target)) {
-        this.#uncount(row.target, options.lease)
+    for (const row of this.#rows.of(container)) {
+      const own = this.#rows.isCounted(options.lease) ? 1 : 0
+      if (row.users > own && options.all !== true && isMounted(row.target)) {
+        this.#rows.uncount(row.target, options.lease)
         return false
       }
+      let force = options.force === true
       if (isMounted(row.target)) {
-        if (options.force !== true) this.rootfsMounts.checkIdle(container, row.target)
-        if (isAlive(row.target)) this.rootfsMounts.dismantle(row.target)
+        if (isAlive(row.target)) {
+          if (!force) this.rootfsMounts.checkIdle(container, row.target)
+          this.rootfsMounts.dismantle(row.target)
+        } else {
+          // Nobody can use it, and what is mounted in it cannot be reached.
+          force = true
+        }
       }
       try {
-        await this.driverOf(container).unmount(row.target, { force: options.force === true })
+        await this.driverOf(container).unmount(row.target, { force })
       } catch (error) {
         // Taken into use since we looked: as it was.
         if (isMounted(row.target)) await this.rootfsMounts.assemble(container, row.target)
         throw error
       }
-      db.run('DELETE FROM mounts WHERE target = ?', row.target)
+      this.#rows.forget(row.target)
     }
     await this.rootfsMounts.releaseVolumes(container)
-    this.#endUse(options.lease)
+    this.#rows.endUse(options.lease)
     return true
+  }
+
+  /** What a command that died in the middle of a mount or unmount has left; the caller holds the container's claim. */
+  async forgetUnmounted(id: string): Promise<void> {
+    const container = this.find(id)
+    for (const { target } of this.#rows.of(container)) if (!isMounted(target)) this.#rows.forget(target)
+    if (this.mountpoint(container) === undefined) await this.rootfsMounts.releaseVolumes(container)
   }
 
   /** What the container changed in its image, after what is in flight has reached the disk. */

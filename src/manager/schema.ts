@@ -187,4 +187,8 @@ export const MIGRATIONS: readonly string[] = [
   -- 1: the blob itself lies beside its layer's tree (kept-blobs.ts).
   ALTER TABLE blobs ADD COLUMN kept INTEGER NOT NULL DEFAULT 0;
   `,
+  `
+  -- 0: this use is not, or not any more, one of mounts.users.
+  ALTER TABLE container_uses ADD COLUMN counted INTEGER NOT NULL DEFAULT 1;
+  `,
 ]

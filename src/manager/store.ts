@@ -142,7 +142,10 @@ export class Store implements Disposable, StoreContext {
         await this.removeSnapshot(join(this.paths.snapshots, id))
         return true
       case 'container':
-        if (this.db.get('SELECT 1 FROM containers WHERE id = ?', id) !== undefined) return false
+        if (this.db.get('SELECT 1 FROM containers WHERE id = ?', id) !== undefined) {
+          await this.containers.forgetUnmounted(id)
+          return false
+        }
         await this.drivers.removeBox(join(this.paths.containers, id))
         return true
       case 'volume':

@@ -15,8 +15,10 @@ import { leftovers, PROJECT, type Bench } from './fixture.js'
 
 const ROUNDS = Number(process.env['LAMINA_KILLS'] ?? 4)
 const SEED = Number(process.env['LAMINA_SEED'] ?? Date.now() % 1_000_000)
-/** Milliseconds; what one round takes when nothing is killed. */
-const ROUND_TIME = 2500
+/** Of a round; each kill comes in one of them. */
+const STEPS = 9
+/** Milliseconds from the beginning of a step. */
+const LONGEST = 500
 
 t.setTimeout(Math.max(120, ROUNDS * 20) * 1000)
 
@@ -61,13 +63,15 @@ class Round {
   /** All the commands, while some of what they start is killed. What fails before anything was killed is a problem. */
   async play(): Promise<string[]> {
     const problems: string[] = []
-    const moments = Array.from({ length: 1 + this.random.below(3) }, () => this.random.below(ROUND_TIME))
-    const end = new AbortController()
-    const killer = this.#killAt(
-      moments.sort((a, b) => a - b),
-      end.signal,
-    )
+    const plan = Array.from({ length: 1 + this.random.below(3) }, () => this.random.below(STEPS))
+    const kills: Promise<void>[] = []
+    let number = 0
+    const begin = (): void => {
+      for (const one of plan) if (one === number) kills.push(this.#killIn(this.random.below(LONGEST)))
+      number += 1
+    }
     const step = async (...args: string[]): Promise<void> => {
+      begin()
       const { code, said } = await this.#lamina(args)
       if (code !== 0 && this.killed.length === 0) problems.push(`${args.join(' ')}: ${code} ${said}`)
       // A command that was not killed itself says what is wrong in one line.
@@ -87,6 +91,7 @@ class Round {
       'box',
     )
     await step('container', 'mount', 'one')
+    begin()
     const writer = this.#write()
     const inside = step(
       'run',
@@ -107,8 +112,7 @@ class Round {
     await inside
     await step('container', 'umount', 'one')
     await step('container', 'rm', '-v', 'one')
-    end.abort()
-    await killer
+    await Promise.all(kills)
     return problems
   }
 
@@ -176,21 +180,17 @@ class Round {
     return result
   }
 
-  async #killAt(moments: readonly number[], end: AbortSignal): Promise<void> {
-    const begin = Date.now()
-    for (const moment of moments) {
-      await wait(begin + moment - Date.now(), undefined, { signal: end }).catch(() => undefined)
-      if (end.aborted) return
-      const there = Object.entries(this.#processes()) as [Kind, number[]][]
-      if (there.length === 0) continue
-      const [kind, pids] = this.random.pick(there)
-      try {
-        process.kill(this.random.pick(pids), 'SIGKILL')
-        this.killed.push(kind)
-        this.steps.push(`kill ${kind}`)
-      } catch {
-        // Gone since we looked.
-      }
+  async #killIn(milliseconds: number): Promise<void> {
+    await wait(milliseconds)
+    const there = Object.entries(this.#processes()) as [Kind, number[]][]
+    if (there.length === 0) return
+    const [kind, pids] = this.random.pick(there)
+    try {
+      process.kill(this.random.pick(pids), 'SIGKILL')
+      this.killed.push(kind)
+      this.steps.push(`kill ${kind}`)
+    } catch {
+      // Gone since we looked.
     }
   }
 

@@ -288,3 +288,15 @@ t.test('a hostile image leads no mount out of its rootfs', { skip }, async t => 
   )
   t.same(leftovers(bench.root), [])
 })
+
+t.test('a container and its uses of volumes appear at once, or not at all', { skip }, async t => {
+  const { bench, store } = await withBase(t, { 'a/b': '' })
+  // As a command that dies between the two.
+  store.db.run("CREATE TRIGGER broken BEFORE INSERT ON volume_users BEGIN SELECT raise(ABORT, 'no'); END")
+  const volume = { type: 'volume', readOnly: false, noCopy: false, options: {}, labels: {} } as const
+  const mounts = [{ ...volume, name: 'data', target: '/data' }]
+  await t.rejects(createContainer(store, { image: 'base', mounts }), /no/)
+  t.same(store.containers.list(), [])
+  t.same(store.volumes.list(), [], 'nor does the volume stay that was made for it')
+  t.same(leftovers(bench.root), [])
+})

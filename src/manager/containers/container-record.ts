@@ -22,14 +22,23 @@ export interface CreateContainer {
   readonly chain?: Digest
   readonly labels?: Readonly<Record<string, string>>
   readonly spec?: object
+  /** In use from the same moment on. */
+  readonly volumes?: readonly { readonly target: string; readonly volume: string }[]
+  readonly use?: LeasedUse
+}
+
+/** For as long as a command holds the claim on this lease: see containers/uses.ts. */
+export interface LeasedUse {
+  readonly lease: string
+  /** The container goes with the command. */
+  readonly remove: boolean
 }
 
 export interface MountContainer {
   /** Where; by default containers/ID/merged of the store. */
   readonly target?: string
   readonly readOnly?: boolean
-  /** For as long as a command holds the claim on this lease: see containers/uses.ts. */
-  readonly use?: { readonly lease: string; readonly remove: boolean }
+  readonly use?: LeasedUse
 }
 
 export interface UnmountContainer {

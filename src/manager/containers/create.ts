@@ -1,6 +1,7 @@
 /** Making and removing containers together with the volumes that they use. */
 import type { Digest } from '../../oci/index.js'
 import type { ContainerRecord } from '../containers.js'
+import type { LeasedUse } from './container-record.js'
 import type { IdMaps } from '../drivers/driver.js'
 import type { MountSpec, VolumeMount } from '../mounts/mount-spec.js'
 import type { Store } from '../store.js'
@@ -21,6 +22,8 @@ export interface CreateWithMounts {
   readonly size?: number
   readonly ids?: IdMaps
   readonly process?: ProcessSpec
+  /** Of the command that makes it, from the same moment on. */
+  readonly use?: LeasedUse
 }
 
 /**
@@ -34,7 +37,7 @@ export async function createContainer(store: Store, options: CreateWithMounts): 
   const uses: VolumeUse[] = []
   const made: string[] = []
   try {
-    const users: [target: string, volume: string][] = []
+    const volumes: { target: string; volume: string }[] = []
     const resolved: MountSpec[] = []
     for (const mount of mounts) {
       if (mount.type !== 'volume') {
@@ -43,7 +46,7 @@ export async function createContainer(store: Store, options: CreateWithMounts): 
       }
       const use = await useVolume(store, mount, made)
       uses.push(use)
-      users.push([mount.target, use.volume.name])
+      volumes.push({ target: mount.target, volume: use.volume.name })
       // By name: that is what a mount after a crash can still find.
       resolved.push({ ...mount, name: use.volume.name })
     }
@@ -54,18 +57,15 @@ export async function createContainer(store: Store, options: CreateWithMounts): 
       ...(options.ids === undefined ? {} : { ids: options.ids }),
       ...(options.process === undefined ? {} : { process: options.process }),
     }
-    const container = await store.containers.create({
+    return await store.containers.create({
       ...(options.name === undefined ? {} : { name: options.name }),
       ...(options.image === undefined ? {} : { image: options.image }),
       ...(options.chain === undefined ? {} : { chain: options.chain }),
+      ...(options.use === undefined ? {} : { use: options.use }),
       labels: options.labels ?? {},
       spec,
+      volumes,
     })
-    store.db.transaction(() => {
-      for (const [target, volume] of users)
-        store.containers.rootfsMounts.addUser(container.id, target, volume)
-    })
-    return container
   } catch (error) {
     for (const use of uses.splice(0)) await use[Symbol.asyncDispose]()
     for (const name of made) await store.volumes.remove(name).catch(() => undefined)

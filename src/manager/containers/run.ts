@@ -3,6 +3,7 @@ import { existsSync, lstatSync, mkdirSync, realpathSync, rmdirSync } from 'node:
 import type { ChildProcess } from 'node:child_process'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import type { Claim } from '../claims.js'
 import { bootId, isMounted } from '../mount-table.js'
 import type { MountSpec } from '../mounts/mount-spec.js'
 import { findRuntime } from '../oci-runtime.js'
@@ -13,7 +14,7 @@ import { StoreError } from '../store-error.js'
 import { specOf, type ProcessSpec } from './container-spec.js'
 import { createContainer, removeContainer, type CreateWithMounts } from './create.js'
 import { bundleOf } from './process.js'
-import { childrenOf, ContainerUse, startTimeOf } from './uses.js'
+import { childrenOf, closeLease, ContainerUse, openLease, startTimeOf } from './uses.js'
 
 export interface RunContainer extends CreateWithMounts {
   readonly image: string
@@ -35,14 +36,28 @@ const FORWARDED = ['SIGINT', 'SIGTERM', 'SIGHUP', 'SIGQUIT', 'SIGUSR1', 'SIGUSR2
 export async function runContainer(store: Store, options: RunContainer): Promise<number> {
   const mounts = [...(options.mounts ?? []), ...resolver(options)]
   for (const { target } of mounts) refuseSystemTarget(target)
-  const container = await createContainer(store, { ...options, mounts })
+  const lease = { claim: openLease(store), remove: options.remove }
+  try {
+    return await runLeased(store, { ...options, mounts }, lease)
+  } finally {
+    closeLease(store, lease.claim)
+  }
+}
+
+async function runLeased(
+  store: Store,
+  options: RunContainer,
+  lease: { readonly claim: Claim; readonly remove: boolean },
+): Promise<number> {
+  const use = { lease: lease.claim.id, remove: lease.remove }
+  const container = await createContainer(store, { ...options, use })
   try {
     const target = specOf(container).ids === undefined ? undefined : reachable(container.id)
     // After the use has ended.
     using own = new OwnTarget(target)
     void own
     await using use = await ContainerUse.begin(store, container.id, {
-      remove: options.remove,
+      lease,
       ...(target === undefined ? {} : { target }),
     })
     const bundle = bundleOf(store, container, use.rootfs, options.process)

@@ -20,8 +20,14 @@ export type RunningProcess =
   | { readonly kind: 'namespaces'; readonly pid: number; readonly startTime: number; readonly boot: string }
 
 export interface UseOptions {
-  readonly remove?: boolean
   readonly target?: string
+  /** The claim on a lease that the caller keeps, and what becomes of the container with it. */
+  readonly lease?: { readonly claim: Claim; readonly remove: boolean }
+}
+
+/** A claim for {@link UseOptions}. */
+export function openLease(store: Store): Claim {
+  return store.claims.claim('lease', randomBytes(8).toString('hex'))
 }
 
 export class ContainerUse implements AsyncDisposable {
@@ -29,23 +35,23 @@ export class ContainerUse implements AsyncDisposable {
     readonly store: Store,
     readonly container: string,
     readonly claim: Claim,
+    readonly ownsClaim: boolean,
     readonly rootfs: string,
     readonly force: boolean,
   ) {}
 
   /** Mounts the container, with all that belongs in it. */
   static async begin(store: Store, container: string, options: UseOptions = {}): Promise<ContainerUse> {
-    const lease = randomBytes(8).toString('hex')
-    const claim = store.claims.claim('lease', lease)
-    const remove = options.remove === true
+    const { claim, remove } = options.lease ?? { claim: openLease(store), remove: false }
+    const own = options.lease === undefined
     try {
       const rootfs = await store.containers.mount(container, {
-        use: { lease, remove },
+        use: { lease: claim.id, remove },
         ...(options.target === undefined ? {} : { target: options.target }),
       })
-      return new ContainerUse(store, container, claim, rootfs, remove)
+      return new ContainerUse(store, container, claim, own, rootfs, remove)
     } catch (error) {
-      claim.release()
+      if (own) claim.release()
       throw error
     }
   }
@@ -62,11 +68,11 @@ export class ContainerUse implements AsyncDisposable {
     } catch (error) {
       // Removed by somebody else meanwhile.
       if (!(error instanceof StoreError && error.code === 'not-found')) {
-        this.claim.abandon()
+        if (this.ownsClaim) this.claim.abandon()
         throw error
       }
     }
-    this.claim.release()
+    if (this.ownsClaim) this.claim.release()
   }
 }
 
@@ -82,9 +88,17 @@ export async function endDeadUse(store: Store, lease: string): Promise<boolean> 
   const row = store.db.get<UseRow>('SELECT * FROM container_uses WHERE lease = ?', lease)
   if (row === undefined) return false
   if (row.process !== null) endProcess(JSON.parse(row.process) as RunningProcess)
-  await store.containers.unmount(row.container, { lease, force: true })
   if (row.remove === 1) await removeContainer(store, row.container, { force: true, volumes: true })
+  else await store.containers.unmount(row.container, { lease, force: true })
   return true
+}
+
+/** What the holder of a lease has done with its container: with nothing left, the claim goes; else a sweep finishes. */
+export function closeLease(store: Store, claim: Claim): void {
+  store.db.run('DELETE FROM container_uses WHERE lease = ? AND remove = 0 AND counted = 0', claim.id)
+  const left = store.db.get('SELECT 1 FROM container_uses WHERE lease = ?', claim.id) !== undefined
+  if (left) claim.abandon()
+  else claim.release()
 }
 
 /** The processes of commands that live. */

@@ -50,6 +50,8 @@ export interface Box {
 
 export interface MountRequest {
   readonly target: string
+  /** A descriptor that whoever goes on mounting keeps open meanwhile, also when this process dies: a claim. */
+  readonly hold?: number
   /** Bytes that the writable layer may hold; only `fuse` can keep it. */
   readonly size?: number
   readonly readOnly?: boolean

@@ -9,6 +9,7 @@ import { fileURLToPath } from 'node:url'
 import { fromUtf8 } from '../../base/bytes.js'
 import * as sys from '../../sys/index.js'
 import type { Change } from '../changes.js'
+import { isMounted } from '../mount-table.js'
 import { hasOneId } from '../rootless/standing.js'
 import type { Ownership } from '../rootless/store-ids.js'
 import { StoreError } from '../store-error.js'
@@ -62,7 +63,7 @@ export class FuseDriver implements Driver {
     if (request.ids !== undefined) {
       options.push(`uidmapping=${triples(request.ids.uid)}`, `gidmapping=${triples(request.ids.gid)}`)
     }
-    await startDaemon(lower, [...options, ...ownerOptions(this.ownership)], request.target)
+    await startDaemon(lower, [...options, ...ownerOptions(this.ownership)], request.target, request.hold)
   }
 
   async mountReadOnly(stack: Stack, target: string): Promise<void> {
@@ -121,30 +122,36 @@ export function escapePath(path: string): string {
   return path.replace(/[\\,:]/g, '\\$&')
 }
 
-/** Returns when the mount is there; the daemon goes on without us. */
+/**
+ * Returns when the mount is there; the daemon goes on without us. What fails leaves nothing mounted.
+ * @param hold stays open until then, also when this process dies
+ */
 export async function startDaemon(
   lower: readonly string[],
   options: string[],
   target: string,
+  hold?: number,
 ): Promise<void> {
   const list = [`lowerdir=${lower.map(escapePath).join(':')}`, ...options].join(',')
   const child = spawn(process.execPath, [PROGRAM, 'mount', '-o', list, target], {
-    stdio: ['ignore', 'ignore', 'pipe'],
+    stdio: ['ignore', 'ignore', 'pipe', ...(hold === undefined ? [] : [hold])],
     detached: true,
     cwd: '/',
   })
   let said = ''
-  child.stderr.setEncoding('utf8').on('data', (chunk: string) => (said += chunk))
+  child.stderr?.setEncoding('utf8').on('data', (chunk: string) => (said += chunk))
   // Not 'close': the daemon must not keep us waiting by holding our pipe.
   const code = await new Promise<number | string>((resolve, reject) => {
     child.once('error', reject)
     child.once('exit', (status, signal) => resolve(status ?? signal ?? 'unknown'))
   })
   if (code === 0) {
-    child.stderr.destroy()
+    child.stderr?.destroy()
     return
   }
   await new Promise(resolve => setImmediate(resolve))
+  // It was killed after the daemon had mounted, and before it could say so.
+  if (isMounted(target)) unmountTarget(target, true)
   const line = said.trim().split('\n').at(-1) ?? ''
   const cause = line === '' ? `the daemon ended with ${code}` : line.replace(/^lamina: /, '')
   throw new StoreError('failed', `cannot mount the overlay on ${target}: ${cause}`)

@@ -170,18 +170,23 @@ export class RootfsMounts {
     )
   }
 
-  /** Detaches everything that is mounted in the rootfs, latest first, each by a descriptor that was compared with the table. */
+  /**
+   * Detaches everything that is mounted in the rootfs, latest first, each by a descriptor that was compared with the table. Where
+   * somebody renames what is above a mount as fast as this looks it up, the table is read anew.
+   */
   dismantle(rootfs: string): void {
     const base = fromUtf8(rootfs)
-    const inside = mountsWithin(rootfs).filter(path => path !== base)
-    if (inside.length > 0) {
-      using root = sys.openat(sys.AT_FDCWD, base, sys.O_PATH | sys.O_DIRECTORY)
-      for (const path of inside) {
-        const flags = sys.RESOLVE_IN_ROOT | sys.RESOLVE_NO_SYMLINKS
-        using fd = sys.openat2(root.n, path.slice(base.length + 1), sys.O_PATH, 0, flags)
-        if ((sys.statFd(fd.n).attributes & sys.STATX_ATTR_MOUNT_ROOT) === 0) continue
-        sys.umount2(`/proc/self/fd/${fd.n}`, sys.MNT_DETACH)
+    using root = sys.openat(sys.AT_FDCWD, base, sys.O_PATH | sys.O_DIRECTORY)
+    for (let tries = 1; ; tries += 1) {
+      const inside = mountsWithin(rootfs).filter(path => path !== base)
+      if (inside.length === 0) return
+      try {
+        for (const path of inside) detach(root, path.slice(base.length + 1))
+      } catch (error) {
+        const moved = error instanceof SysError && MOVED.includes(error.errno)
+        if (!moved || tries >= MOST_TRIES) throw error
       }
+      if (tries >= MOST_TRIES) throw new SysError(E.EBUSY, 'umount2', inside[0] ?? base)
     }
   }
 
@@ -193,6 +198,16 @@ export class RootfsMounts {
       await this.volumes.release(volume, userOf(container))
     }
   }
+}
+
+/** What openat2 says of a path that was renamed since, with a symlink in its place, or with nothing. */
+const MOVED: readonly number[] = [E.ELOOP, E.ENOENT, E.ENOTDIR, E.EXDEV, E.EAGAIN]
+const MOST_TRIES = 1000
+
+function detach(root: Fd, path: ByteName): void {
+  using fd = sys.openat2(root.n, path, sys.O_PATH, 0, sys.RESOLVE_IN_ROOT | sys.RESOLVE_NO_SYMLINKS)
+  if ((sys.statFd(fd.n).attributes & sys.STATX_ATTR_MOUNT_ROOT) === 0) return
+  sys.umount2(`/proc/self/fd/${fd.n}`, sys.MNT_DETACH)
 }
 
 /** The target; a mount on it whose daemon died is taken away first. */

@@ -34,8 +34,12 @@ export function makeVolumeDirs(home: string, options: VolumeOptions): string {
   return make('data', 0o755)
 }
 
-/** Brings the data of a volume to its mountpoint, where it is not there all the time. @throws StoreError failed */
-export async function mountVolume({ options, mountpoint }: VolumeRecord): Promise<void> {
+/**
+ * Brings the data of a volume to its mountpoint, where it is not there all the time.
+ * @param hold the claim on it, for whoever goes on mounting when this process dies
+ * @throws StoreError failed
+ */
+export async function mountVolume({ options, mountpoint }: VolumeRecord, hold: number): Promise<void> {
   const size = sizeOf(options)
   if (size === undefined && options['type'] === undefined) return
   if (isMounted(mountpoint)) {
@@ -49,7 +53,7 @@ export async function mountVolume({ options, mountpoint }: VolumeRecord): Promis
   const home = dirname(mountpoint)
   const at = (name: string): string => escapePath(join(home, name))
   const words = [`upperdir=${at('data')}`, `workdir=${at('work')}`, `size=${size}`]
-  await startDaemon([join(home, 'empty')], words, mountpoint)
+  await startDaemon([join(home, 'empty')], words, mountpoint, hold)
 }
 
 /** What it takes on disk. One with mount options counts while it is mounted. */

@@ -231,7 +231,6 @@ export class Volumes {
     const { db } = this.context
     const volume = this.find(name)
     using claim = await this.context.claims.wait('volume', volume.dir)
-    void claim
     // The row first: it keeps the volume. Whoever waited looks again whether it still is there.
     db.transaction(() => {
       this.find(volume.name)
@@ -239,7 +238,7 @@ export class Volumes {
       db.run(sql, volume.name, user, bootId())
     })
     try {
-      await mountVolume(volume)
+      await mountVolume(volume, claim.fd.n)
     } catch (error) {
       db.run('DELETE FROM volume_mounts WHERE volume = ? AND user = ?', volume.name, user)
       throw error

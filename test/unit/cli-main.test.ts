@@ -97,7 +97,9 @@ t.test('lamina help finds commands of groups, and says which are not there', asy
 t.test('man pages say what --help says, and are troff without a warning', async t => {
   const program = await createProgram('all')
   const pages = new Map(manPages(program).map(page => [page.file, page.text]))
-  const plain = (text: string): string => text.replaceAll('\\-', '-').replaceAll('\\(aq', "'")
+  const signs: Record<string, string> = { aq: "'", ga: '`', ha: '^', ti: '~' }
+  const plain = (text: string): string =>
+    text.replaceAll('\\-', '-').replace(/\\\((..)/g, (_all, sign: string) => signs[sign] ?? '?')
   const walk = (command: Command, name: string): void => {
     const text = plain(pages.get(`${name}.1`) ?? '')
     for (const { flags, description } of command.createHelp().visibleOptions(command)) {

@@ -212,9 +212,7 @@ export class Dispatcher {
       case Op.LOOKUP:
         return this.looked(fs.lookup(nodeid, cursor.name(this.dots), this.caller(frame)))
       case Op.FORGET:
-        this.options.journal?.beginForget(frame)
-        this.options.journal?.forgetting(0)
-        fs.forget(nodeid, frame.u64(cursor.take(S.ForgetIn)))
+        this.forget(frame, nodeid, frame.u64(cursor.take(S.ForgetIn)))
         return NO_REPLY
       case Op.BATCH_FORGET:
         return this.batchForget(frame)
@@ -434,14 +432,23 @@ export class Dispatcher {
     return this.out.negativeEntry(found.entryValid)
   }
 
+  private forget(frame: Frame, nodeid: number, count: number): void {
+    const { journal } = this.options
+    journal?.beginForget(frame)
+    journal?.forgetting(0, nodeid, count)
+    this.fs.forget(nodeid, count)
+  }
+
   private batchForget(frame: Frame): number {
     const { journal } = this.options
     const count = frame.u32(this.cursor.take(S.BatchForgetIn))
     journal?.beginForget(frame)
     for (let i = 0; i < count; i++) {
       const at = this.cursor.take(S.ForgetOne)
-      journal?.forgetting(i)
-      this.fs.forget(frame.u64(at), frame.u64(at + S.ForgetOne.at.nlookup))
+      const nodeid = frame.u64(at)
+      const nlookup = frame.u64(at + S.ForgetOne.at.nlookup)
+      journal?.forgetting(i, nodeid, nlookup)
+      this.fs.forget(nodeid, nlookup)
     }
     return NO_REPLY
   }

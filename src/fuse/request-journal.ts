@@ -20,8 +20,8 @@ export interface RequestJournal {
   begin(frame: Frame, length: number, op: number): Settled | undefined
   /** A FORGET or BATCH_FORGET, which the kernel never sends again. */
   beginForget(frame: Frame): void
-  /** Entry number `index` of it is carried out next. */
-  forgetting(index: number): void
+  /** Entry number `index` of it is carried out next: `nodeid` loses `count` references. */
+  forgetting(index: number, nodeid: number, count: number): void
 }
 
 /** Opcodes whose arguments a successor needs, to see whether the change was made; of the others the header is enough. */

@@ -166,6 +166,11 @@ export class Overlay implements FileSystem {
     return this.view.table.all()
   }
 
+  /** How many references the kernel has to it; 0 for what it does not know. */
+  references(nodeid: number): number {
+    return this.view.table.get(nodeid)?.nlookup ?? 0
+  }
+
   /** Those of them that were asked for since this daemon took over. */
   askedFor(): Iterable<Inode> {
     return this.view.table.asked()

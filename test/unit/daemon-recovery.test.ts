@@ -183,3 +183,62 @@ t.test('backing files that no answer carries are closed, those that are open are
   t.notOk(strays.includes(1) || strays.includes(2), 'the smaller id was noted last')
   t.equal(strays[0], 3, 'the kernel gives numbers out in turn')
 })
+
+t.test('a FORGET takes its references back once, wherever in it a daemon dies', async t => {
+  for (const until of ['read', 'begun', 'half', 'done', 'answered another']) {
+    using it = new Succession(false)
+    const nodeids = ['f', 'g'].map(name => {
+      writeFileSync(join(it.root, 'upper', name), 'x')
+      let nodeid = 0
+      for (let i = 0; i < 3; i++) {
+        it.begin(frame('LOOKUP', { unique: BigInt(2 + 2 * i), names: [name] }))
+        nodeid = it.overlay.lookup(1, name).nodeid
+      }
+      return nodeid
+    })
+    const entries = Buffer.alloc(32)
+    for (const [i, nodeid] of nodeids.entries()) {
+      entries.writeUInt32LE(nodeid, i * 16)
+      entries.writeUInt32LE(2, i * 16 + 8)
+    }
+    const batch = it.read(frame('BATCH_FORGET', { unique: 100n, fields: { count: 2 }, data: entries }))
+    const steps = ['read', 'begun', 'half', 'done', 'answered another'].indexOf(until)
+    if (steps >= 1) it.journal.beginForget(batch)
+    for (const [i, nodeid] of nodeids.entries()) {
+      if (steps >= 1 + i) it.journal.forgetting(i, nodeid, 2)
+      if (steps >= 2 + i) it.overlay.forget(nodeid, 2)
+    }
+    const more = until === 'answered another' ? 1 : 0
+    if (more > 0) {
+      // It waited for a copy-up meanwhile: its frame is not the last one that was read.
+      it.begin(frame('LOOKUP', { unique: 10n, names: ['g'] }))
+      it.overlay.lookup(1, 'g')
+      it.begin(frame('GETATTR', { unique: 12n }))
+    }
+    for (const times of ['once', 'twice']) {
+      it.takeOver()
+      t.same(
+        nodeids.map(nodeid => it.overlay.references(nodeid)),
+        [1, 1 + more],
+        `died when it was ${until}, ${times}`,
+      )
+    }
+  }
+})
+
+t.test('a reference that was listed and not counted is not taken back', async t => {
+  using it = new Succession(false)
+  writeFileSync(join(it.root, 'upper', 'f'), 'x')
+  it.begin(frame('LOOKUP', { unique: 2n, names: ['f'] }))
+  const { nodeid } = it.overlay.lookup(1, 'f')
+  const again = frame('LOOKUP', { unique: 4n, names: ['f'] })
+  it.begin(again)
+  it.memory.reference(nodeid, 2)
+  it.takeOver()
+  it.begin(again, true)
+  t.equal(it.overlay.references(nodeid), 1)
+  it.overlay.lookup(1, 'f')
+  it.takeOver()
+  it.begin(again, true)
+  t.equal(it.overlay.references(nodeid), 1, 'one that was counted is')
+})

@@ -8,8 +8,9 @@ import { Shelf } from '../../src/daemon/recovery/shelf.js'
 import { StateJournal } from '../../src/daemon/recovery/state-journal.js'
 import { Frame } from '../../src/fuse/frame.js'
 import type { Connection, KernelSide } from '../../src/fuse/filesystem.js'
-import { DEFAULT_OPTIONS, type OverlayConfig } from '../../src/overlay/config.js'
-import { Overlay } from '../../src/overlay/index.js'
+import { DEFAULT_OPTIONS, type MountOptions, type OverlayConfig } from '../../src/overlay/config.js'
+import { type HandedLayers, Overlay } from '../../src/overlay/index.js'
+import type { Fd } from '../../src/base/fd.js'
 import * as sys from '../../src/sys/index.js'
 
 /** A mount without a kernel: one state, and the daemons that follow each other over it. A daemon dies by being left alone. */
@@ -19,13 +20,17 @@ export class Succession implements Disposable {
   private readonly file: number
   private readonly sockets
   private readonly config: OverlayConfig
+  private readonly first: Overlay
   overlay: Overlay
   journal: StateJournal
   /** Backing files that are open, as the kernel would have it. */
   readonly backings = new Set<number>()
   private lastBacking = 0
 
-  constructor(private readonly passthrough: boolean) {
+  constructor(
+    private readonly passthrough: boolean,
+    options: Partial<MountOptions> = {},
+  ) {
     for (const name of ['lower', 'upper', 'work', 'mnt']) mkdirSync(join(this.root, name))
     this.file = openSync(join(this.root, 'state'), 'w+')
     unlinkSync(join(this.root, 'state'))
@@ -36,11 +41,11 @@ export class Succession implements Disposable {
       upper: join(this.root, 'upper'),
       work: join(this.root, 'work'),
       mountpoint: join(this.root, 'mnt'),
-      options: { ...DEFAULT_OPTIONS, io: passthrough ? 'passthrough' : 'cached' },
+      options: { ...DEFAULT_OPTIONS, ...options, io: passthrough ? 'passthrough' : 'cached' },
     }
     this.memory = new StateMemory(this.file)
     this.memory.begin()
-    const overlay = (this.overlay = Overlay.open(this.config))
+    const overlay = (this.first = this.overlay = Overlay.open(this.config))
     const log = new JournalLog(this.memory)
     this.journal = new StateJournal(
       this.memory,
@@ -80,15 +85,40 @@ export class Succession implements Disposable {
 
   /** The next daemon, over the descriptors that a keeper would have kept. Gives the backing files that it closes. */
   takeOver(): number[] {
-    const { layers, mountpoint } = this.overlay.handOver()
     this.memory.check()
-    this.overlay = Overlay.takeOver(this.config, layers, mountpoint)
+    this.overlay = Overlay.takeOver(this.config, this.layers(), null)
     const { journal, closing } = recoverOverlay(this.memory, this.shelf(), this.overlay)
     this.journal = journal
     this.attach()
     const strays = strayBackings(this.memory, closing)
     for (const id of strays) this.backings.delete(id)
     return strays
+  }
+
+  /** Closes what the last one that took over has open. */
+  bury(): void {
+    if (this.overlay !== this.first) void this.overlay.close()
+    this.overlay = this.first
+  }
+
+  /** The layers' descriptors, one more time: whoever closes an overlay closes those that it has. */
+  private layers(): HandedLayers {
+    const { layers } = this.first.handOver()
+    const again = (fd: Fd): Fd => sys.openat(fd.n, '.', sys.O_PATH | sys.O_DIRECTORY)
+    return {
+      upper: layers.upper === null ? null : again(layers.upper),
+      workdir: layers.workdir === null ? null : again(layers.workdir),
+      lowers: layers.lowers.map(again),
+      dataOnly: layers.dataOnly.map(again),
+      cloned: layers.cloned,
+    }
+  }
+
+  /** Puts a frame where the channel reads them to. */
+  read(message: Buffer): Frame {
+    const { offset } = this.memory.input
+    message.copy(this.memory.bytes, offset)
+    return this.memory.frame()
   }
 
   /** Tells the journal that this request is served from now on, as dispatch does; `again`: sent a second time. */

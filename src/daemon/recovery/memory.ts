@@ -2,7 +2,7 @@
  * The recovery state's memory: shared with the keeper, who holds it while no daemon lives, and with the daemon's successor.
  *
  *     0          the keeper's page: native/keeper/state.h has the offsets below 64, and that of the request
- *     4 KiB      references that the answer being made gives to the kernel (nodeids)
+ *     4 KiB      references that the answer being made gives to the kernel (nodeid, and how many there are with it)
  *     128 KiB    the mount: one JSON text, written once
  *     2 MiB      the frame that JavaScript handles, or was handling (the channel's input)
  *     4 MiB      the journal, two halves; one of them counts (journal-log.ts)
@@ -15,7 +15,7 @@ import { mapFile } from '../../sys/index.js'
 
 export const MAGIC = 'LAMKEEP1'
 /** Of everything in here. A daemon that finds another one does not start, and the keeper goes back to the one before. */
-export const VERSION = 1
+export const VERSION = 2
 
 const SIZE = 512 << 20
 const REFERENCES = 4096
@@ -48,10 +48,12 @@ export const AT = {
   saidTime: 88,
   movedDev: 96,
   noticeCount: 104,
-  /** How much of the FORGET with that `unique` is carried out. */
+  /** How many entries of the FORGET with that `unique` were begun. */
   forgotten: 108,
   forgettingHi: 112,
   forgettingLo: 116,
+  /** The count of references that the last entry begun, and the one before or behind it, leave: entry i is at [i & 1]. */
+  leaves: [84, 124],
   /** The highest id of a backing file that is in the journal. */
   lastBacking: 120,
   /** The last nodeids of which the kernel was told to ask again. */
@@ -59,9 +61,13 @@ export const AT = {
   request: 2048,
 } as const
 
+/** In `forgotten`: nothing of it is left. */
+export const FORGOTTEN_ALL = 0xffff_ffff
+
 export const NOTICES = 64
 export const REQUEST_ROOM = 4096 - AT.request
-export const REFERENCE_ROOM = (MOUNT - REFERENCES) / 8
+/** More than a READDIRPLUS of 1 MiB has entries. */
+export const REFERENCE_ROOM = (MOUNT - REFERENCES) / 16
 
 /** Bits of `said`. */
 export const SAID = { changing: 1, moved: 2, before: 4, notBefore: 8, complete: 16 } as const
@@ -142,16 +148,22 @@ export class StateMemory {
 
   // ---- the answer's references
 
-  reference(nodeid: number): void {
+  /** With it the inode has `total`. */
+  reference(nodeid: number, total: number): void {
     const count = this.u32(AT.references)
     if (count >= REFERENCE_ROOM) return
-    this.doubles[(REFERENCES >>> 3) + count] = nodeid
+    const at = (REFERENCES >>> 3) + count * 2
+    this.doubles[at] = nodeid
+    this.doubles[at + 1] = total
     this.setU32(AT.references, count + 1)
   }
 
-  references(): number[] {
-    const from = REFERENCES >>> 3
-    return [...this.doubles.subarray(from, from + Math.min(this.u32(AT.references), REFERENCE_ROOM))]
+  references(): { nodeid: number; total: number }[] {
+    const count = Math.min(this.u32(AT.references), REFERENCE_ROOM)
+    return Array.from({ length: count }, (_, i) => {
+      const at = (REFERENCES >>> 3) + i * 2
+      return { nodeid: this.doubles[at] as number, total: this.doubles[at + 1] as number }
+    })
   }
 
   // ---- the frame
@@ -173,6 +185,16 @@ export class StateMemory {
   forgottenOf(high: number, low: number): number {
     const same = this.u32(AT.forgettingHi) === high && this.u32(AT.forgettingLo) === low
     return same ? this.u32(AT.forgotten) : 0
+  }
+
+  /** So many entries of that FORGET are begun. */
+  setForgetting(high: number, low: number, begun: number): void {
+    if (this.forgottenOf(high, low) === 0) {
+      this.setU32(AT.forgotten, 0)
+      this.setU32(AT.forgettingHi, high)
+      this.setU32(AT.forgettingLo, low)
+    }
+    this.setU32(AT.forgotten, begun)
   }
 
   // ---- notices

@@ -34,8 +34,8 @@ export function recoverOverlay(
   const undo = takeBackFrom(overlay)
   const journal = new StateJournal(memory, log, shelf, () => overlay.inodes(), undo, outstanding)
   journal.adopt(restorer.opens, restorer.suspects)
-  settleLast(memory, restorer, journal, opened)
-  forgetRest(memory, overlay)
+  settleLast(memory, restorer, journal, opened, undo)
+  forgetRest(memory, overlay, undo)
   const wanted = new Map<number, number>()
   for (const inode of overlay.askedFor()) if (inode.orphan !== null) wanted.set(inode.nodeid, inode.orphan.n)
   shelf.settle(wanted)
@@ -44,6 +44,7 @@ export function recoverOverlay(
 
 export function takeBackFrom(overlay: Overlay): TakeBack {
   return {
+    count: nodeid => overlay.references(nodeid),
     forget: nodeid => overlay.forget(nodeid, 1),
     release: (nodeid, handle) => overlay.release(nodeid, handle),
   }
@@ -131,7 +132,12 @@ function settleLast(
   restorer: Restorer,
   journal: StateJournal,
   opened: OpenRecord | undefined,
+  { count }: TakeBack,
 ): void {
+  const references = memory.references()
+  const last = references.at(-1)
+  // Listed, and not counted any more.
+  if (last !== undefined && count(last.nodeid) < last.total) references.pop()
   if (memory.u32(AT.serving) === 0) {
     restorer.settle(journal, undefined, undefined)
     return
@@ -157,7 +163,7 @@ function settleLast(
     (handle > 0 ? handle << SETTLED.handle : 0)
   const request: Outstanding = {
     flags,
-    references: memory.references(),
+    references: references.map(({ nodeid }) => nodeid),
     opened: handle > 0 ? (opened?.nodeid ?? 0) : 0,
   }
   if (flags !== 0 || request.references.length > 0) {
@@ -168,14 +174,19 @@ function settleLast(
 }
 
 /** A FORGET that was read is not sent again: what was not done of it is done now. */
-function forgetRest(memory: StateMemory, overlay: Overlay): void {
+function forgetRest(memory: StateMemory, overlay: Overlay, { count }: TakeBack): void {
   const frame = memory.frame()
-  const done = memory.forgottenOf(frame.high(8), frame.low(8))
+  const [high, low] = [frame.high(8), frame.low(8)]
+  const begun = memory.forgottenOf(high, low)
   let index = 0
   for (const { nodeid, nlookup } of readForgets(frame)) {
-    if (index++ < done) continue
-    memory.setU32(AT.forgotten, index)
-    overlay.forget(nodeid, nlookup)
+    const at = index++
+    if (at < begun - 1) continue
+    const now = count(nodeid)
+    const leaves = at < begun ? memory.u32(AT.leaves[at & 1] as number) : Math.max(0, now - nlookup)
+    memory.setU32(AT.leaves[at & 1] as number, leaves)
+    memory.setForgetting(high, low, index)
+    overlay.forget(nodeid, Math.max(0, now - leaves))
   }
 }
 

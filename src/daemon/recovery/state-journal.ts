@@ -9,7 +9,7 @@ import * as sys from '../../sys/index.js'
 import { isChange, type Frame, type RequestJournal, type Settled } from '../../fuse/index.js'
 import type { DirInode, Identity, Inode, Journal, OpenFacts, Real } from '../../overlay/index.js'
 import { type JournalLog, KIND } from './journal-log.js'
-import { AT, REQUEST_ROOM, SAID, type StateMemory } from './memory.js'
+import { AT, FORGOTTEN_ALL, REQUEST_ROOM, SAID, type StateMemory } from './memory.js'
 import type { Shelf } from './shelf.js'
 
 /** Of a settled request; the handle that it opened is shifted by `handle`. */
@@ -26,6 +26,8 @@ export interface Outstanding {
 
 /** How what a lost answer would have given away is taken back. */
 export interface TakeBack {
+  /** References that the kernel has to it. */
+  count(nodeid: number): number
   forget(nodeid: number): void
   release(nodeid: number, handle: number): void
 }
@@ -65,6 +67,8 @@ export class StateJournal implements Journal, RequestJournal {
     const high = frame.high(UNIQUE)
     const settled = this.outstanding.size > 0 ? this.settledOf(high, frame.low(UNIQUE)) : undefined
     const { words } = memory
+    // A FORGET before this one is carried out, also when its frame is still the last one that was read.
+    memory.setU32(AT.forgotten, FORGOTTEN_ALL)
     memory.setU32(AT.serving, 0)
     const to = AT.request >>> 2
     const count = isChange(op) ? Math.min(length + 3, REQUEST_ROOM) >>> 2 : HEADER_WORDS
@@ -78,15 +82,19 @@ export class StateJournal implements Journal, RequestJournal {
 
   beginForget(frame: Frame): void {
     const { memory } = this
+    // Whatever was served before is answered.
+    memory.setU32(AT.references, 0)
     // Of another one nothing is done yet, whichever of the words is written when this process dies.
     memory.setU32(AT.forgotten, 0)
     memory.setU32(AT.forgettingHi, frame.high(UNIQUE))
     memory.setU32(AT.forgettingLo, frame.low(UNIQUE))
   }
 
-  /** Said before it is done: a reference that is never taken back keeps an inode, one taken back twice would lose it. */
-  forgetting(index: number): void {
-    this.memory.setU32(AT.forgotten, index + 1)
+  /** Said before it is done, with what it comes to: so it can be done twice. */
+  forgetting(index: number, nodeid: number, count: number): void {
+    const { memory } = this
+    memory.setU32(AT.leaves[index & 1] as number, Math.max(0, this.takeBack.count(nodeid) - count))
+    memory.setU32(AT.forgotten, index + 1)
   }
 
   /**
@@ -158,8 +166,8 @@ export class StateJournal implements Journal, RequestJournal {
   }
 
   counted(inode: Inode): void {
-    // First the list: a count without an entry in it could not be taken back.
-    this.memory.reference(inode.nodeid)
+    // First the list: a count without an entry in it could not be taken back. An entry without a count is told by its total.
+    this.memory.reference(inode.nodeid, inode.nlookup)
     if (inode.slot === 0) this.add(inode, 0, '')
     else this.log.setNlookup(inode.slot, inode.nlookup)
   }

@@ -2,6 +2,8 @@ import { spawn } from 'node:child_process'
 import fs from 'node:fs'
 import path from 'node:path'
 import t, { type Test } from 'tap'
+import { JournalLog, KIND } from '../../src/daemon/recovery/journal-log.js'
+import { StateMemory } from '../../src/daemon/recovery/memory.js'
 import { Random } from '../fuzz/random.js'
 import { PROJECT, Scratch, unavailable, type Mount } from './fixture.js'
 
@@ -77,6 +79,7 @@ async function round(
     .filter(line => !/signal 9|serves the mount|^$/.test(line))
   t.same(others, [], 'no daemon died but those that were killed')
   t.equal(deaths(mount), kills, `${kills} daemons have died`)
+  t.same(await leftOver(mount), [], 'nothing is counted that the kernel has given back')
   mount.unmount()
 }
 
@@ -151,6 +154,28 @@ function run(load: string, dir: string, stop: string, seed: number): Promise<str
       resolve(code === 0 ? `ok ${text.trim()}` : `${load} ended with ${code}: ${text.slice(0, 3000)}`)
     })
   })
+}
+
+/** What the journal has of inodes that nobody can use any more. */
+async function leftOver(mount: Mount): Promise<string[]> {
+  mount.dropCaches()
+  for (let tries = 0; tries < 100 && mount.stats().inodes > 1; tries++) await later(50)
+  if (mount.stats().inodes === 1) return []
+  const fds = `/proc/${mount.keeper}/fd`
+  const state = fs.readdirSync(fds).find(fd => fs.readlinkSync(path.join(fds, fd)).includes('lamina-state'))
+  const memory = new StateMemory(fs.openSync(path.join(fds, state ?? ''), 'r+'))
+  const log = new JournalLog(memory)
+  const found: string[] = []
+  const live = new Set<number>()
+  log.check(slot => {
+    if (log.kindAt(slot) === KIND.inode) live.add(log.nodeidAt(slot))
+  })
+  log.check(slot => {
+    const [kind, nodeid, other] = [log.kindAt(slot), log.nodeidAt(slot), log.otherAt(slot)]
+    if (!live.has(nodeid)) return
+    found.push(`kind ${kind} of ${nodeid}: ${other} '${log.textAt(slot)}', nlookup ${log.nlookupAt(slot)}`)
+  })
+  return found
 }
 
 function deaths(mount: Mount): number {

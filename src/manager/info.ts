@@ -7,6 +7,7 @@ import type { Store } from './store.js'
 import { UNSUPPORTED_DRIVERS, type IdMaps } from './drivers/driver.js'
 import { inUserNamespace, ownIds } from './rootless/standing.js'
 import type { Ownership } from './rootless/store-ids.js'
+import { causeOf } from './store-error.js'
 import { findRuntime } from './oci-runtime.js'
 
 export interface StoreInfo {
@@ -19,6 +20,8 @@ export interface StoreInfo {
   readonly ownership: Ownership
   /** The driver of new containers; absent where none can run. */
   readonly driver: string | undefined
+  /** Why none can run, or not the one that was asked for. */
+  readonly driverProblem: string | undefined
   readonly driverChoice: string
   readonly drivers: readonly DriverReport[]
   readonly otherDrivers: Readonly<Record<string, string>>
@@ -47,6 +50,10 @@ export async function storeInfo(store: Store): Promise<StoreInfo> {
     ids: inUserNamespace() ? ownIds() : undefined,
     ownership: store.ownership,
     driver: drivers.find(driver => driver.chosen)?.name,
+    driverProblem: await store.drivers.chosen().then(
+      () => undefined,
+      (error: unknown) => causeOf(error),
+    ),
     driverChoice: store.drivers.choice,
     drivers,
     otherDrivers: UNSUPPORTED_DRIVERS,

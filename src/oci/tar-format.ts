@@ -117,10 +117,19 @@ export function isZeroBlock(block: Buffer): boolean {
   return true
 }
 
+/** What the header says, or undefined: in what is no tar at all, this is rarely a number. */
+function checksumField(block: Buffer): number | undefined {
+  try {
+    return number(block, 148, 8, 'checksum')
+  } catch {
+    return undefined
+  }
+}
+
 /** @throws OciError `malformed` when the checksum or a field is wrong */
 export function parseHeader(block: Buffer): RawHeader {
-  const sum = number(block, 148, 8, 'checksum')
   const [unsigned, signed] = checksums(block)
+  const sum = checksumField(block)
   if (sum !== unsigned && sum !== signed)
     throw malformed('header checksum does not match (not a tar archive, or damaged)')
   const magic = block.toString('latin1', 257, 265)

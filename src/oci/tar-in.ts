@@ -174,6 +174,11 @@ export async function applyLayer(
       },
     })
     return { ...result, compression, blobSize, blobDigest: blobDigest ?? result.diffId }
+  } catch (error) {
+    // What is wrong inside an archive says where in it; which archive it was is known here.
+    if (!(error instanceof OciError) || options.what === undefined || error.message.includes(what))
+      throw error
+    throw new OciError(error.code, `${what}: ${error.message}`, { cause: error })
   } finally {
     await input.return()
   }

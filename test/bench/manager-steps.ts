@@ -18,6 +18,8 @@ export interface Step {
   /** Shell text that is not timed. */
   readonly before?: string
   readonly command: readonly string[]
+  /** Shell text that prints where the image's tree is now, untouched. */
+  readonly tree?: string
 }
 
 export interface Subject {
@@ -28,6 +30,9 @@ export interface Subject {
 /** 53 small changes. */
 const change =
   'touch etc/new; rm -f etc/motd; mkdir -p srv/d; for i in $(seq 50); do echo $i > srv/d/$i; done'
+
+const install =
+  'DEBIAN_FRONTEND=noninteractive chroot "$1" sh -c "apt-get -qq install -y --no-install-recommends /tmp/debs/*.deb >/dev/null"'
 
 interface Words {
   readonly import: string[]
@@ -48,17 +53,16 @@ interface Words {
 }
 
 function steps(place: Place, words: Words): Step[] {
-  const at = `"$(${words.mount.map(word => `'${word}'`).join(' ')})"`
+  const mount = words.mount.map(word => `'${word}'`).join(' ')
+  const at = `"$(${mount})"`
   const names = place.debs.map(path => `'${path}'`).join(' ')
-  const install =
-    'DEBIAN_FRONTEND=noninteractive chroot "$1" sh -c "apt-get -qq install -y --no-install-recommends /tmp/debs/*.deb >/dev/null"'
   return [
     { name: 'import', command: words.import },
     { name: 'save', command: words.save },
     { name: 'remove', command: words.remove },
     { name: 'load', command: words.load },
     { name: 'create', command: words.create },
-    { name: 'mount', command: words.mount },
+    { name: 'mount', command: words.mount, tree: mount },
     { name: 'diff (small change)', before: `cd ${at}; ${change}`, command: words.diff },
     { name: 'commit (small change)', command: words.commit('bench:small') },
     ...(place.debs.length === 0
@@ -160,10 +164,63 @@ function podman(driver: string): Subject {
   }
 }
 
+/** Image specification and nothing else: no store, no driver; skopeo moves its layouts. A layer is a walk of the whole tree. */
+const umoci: Subject = {
+  name: 'umoci',
+  steps: ({ rootfs, debs, disk, port }) => {
+    const layout = join(disk, 'layout')
+    const bundle = join(disk, 'bundle')
+    const tree = join(bundle, 'rootfs')
+    const sh = (script: string, ...args: string[]): string[] => ['sh', '-euc', script, 'sh', ...args]
+    const copy = (...args: string[]): string[] => ['skopeo', 'copy', '--insecure-policy', '--quiet', ...args]
+    const saved = `docker-archive:${join(disk, 'saved.tar')}`
+    const last = debs.length === 0 ? 'small' : '2'
+    const remote = `docker://127.0.0.1:${port}/bench:2`
+    const make =
+      'umoci init --layout "$1"; umoci new --image "$1:latest"; umoci raw add-layer --image "$1:latest" "$2"'
+    const names = debs.map(path => `'${path}'`).join(' ')
+    return [
+      { name: 'import', command: sh(make, layout, rootfs) },
+      { name: 'save', command: copy(`oci:${layout}:latest`, `${saved}:bench:latest`) },
+      { name: 'remove', command: sh('umoci rm --image "$1:latest"; umoci gc --layout "$1"', layout) },
+      { name: 'load', command: copy(saved, `oci:${layout}:latest`) },
+      {
+        name: 'mount',
+        command: ['umoci', 'unpack', '--image', `${layout}:latest`, bundle],
+        tree: `echo '${tree}'`,
+      },
+      {
+        name: 'commit (small change)',
+        before: `cd '${tree}'; ${change}`,
+        command: ['umoci', 'repack', '--refresh-bundle', '--image', `${layout}:small`, bundle],
+      },
+      ...(debs.length === 0
+        ? []
+        : [
+            {
+              name: 'apt-get install',
+              before: `cd '${tree}'; mkdir -p tmp/debs; cp ${names} tmp/debs/`,
+              command: sh(install, tree),
+            },
+            {
+              name: 'commit (install)',
+              command: ['umoci', 'repack', '--refresh-bundle', '--image', `${layout}:2`, bundle],
+            },
+          ]),
+      { name: 'remove container', command: ['rm', '-rf', bundle] },
+      { name: 'load elsewhere', command: copy(saved, `oci:${join(disk, 'elsewhere')}:latest`) },
+      { name: 'push', command: copy('--dest-tls-verify=false', `oci:${layout}:${last}`, remote) },
+      { name: 'remove all', command: ['rm', '-rf', layout] },
+      { name: 'pull', command: copy('--src-tls-verify=false', remote, `oci:${layout}:2`) },
+    ]
+  },
+}
+
 export const subjects: readonly Subject[] = [
   lamina('overlay2'),
   podman('overlay'),
   lamina('fuse'),
   lamina('vfs'),
   podman('vfs'),
+  umoci,
 ]

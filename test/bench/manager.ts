@@ -19,9 +19,11 @@ import { PROJECT } from './tool.js'
 /**
  * The manager beside podman, step by step on one image, in one run:
  *
- *   node dist/test/bench/manager.js ROOTFS.tar [--rounds 3] [--subject 'lamina fuse'] [--install pkg,pkg] [--layers 1000]
+ *   npm run bench:manager -- [ROOTFS.tar] [--rounds 3] [--subject 'lamina fuse'] [--install pkg,pkg] [--layers 1000]
  *
- * ROOTFS.tar is a plain root filesystem with a shell (debootstrap). Needs root, podman and docker-registry. Subjects take turns;
+ * ROOTFS.tar is a plain root filesystem with a shell; without one, debootstrap makes it (and needs the network, as `--install` does,
+ * before anything is measured). Needs root, podman, umoci, skopeo and docker-registry. Subjects take turns; the trees that they make of the
+ * image are compared file by file (type, mode, owner, size, times, target, attributes, content);
  * each sample has a new ext4 on a loop device, since a filesystem on which much was just removed is slow in making files
  * (ext4 looks for inodes that were not freed in the last minute). Prints the median of each step in seconds, and Lamina's memory.
  */
@@ -34,8 +36,8 @@ const { values, positionals } = parseArgs({
     layers: { type: 'string', default: '1000' },
   },
 })
-const [rootfs] = positionals
-if (rootfs === undefined || !existsSync(rootfs)) throw new Error('usage: manager.js ROOTFS.tar [--rounds N]')
+const [given] = positionals
+if (given !== undefined && !existsSync(given)) throw new Error(`there is no ${given}`)
 
 const PORT = 5999
 // podman takes no --runroot of more than 50 characters.
@@ -107,6 +109,43 @@ function withRegistry<T>(disk: string, work: () => T): T {
   }
 }
 
+/** A small Debian with Python and C headers: about 20,000 entries. */
+function makeRootfs(): string {
+  const script = `debootstrap --variant=minbase --include=python3,libc6-dev,perl bookworm "$1/root" >"$1/log" 2>&1 || { tail "$1/log" >&2; exit 1; }
+    rm -f "$1"/root/var/cache/apt/archives/*.deb
+    tar -C "$1/root" --numeric-owner --xattrs -cf "$1/rootfs.tar" .; rm -rf "$1/root"`
+  sh(script, dir)
+  return join(dir, 'rootfs.tar')
+}
+
+/** Every entry of a tree, and what is in it, a line each. Times in seconds: docker-archives have no more. */
+function describe(tree: string): string[] {
+  const script = `cd "$1"
+    find . -mindepth 1 \\( -type d -printf '%P|%y|%m|%U:%G||%l|%Ts\\n' -o -printf '%P|%y|%m|%U:%G|%s|%l|%Ts\\n' \\)
+    find . -type f -print0 | xargs -0 -r sha256sum
+    getfattr -R -h -d -m - . 2>/dev/null | grep -v '^$\\|selinux' || true`
+  return sh(script, tree).split('\n').sort()
+}
+
+/** Of each subject, once: what it makes of the image. */
+const trees = new Map<string, string[]>()
+
+/** Where trees differ from the first one, for people. */
+function comparison(): string {
+  const [first, ...others] = [...trees]
+  if (first === undefined) return ''
+  const expected = new Set(first[1])
+  const lines = others.map(([name, entries]) => {
+    const found = new Set(entries)
+    const lacks = first[1].filter(entry => !found.has(entry))
+    const has = entries.filter(entry => !expected.has(entry))
+    if (lacks.length + has.length === 0) return `${name}: the same tree as ${first[0]}`
+    const some = [...lacks.map(line => `  - ${line}`), ...has.map(line => `  + ${line}`)].slice(0, 12)
+    return `${name}: ${lacks.length + has.length} lines are not as in ${first[0]}\n${some.join('\n')}`
+  })
+  return `${first[1].filter(line => line.includes('|')).length} entries\n${lines.join('\n')}\n`
+}
+
 function sample(subject: Subject, place: Omit<Place, 'disk'>): Map<string, Timing> {
   return withDisk(disk =>
     withRegistry(disk, () => {
@@ -115,6 +154,8 @@ function sample(subject: Subject, place: Omit<Place, 'disk'>): Map<string, Timin
         if (step.before !== undefined) sh(step.before)
         const timing = time(step.command)
         timings.set(step.name, timing)
+        if (step.tree !== undefined && !trees.has(subject.name))
+          trees.set(subject.name, describe(sh(step.tree).trim()))
         process.stderr.write(
           `${subject.name}: ${step.name} ${timing.seconds} s, ${timing.memory.toFixed(0)} MB\n`,
         )
@@ -161,6 +202,7 @@ try {
   const debs = join(dir, 'debs')
   mkdirSync(debs)
   if (packages.length > 0) sh('cd "$1"; shift; apt-get -qq download "$@" >/dev/null', debs, ...packages)
+  const rootfs = given ?? makeRootfs()
   const place = { rootfs, debs: readdirSync(debs).map(name => join(debs, name)), port: PORT }
   const chosen = subjects.filter(({ name }) => values.subject === undefined || values.subject.includes(name))
   const results = new Map<string, Map<string, Timing[]>>(chosen.map(({ name }) => [name, new Map()]))
@@ -189,6 +231,7 @@ try {
         .trimEnd()}\n`,
     )
   }
+  process.stdout.write(`\n${comparison()}`)
   const memory = [...results]
     .filter(([name]) => name.startsWith('lamina'))
     .flatMap(([, timings]) => [...timings.values()].flat().map(each => each.memory))

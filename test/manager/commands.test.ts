@@ -341,6 +341,7 @@ void t.test(
 
 void t.test('errors are one line that says what to do, and exit codes mean something', t => {
   const bench = new Bench(t)
+  writeFileSync(bench.path('junk'), Buffer.alloc(4096, 'junk '))
   const cases: [string[], number, RegExp][] = [
     [
       ['image', 'inspect', 'nothing'],
@@ -360,6 +361,7 @@ void t.test('errors are one line that says what to do, and exit codes mean somet
       2,
       /^lamina: --format takes docker-archive, oci-archive, oci-dir, not zip\n$/,
     ],
+    [['layer', 'create', bench.path('junk')], 1, /^lamina: [^\n]*junk: [^\n]*not a tar archive[^\n]*\n$/],
     [['layer', 'rm', 'zz'], 1, /^lamina: no such layer: zz: see 'lamina layer ls'\n$/],
     [['info', '--root', '/proc/nope'], 1, /^lamina: cannot use \/proc\/nope as the store: .*\n$/],
   ]

@@ -199,9 +199,10 @@ void t.test('drivers of other tools are named with what to use', async t => {
   for (const name of ['aufs', 'zfs', 'devicemapper']) {
     const { status, stderr } = bench.lamina('info', '--storage-driver', name, '--format', '{{.driver}}')
     t.equal(status, 0, stderr)
+    t.match(bench.run('info', '--storage-driver', name), `Storage driver  none: storage driver ${name}: `)
+    t.match(bench.run('info'), new RegExp(`${name} +no driver here: .*'fuse'`))
     const refused = bench.lamina('image', 'mount', '--storage-driver', name, 'x')
     t.equal(refused.status, 1)
-    await Promise.resolve()
   }
   const store = await bench.open({ driver: 'aufs' })
   await t.rejects(store.drivers.chosen(), { message: /aufs is no part of Linux/ })

@@ -193,6 +193,7 @@ async function createLayer(
   const layer = await store.layers.add(bytes, lease, {
     signal,
     trusted: true,
+    what: source === '-' ? 'standard input' : source,
     ...(options.diffId === undefined ? {} : { diffId: parseDigest(options.diffId, '--diff-id') }),
     onBytes: done => bars.update('layer', 'layer', done, total),
   })

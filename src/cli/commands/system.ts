@@ -186,10 +186,15 @@ function infoText(info: StoreInfo): string {
   const lines: [string, string][] = [
     ['Root', info.root],
     ['Filesystem', `${info.filesystem}, ${humanSize(info.free)} free`],
-    ['Storage driver', info.driver ?? 'none can run'],
+    ['Storage driver', info.driver ?? `none: ${info.driverProblem ?? ''}`],
     ...info.drivers.map((driver): [string, string] => [
       `  ${driver.name}`,
       `${driver.chosen ? 'runs: ' : driver.available ? 'could run: ' : 'cannot run: '}${driver.reason}`,
+    ]),
+    // Other tools have them under these names; more are in the JSON.
+    ...['aufs', 'zfs', 'devicemapper'].map((name): [string, string] => [
+      `  ${name}`,
+      `no driver here: ${info.otherDrivers[name] ?? ''}`,
     ]),
     ['Runtime', info.runtime ?? 'none (install crun or runc); a private namespace is used instead'],
     ['Images', String(info.images)],

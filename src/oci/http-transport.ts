@@ -290,3 +290,13 @@ export async function errorText(response: HttpResponse): Promise<string> {
     ?.slice(0, 200)
   return line ? `${line} (HTTP ${response.status})` : `HTTP ${response.status}`
 }
+
+/** A body that can be sent again. */
+export function memoryBody(bytes: Buffer): Body {
+  return {
+    size: bytes.length,
+    async *open() {
+      yield bytes
+    },
+  }
+}

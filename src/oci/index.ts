@@ -73,7 +73,9 @@ export {
 } from './layout.js'
 export { dockerArchive, type DockerArchiveImage, type DockerArchiveLayer } from './docker-archive.js'
 // The registry's client is imported from registry.js itself, so that nothing else loads node:https.
-export type { PullBlobOptions, PushBlobOptions, PushResult, RegistryOptions } from './registry.js'
+export type { PullBlobOptions, PushResult } from './registry.js'
+export type { PushBlobOptions } from './registry-upload.js'
+export type { RegistryOptions } from './registry-connection.js'
 export {
   authFiles,
   defaultAuthFile,

@@ -114,6 +114,45 @@ void t.test(
   },
 )
 
+void t.test(
+  'a pull goes on where another broke off, and a wrong beginning is found out',
+  { skip },
+  async t => {
+    const bench = new Bench(t)
+    const host = await startRegistry(bench, t)
+    const ref = `${host}/team/app:1`
+    twoLayers(bench)
+    bench.run('image', 'push', 'app', ref)
+    const raw = run('skopeo', ['inspect', '--tls-verify=false', '--raw', `docker://${ref}`])
+    const { layers } = JSON.parse(raw) as { layers: { digest: string; size: number }[] }
+    const [hex = ''] = layers.sort((a, b) => b.size - a.size).map(({ digest }) => digest.slice(7))
+    const kept = run('find', [bench.path('registry'), '-path', `*/${hex}/data`]).trim()
+    const blob = readFileSync(kept)
+    const half = blob.length >> 1
+    const damaged = Buffer.from(blob).fill(0, 0, half)
+
+    // What the registry has of the first half is of no use: it must not be asked for.
+    const other = new Bench(t)
+    other.run('image', 'ls')
+    writeFileSync(kept, damaged)
+    writeFileSync(`${other.root}/partial/sha256-${hex}`, blob.subarray(0, half))
+    other.run('image', 'pull', ref)
+    t.equal(other.lamina('system', 'check', '--content').status, 0)
+    t.same(leftovers(other.root), [])
+
+    const third = new Bench(t)
+    third.run('image', 'ls')
+    writeFileSync(kept, blob)
+    writeFileSync(`${third.root}/partial/sha256-${hex}`, damaged.subarray(0, half))
+    const wrong = third.lamina('image', 'pull', ref)
+    t.equal(wrong.status, 1)
+    t.match(wrong.stderr, /^lamina: [^\n]*\n$/)
+    t.same(leftovers(third.root), [], 'what is wrong is not kept')
+    third.run('image', 'pull', ref)
+    t.equal(third.lamina('system', 'check', '--content').status, 0)
+  },
+)
+
 void t.test('with kept blobs an image leaves with the manifest that it came with', { skip }, async t => {
   const bench = new Bench(t)
   const host = await startRegistry(bench, t)

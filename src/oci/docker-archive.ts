@@ -12,7 +12,7 @@ import type { ImageSource, SourceImage } from './image-source.js'
 import { asArray, asObject, asString, asStrings, parseJsonObject } from './json.js'
 import { buildManifest, encodeJson, maxLayers, type IndexContent, type ManifestContent } from './manifest.js'
 import { layerMediaType, MediaType } from './media-types.js'
-import { memoryFileEntry, streamedFile } from './tar-out.js'
+import { memoryFileEntry, streamedFile } from './tar-entries.js'
 import { endOfArchive } from './tar-writer.js'
 
 const maxManifestJson = 16 << 20

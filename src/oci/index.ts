@@ -46,8 +46,9 @@ export type {
   TarLimits,
 } from './tar-in.js'
 export type { ExtractOptions } from './tar-extract.js'
-export { memoryFileEntry, readTreeFile, streamedFile, tarTree } from './tar-out.js'
-export type { MemoryFile, TarOutOptions, TarOutResult } from './tar-out.js'
+export { memoryFileEntry, streamedFile, type MemoryFile } from './tar-entries.js'
+export { readTreeFile } from './layer-tree.js'
+export { tarTree, type TarOutOptions, type TarOutResult } from './tar-out.js'
 export { endOfArchive } from './tar-writer.js'
 export {
   readTarSplitInfo,

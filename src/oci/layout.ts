@@ -22,7 +22,7 @@ import {
   type ManifestContent,
 } from './manifest.js'
 import { MediaType } from './media-types.js'
-import { memoryFileEntry, streamedFile } from './tar-out.js'
+import { memoryFileEntry, streamedFile } from './tar-entries.js'
 import { endOfArchive } from './tar-writer.js'
 
 export const layoutMarker = encodeJson({ imageLayoutVersion: '1.0.0' })

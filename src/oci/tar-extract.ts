@@ -5,15 +5,17 @@
  * away). Directories get mode, ACLs and times at the end, when nothing changes in them any more; so does a directory
  * that could not be written to.
  */
-import { E, errnoMessage } from '../base/errno.js'
+import { E } from '../base/errno.js'
 import { toUtf8 } from '../base/bytes.js'
 import { SysError } from '../base/sys-error.js'
 import * as format from '../format/index.js'
 import * as sys from '../sys/index.js'
+import { EntryMetadata } from './entry-metadata.js'
+import { EntryWhiteouts } from './entry-whiteouts.js'
 import { OciError } from './error.js'
-import { toHost, type IdMap } from './id-map.js'
+import type { IdMap } from './id-map.js'
 import { baseOf, LayerTree, layerPath, parentOf } from './layer-tree.js'
-import { aclAccess, aclDefault, encodeAcl, mapAclIds, parseAclText } from './posix-acl.js'
+import { aclAccess, aclDefault } from './posix-acl.js'
 import type { TarEntry } from './tar-format.js'
 import type { TarHandler } from './tar-reader.js'
 import { writeFully, type TarSplitRecorder } from './tar-split.js'
@@ -43,7 +45,6 @@ export interface ExtractOptions {
 
 const createFlags = sys.O_WRONLY | sys.O_CREAT | sys.O_EXCL | sys.O_NOFOLLOW
 const maxPath = 4095
-const maxWarnings = 100
 
 interface Directory {
   mode: number
@@ -58,21 +59,17 @@ interface Directory {
 
 export class TarExtractor implements TarHandler {
   readonly counts = { files: 0, directories: 0, links: 0, symlinks: 0, devices: 0, whiteouts: 0 }
-  readonly warnings: string[] = []
   dataBytes = 0
 
   readonly #tree: LayerTree
   readonly #directories = new Map<string, Directory>()
-  readonly #dialect: format.WhiteoutDialect
-  readonly #prefix: format.OverlayPrefix
+  readonly #metadata: EntryMetadata
+  readonly #whiteouts: EntryWhiteouts
   readonly #ownership: 'chown' | 'xattr' | 'ignore'
   readonly #overlay: boolean
-  /** What chown would not change, when new objects get their creator's ids. */
-  readonly #self: [uid: number, gid: number] | undefined
   /** The file that is being written. */
   #fd = -1
   #entry: TarEntry | undefined
-  #path = ''
   /** Place in the file, and in `entry.sparse`. */
   #position = 0
   #extent = 0
@@ -86,8 +83,6 @@ export class TarExtractor implements TarHandler {
     readonly recorder: TarSplitRecorder | undefined,
   ) {
     this.#overlay = options.whiteouts === 'overlay'
-    this.#dialect = options.dialect ?? 'char'
-    this.#prefix = options.xattrPrefix ?? (sys.geteuid() === 0 ? 'trusted.overlay.' : 'user.overlay.')
     this.#ownership = options.ownership ?? 'chown'
     this.#own = options.whiteouts === 'apply' ? new Set() : undefined
     this.#tree = new LayerTree(rootFd, (fd, name, path) => this.#makeParent(fd, name, path))
@@ -101,7 +96,24 @@ export class TarExtractor implements TarHandler {
     }
     const uid = process.geteuid?.() ?? 0
     const gid = process.getegid?.() ?? 0
-    this.#self = inherits || options.whiteouts !== 'overlay' ? undefined : [uid, gid]
+    this.#metadata = new EntryMetadata({
+      ids: options.ids,
+      ownership: this.#ownership,
+      overlay: this.#overlay,
+      self: inherits || !this.#overlay ? undefined : [uid, gid],
+    })
+    this.#whiteouts = new EntryWhiteouts({
+      tree: this.#tree,
+      overlay: this.#overlay,
+      dialect: options.dialect ?? 'char',
+      prefix: options.xattrPrefix ?? (sys.geteuid() === 0 ? 'trusted.overlay.' : 'user.overlay.'),
+      own: this.#own,
+    })
+  }
+
+  /** One line each, at most 100: attributes that this filesystem or user cannot have, devices left out. */
+  get warnings(): string[] {
+    return this.#metadata.warnings
   }
 
   raw(bytes: Buffer): void {
@@ -113,7 +125,7 @@ export class TarExtractor implements TarHandler {
     if (path.length > maxPath)
       throw new OciError('limit', `a name of ${path.length} bytes; the most is ${maxPath}`)
     this.#entry = entry
-    this.#path = path
+    this.#metadata.path = path
     try {
       return this.#dispatch(entry, path)
     } catch (error) {
@@ -124,7 +136,8 @@ export class TarExtractor implements TarHandler {
   #dispatch(entry: TarEntry, path: string): 'store' | 'skip' {
     const name = baseOf(path)
     if (this.options.whiteouts !== 'literal' && name.startsWith(format.WH_PREFIX)) {
-      this.#whiteout(path, name)
+      this.#whiteouts.apply(path, name)
+      this.counts.whiteouts = this.#whiteouts.count
       this.#entry = undefined
       return 'skip'
     }
@@ -205,7 +218,7 @@ export class TarExtractor implements TarHandler {
         }
       }
     } catch (error) {
-      throw located(error, this.#path)
+      throw located(error, this.#metadata.path)
     }
   }
 
@@ -215,9 +228,9 @@ export class TarExtractor implements TarHandler {
     const fd = this.#fd
     try {
       if (entry.sparse !== undefined) sys.truncateFd(fd, entry.size)
-      this.#finishObject(entry, fd, '')
+      this.#metadata.finishObject(entry, fd, '')
     } catch (error) {
-      throw located(error, this.#path)
+      throw located(error, this.#metadata.path)
     } finally {
       this.#fd = -1
       this.#entry = undefined
@@ -242,7 +255,7 @@ export class TarExtractor implements TarHandler {
       throw new OciError('malformed', `a hard link to '${toUtf8(target)}', which is not in the archive`)
     if (sys.S_ISDIR(stat.mode))
       throw new OciError('unsafe', `a hard link to the directory '${toUtf8(target)}'`)
-    if (this.#isWhiteout(from.n, targetName)) {
+    if (this.#whiteouts.isWhiteout(from.n, targetName)) {
       throw new OciError('unsafe', `a hard link to the whiteout '${toUtf8(target)}'`)
     }
     const to = this.#parent(path)
@@ -260,9 +273,9 @@ export class TarExtractor implements TarHandler {
     if (entry.linkPath === '') throw new OciError('malformed', 'a symbolic link to nothing')
     this.#create(path, name, parent => sys.symlinkat(entry.linkPath, parent, name))
     const parent = this.#parent(path)
-    this.#chown(entry, parent, name)
-    if (entry.xattrs !== undefined) this.#xattrs(entry, parent, name)
-    this.#times(entry, parent, name)
+    this.#metadata.chown(entry, parent, name)
+    if (entry.xattrs !== undefined) this.#metadata.xattrs(entry, parent, name)
+    this.#metadata.times(entry, parent, name)
     this.counts.symlinks++
   }
 
@@ -271,7 +284,7 @@ export class TarExtractor implements TarHandler {
     const rdev = entry.type === 'fifo' ? 0 : sys.makedev(entry.devMajor, entry.devMinor)
     if (this.#ownership === 'xattr' && type !== sys.S_IFIFO) {
       this.#create(path, name, parent => sys.openat(parent, name, createFlags, 0o600).close())
-      this.#overrideStat(entry, this.#parent(path), name, type, rdev)
+      this.#metadata.overrideStat(entry, this.#parent(path), name, type, rdev)
       this.counts.devices++
       return
     }
@@ -285,10 +298,10 @@ export class TarExtractor implements TarHandler {
           cause: error,
         })
       }
-      this.#warn(`${device} was left out: this user may not make it`)
+      this.#metadata.warn(`${device} was left out: this user may not make it`)
       return
     }
-    this.#finishObject(entry, this.#parent(path), name)
+    this.#metadata.finishObject(entry, this.#parent(path), name)
     this.counts.devices++
   }
 
@@ -302,23 +315,23 @@ export class TarExtractor implements TarHandler {
     const self = this.#tree.directory(path)
     const known = this.#directories.get(path)
     // the last of several entries says what the attributes are, all of them
-    if (!fresh && this.#overlay && known?.listed === true) this.#dropXattrs(self)
+    if (!fresh && this.#overlay && known?.listed === true) this.#metadata.dropXattrs(self)
     this.#directories.set(path, {
       mode: entry.mode,
       mtime: entry.mtime,
       mtimeNsec: entry.mtimeNsec,
       acls: undefined,
-      owner: this.#chown(entry, self, ''),
+      owner: this.#metadata.chown(entry, self, ''),
       listed: true,
     })
     if (entry.xattrs !== undefined || entry.acls !== undefined)
-      this.#xattrs(entry, self, '', this.#directories.get(path))
+      this.#metadata.xattrs(entry, self, '', this.#directories.get(path))
     this.counts.directories++
   }
 
   /** @returns whether it was made now */
   #makeDirectory(parent: number, name: string, path: string): boolean {
-    const opaque = this.#takeWhiteout(parent, name)
+    const opaque = this.#whiteouts.takeWhiteout(parent, name)
     for (;;) {
       try {
         sys.mkdirat(parent, name, 0o700)
@@ -331,7 +344,7 @@ export class TarExtractor implements TarHandler {
         parent = this.#parent(path)
       }
     }
-    if (opaque) this.#makeOpaque(this.#tree.directory(path), '')
+    if (opaque) this.#whiteouts.makeOpaque(this.#tree.directory(path), '')
     return true
   }
 
@@ -339,10 +352,10 @@ export class TarExtractor implements TarHandler {
   #makeParent(parentFd: number, name: string, path: string): void {
     const there = sys.statAt(parentFd, name)
     // a file or symlink in the way is reported by whoever opens the directory
-    if (there !== undefined && !this.#isWhiteout(parentFd, name)) return
-    const opaque = this.#takeWhiteout(parentFd, name)
+    if (there !== undefined && !this.#whiteouts.isWhiteout(parentFd, name)) return
+    const opaque = this.#whiteouts.takeWhiteout(parentFd, name)
     sys.mkdirat(parentFd, name, 0o700)
-    if (opaque) this.#makeOpaque(parentFd, name)
+    if (opaque) this.#whiteouts.makeOpaque(parentFd, name)
     this.#keep(path)
     const root = { uid: 0, gid: 0 }
     this.#directories.set(path, {
@@ -350,7 +363,7 @@ export class TarExtractor implements TarHandler {
       mtime: this.#entry?.mtime ?? 0,
       mtimeNsec: this.#entry?.mtimeNsec ?? 0,
       acls: undefined,
-      owner: this.#chown(root, parentFd, name),
+      owner: this.#metadata.chown(root, parentFd, name),
       listed: false,
     })
   }
@@ -382,213 +395,6 @@ export class TarExtractor implements TarHandler {
     }
   }
 
-  // Whiteouts
-
-  #whiteout(path: string, name: string): void {
-    const parentPath = parentOf(path)
-    this.counts.whiteouts++
-    if (name === format.WH_OPAQUE) {
-      const self = this.#tree.directory(parentPath)
-      if (this.#own !== undefined) this.#removeForeign(self, parentPath)
-      else this.#makeOpaque(self, '')
-      return
-    }
-    const hidden = format.hiddenByMarker(name)
-    // .wh..wh.plnk and other bookkeeping of aufs
-    if (hidden === undefined) return
-    if (hidden === '.' || hidden === '..' || hidden.includes('/')) {
-      throw new OciError('unsafe', `the whiteout hides '${toUtf8(hidden)}'`)
-    }
-    const parent = this.#tree.directory(parentPath)
-    const target = parentPath === '' ? hidden : `${parentPath}/${hidden}`
-    if (this.#own !== undefined) {
-      if (this.#own.has(target)) this.#removeForeignBelow(parent, hidden, target)
-      else this.#tree.remove(parent, hidden, target)
-      return
-    }
-    const there = sys.statAt(parent, hidden)
-    if (there !== undefined) {
-      // Of this layer itself: a whiteout hides only what is below, so a directory of this layer becomes opaque.
-      if (sys.S_ISDIR(there.mode)) this.#makeOpaque(parent, hidden)
-      return
-    }
-    if (this.#dialect === 'xattr') this.#announceXattrWhiteouts(parent)
-    if (this.#dialect === 'file' && this.#isWhiteout(parent, hidden)) return
-    format.makeWhiteout(parent, hidden, this.#dialect, this.#prefix)
-  }
-
-  #isWhiteout(parent: number, name: string): boolean {
-    if (!this.#overlay || this.counts.whiteouts === 0) return false
-    switch (this.#dialect) {
-      case 'char': {
-        const stat = sys.statAt(parent, name)
-        return stat !== undefined && format.isCharWhiteout(stat)
-      }
-      case 'xattr': {
-        const stat = sys.statAt(parent, name)
-        return stat !== undefined && format.mayBeXattrWhiteout(stat) && format.hasWhiteoutXattr(parent, name)
-      }
-      case 'file':
-        return sys.statAt(parent, format.WH_PREFIX + name) !== undefined
-    }
-  }
-
-  /** Removes our whiteout of `name`, if there is one. */
-  #takeWhiteout(parent: number, name: string): boolean {
-    if (!this.#isWhiteout(parent, name)) return false
-    sys.unlinkat(parent, this.#dialect === 'file' ? format.WH_PREFIX + name : name)
-    return true
-  }
-
-  #makeOpaque(dirFd: number, name: string): void {
-    if (!this.#overlay) return
-    if (this.#dialect !== 'file') {
-      format.setOpaque(dirFd, name, this.#prefix)
-      return
-    }
-    using self = sys.openat(dirFd, name === '' ? '.' : name, sys.O_RDONLY | sys.O_DIRECTORY | sys.O_NOFOLLOW)
-    if (sys.statAt(self.n, format.WH_OPAQUE) === undefined) {
-      sys.openat(self.n, format.WH_OPAQUE, createFlags, 0o600).close()
-    }
-  }
-
-  #announceXattrWhiteouts(dirFd: number): void {
-    const attr = `${this.#prefix}opaque`
-    if (sys.getxattrAt(dirFd, '', attr) === undefined) {
-      sys.setxattrAt(dirFd, '', attr, Buffer.from(format.OPAQUE_HAS_XATTR_WHITEOUTS))
-    }
-  }
-
-  /** `apply`: everything in this directory that the archive did not bring itself. */
-  #removeForeign(dirFd: number, path: string): void {
-    using fd = sys.openat(dirFd, '.', sys.O_RDONLY | sys.O_DIRECTORY)
-    for (const name of sys.listDir(fd.n).names) {
-      const child = path === '' ? name : `${path}/${name}`
-      if (this.#own?.has(child) === true) this.#removeForeignBelow(fd.n, name, child)
-      else this.#tree.remove(fd.n, name, child)
-    }
-  }
-
-  #removeForeignBelow(parentFd: number, name: string, path: string): void {
-    const stat = sys.statAt(parentFd, name)
-    if (stat === undefined || !sys.S_ISDIR(stat.mode)) return
-    using fd = sys.openat(parentFd, name, sys.O_RDONLY | sys.O_DIRECTORY | sys.O_NOFOLLOW)
-    this.#removeForeign(fd.n, path)
-  }
-
-  // Metadata. `name` '' is the object behind `fd` itself.
-
-  #finishObject(entry: TarEntry, fd: number, name: string): void {
-    this.#chown(entry, fd, name)
-    if (entry.xattrs !== undefined || entry.acls !== undefined) this.#xattrs(entry, fd, name)
-    const mode = this.#ownership === 'xattr' ? entry.mode | 0o600 : entry.mode
-    if (name === '') sys.fchmod(fd, mode)
-    else sys.chmodAt(fd, name, mode)
-    this.#times(entry, fd, name)
-  }
-
-  #chown(
-    entry: { uid: number; gid: number; mode?: number },
-    fd: number,
-    name: string,
-  ): [uid: number, gid: number] {
-    const uid = toHost(this.options.ids?.uid, entry.uid, 'uid')
-    const gid = toHost(this.options.ids?.gid, entry.gid, 'gid')
-    if (this.#ownership === 'chown') {
-      if (this.#self === undefined || uid !== this.#self[0] || gid !== this.#self[1])
-        sys.fchownat(fd, name, uid, gid)
-    } else if (this.#ownership === 'xattr') {
-      // symlinks have no user attributes; their owner hardly matters
-      const stat = sys.statAt(fd, name)
-      if (stat !== undefined && !sys.S_ISLNK(stat.mode)) {
-        this.#overrideStat({ uid, gid, mode: entry.mode ?? 0o755 }, fd, name)
-      }
-    }
-    return [uid, gid]
-  }
-
-  #overrideStat(
-    entry: { uid: number; gid: number; mode: number },
-    fd: number,
-    name: string,
-    type?: number,
-    rdev?: number,
-  ): void {
-    const value = format.formatOverrideStat({
-      uid: entry.uid,
-      gid: entry.gid,
-      mode: entry.mode,
-      ...(type === undefined ? {} : { type }),
-      ...(rdev === undefined ? {} : { rdev }),
-    })
-    sys.setxattrAt(fd, name, format.OVERRIDE_STAT_CONTAINERS, value)
-  }
-
-  #xattrs(entry: TarEntry, fd: number, name: string, directory?: Directory): void {
-    const attributes = new Map(entry.xattrs)
-    try {
-      if (entry.acls?.access !== undefined && !attributes.has(aclAccess)) {
-        attributes.set(aclAccess, encodeAcl(parseAclText(entry.acls.access)))
-      }
-      if (entry.acls?.default !== undefined && !attributes.has(aclDefault)) {
-        attributes.set(aclDefault, encodeAcl(parseAclText(entry.acls.default)))
-      }
-    } catch (error) {
-      if (!(error instanceof OciError) || error.code !== 'unsupported') throw error
-      this.#warn(`'${toUtf8(this.#path)}': ${error.message}; the ACL was left out`)
-    }
-    for (const [attr, value] of attributes) {
-      let stored = attr
-      if (attr === aclAccess || attr === aclDefault) {
-        const mapped = mapAclIds(value, (id, kind) => toHost(this.options.ids?.[kind], id, kind))
-        if (mapped === undefined) throw new OciError('malformed', 'an ACL attribute is damaged')
-        if (directory !== undefined) (directory.acls ??= []).push([attr, mapped])
-        else this.#setXattr(fd, name, attr, mapped)
-        continue
-      }
-      if (this.#overlay) {
-        // Otherwise an archive could redirect or hide what is in other layers.
-        stored = format.escapeXattr(attr)
-        if (format.isPrivateXattr(stored) || stored === format.OVERRIDE_STAT_CONTAINERS) {
-          this.#warn(
-            `'${toUtf8(this.#path)}': attribute ${toUtf8(attr)} belongs to overlays and was left out`,
-          )
-          continue
-        }
-      }
-      this.#setXattr(fd, name, stored, value)
-    }
-  }
-
-  #setXattr(fd: number, name: string, attr: string, value: Buffer): void {
-    try {
-      sys.setxattrAt(fd, name, attr, value)
-    } catch (error) {
-      // What this filesystem or this user cannot have is said, as docker and tar do; a full disk is an error.
-      const tolerated: readonly number[] = [E.EPERM, E.EOPNOTSUPP, E.EINVAL, E.EACCES]
-      if (!(error instanceof SysError) || !tolerated.includes(error.errno)) throw error
-      this.#warn(
-        `'${toUtf8(this.#path)}': attribute ${toUtf8(attr)} was left out: ${errnoMessage(error.errno)}`,
-      )
-    }
-  }
-
-  #dropXattrs(fd: number): void {
-    for (const attr of sys.listxattrAt(fd, '')) {
-      if (format.isPrivateXattr(attr) || attr.startsWith('security.selinux')) continue
-      sys.removexattrAt(fd, '', attr)
-    }
-  }
-
-  #times(entry: { mtime: number; mtimeNsec: number }, fd: number, name: string): void {
-    sys.utimensAt(fd, name, entry.mtime, entry.mtimeNsec, entry.mtime, entry.mtimeNsec)
-  }
-
-  #warn(line: string): void {
-    if (this.warnings.length < maxWarnings) this.warnings.push(line)
-    else if (this.warnings.length === maxWarnings) this.warnings.push('… and more')
-  }
-
   /** Gives directories what they could not have before: the deepest first, since a mode may shut the way. */
   finish(): void {
     const paths = [...this.#directories.keys()].reverse()
@@ -597,12 +403,12 @@ export class TarExtractor implements TarHandler {
       try {
         const fd = this.#tree.directory(path)
         for (const [attr, value] of directory.acls ?? []) {
-          this.#path = path
-          this.#setXattr(fd, '', attr, value)
+          this.#metadata.path = path
+          this.#metadata.setXattr(fd, '', attr, value)
         }
         const mode = this.#ownership === 'xattr' ? directory.mode | 0o700 : directory.mode
         sys.chmodAt(fd, '', mode)
-        this.#times(directory, fd, '')
+        this.#metadata.times(directory, fd, '')
       } catch (error) {
         throw located(error, path)
       }

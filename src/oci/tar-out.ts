@@ -13,11 +13,11 @@ import { E } from '../base/errno.js'
 import { SysError } from '../base/sys-error.js'
 import * as format from '../format/index.js'
 import * as sys from '../sys/index.js'
-import { OciError, type ByteSource } from './error.js'
+import { OciError } from './error.js'
 import { toContainer, type IdMap } from './id-map.js'
-import { LayerTree, parentOf } from './layer-tree.js'
 import { aclAccess, aclDefault, formatAclText, mapAclIds } from './posix-acl.js'
 import type { Extent, TarEntry, TarType } from './tar-format.js'
+import { streamEntry } from './tar-entries.js'
 import { encodeHeader, endOfArchive, padding } from './tar-writer.js'
 
 export interface TarOutOptions {
@@ -84,59 +84,6 @@ export async function* tarTree(
       await new Promise(resolve => setImmediate(resolve))
     }
   }
-}
-
-/** Files of other processes' making are read here in one go: for configs and other small things in an archive. */
-export interface MemoryFile {
-  /** latin1 byte name. */
-  path: string
-  data: Buffer | string
-  mode?: number
-  mtime?: number
-}
-
-/** An archive of small files, e.g. manifest.json beside layers. Directories are not listed. */
-export function memoryFileEntry(file: MemoryFile): Buffer {
-  const data = typeof file.data === 'string' ? Buffer.from(file.data) : file.data
-  const header = encodeHeader(streamEntry(file.path, data.length, file.mode, file.mtime), data.length)
-  return Buffer.concat([header, data, padding(data.length)])
-}
-
-/** The entry of a regular file whose data comes from elsewhere. */
-export function streamEntry(path: string, size: number, mode = 0o644, mtime = 0): TarEntry {
-  return {
-    type: 'file',
-    path,
-    linkPath: '',
-    mode,
-    uid: 0,
-    gid: 0,
-    size,
-    mtime,
-    mtimeNsec: 0,
-    devMajor: 0,
-    devMinor: 0,
-    xattrs: undefined,
-    acls: undefined,
-    sparse: undefined,
-  }
-}
-
-/** Header, data and padding of one file of known size. @throws OciError `size` when `source` is not that long */
-export async function* streamedFile(
-  path: string,
-  size: number,
-  source: ByteSource,
-): AsyncGenerator<Uint8Array, void, void> {
-  yield encodeHeader(streamEntry(path, size), size)
-  let done = 0
-  for await (const chunk of source) {
-    done += chunk.length
-    if (done > size) break
-    yield chunk
-  }
-  if (done !== size) throw new OciError('size', `'${toUtf8(path)}' has not the ${size} bytes announced`)
-  yield padding(size)
 }
 
 interface Child {
@@ -493,29 +440,4 @@ function dataExtents(fd: number, stat: sys.Stat): Extent[] | undefined {
   // an empty part at the end tells readers that do not look at realsize where the file ends
   if (at < stat.size || extents.length === 0) extents.push({ offset: stat.size, length: 0 })
   return extents
-}
-
-/** A regular file of a tree, e.g. /etc/passwd of an image. @throws SysError */
-export function readTreeFile(rootFd: number, path: string, max: number): Buffer {
-  const tree = new LayerTree(rootFd)
-  try {
-    tree.directory(parentOf(path))
-    const fd = tree.openFile(path)
-    try {
-      const { size } = sys.statFd(fd)
-      if (size > max) throw new OciError('limit', `'${toUtf8(path)}' is larger than ${max} bytes`)
-      const buffer = Buffer.alloc(size)
-      let at = 0
-      while (at < size) {
-        const n = sys.preadSync(fd, buffer, at, size - at, at)
-        if (n === 0) break
-        at += n
-      }
-      return buffer.subarray(0, at)
-    } finally {
-      sys.close(fd)
-    }
-  } finally {
-    tree.close()
-  }
 }

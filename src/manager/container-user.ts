@@ -46,7 +46,8 @@ export function resolveUser(rootfs: number, text: string, ids: IdMaps = ownIds()
   refuseUnmapped('user', uid, ids.uid)
   refuseUnmapped('group', gid, ids.gid)
   const known = supplementary.filter(id => id !== gid && isMapped(id, ids.gid))
-  return { uid, gid, groups: known, home: entry?.[5] || '/' }
+  // The primary one too: a setgid program must not shed it (CVE-2022-36109).
+  return { uid, gid, groups: [gid, ...known], home: entry?.[5] || '/' }
 }
 
 function isMapped(id: number, ranges: readonly IdRange[]): boolean {

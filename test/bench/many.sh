@@ -15,7 +15,7 @@ dir=$(mktemp -d "${TMPDIR:-/tmp}/lmany-XXXX")
 lamina() { node "$project/bin/lamina.js" "$@"; }
 
 mounted() { awk -v root="$dir/" 'index($5, root) == 1 { print $5 }' /proc/self/mountinfo | tac; }
-trap 'for m in $(mounted); do umount -l "$m"; done; rm -rf "$dir"' EXIT
+trap 'mounted | xargs -r umount -l; rm -rf "$dir"' EXIT
 
 now() { date +%s.%N; }
 step() { # NAME COMMAND… : seconds in all, and of one

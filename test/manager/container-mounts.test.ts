@@ -300,3 +300,25 @@ t.test('a container and its uses of volumes appear at once, or not at all', { sk
   t.same(store.volumes.list(), [], 'nor does the volume stay that was made for it')
   t.same(leftovers(bench.root), [])
 })
+
+t.test('a volume with mount options keeps the mode that they say', { skip }, async t => {
+  const { bench, cli } = await withBase(t, { 'a/b': '' })
+  const options = ['-o', 'type=tmpfs', '-o', 'device=tmpfs', '-o', 'o=size=64k,mode=1777']
+  await cli.run('volume', 'create', ...options, 'ram')
+  const made = [
+    'container',
+    'create',
+    '--storage-driver',
+    'overlay2',
+    '--name',
+    'one',
+    '-v',
+    'ram:/ram',
+    'base',
+  ]
+  await cli.run(...made)
+  const root = (await cli.run('container', 'mount', 'one')).trim()
+  t.equal(lstatSync(join(root, 'ram')).mode & 0o7777, 0o1777)
+  await cli.run('container', 'umount', 'one')
+  t.same(leftovers(bench.root), [])
+})

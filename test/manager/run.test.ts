@@ -129,6 +129,7 @@ for (const runtime of ['', 'none']) {
       t.equal(first.status, 5, first.stderr)
       t.equal(first.stdout, 'typed\nhere\n33\nb d /var\nbox\n')
       t.match(bench.lamina('container', 'rm', 'web').stderr, /is running/)
+      t.match(exec('-u', 'web', 'web', 'id').stdout, /groups=33/, 'the primary group cannot be shed')
       t.equal(exec('web', 'nosuch').status, 127)
       const end = exec('web', 'touch', '/t/end')
       t.equal(end.status, 0, end.stderr)
@@ -229,6 +230,24 @@ t.test(
     t.notOk(existsSync(`/run/lamina-rootfs/${store.containers.find('mapped').id}`))
   },
 )
+
+t.test('rm --force ends a run --rm, whoever of the two removes the container', { skip }, async t => {
+  const bench = await withBox(t)
+  for (let round = 0; round < 3; round += 1) {
+    const child = start(
+      bench,
+      {},
+      ['--rm', '--name', 'web', '-v', '/anonymous', 'box'],
+      ['sh', '-c', 'echo ready; sleep 60'],
+    )
+    await said(child, 'ready\n')
+    const { status, stderr } = bench.lamina('container', 'rm', '--force', '--volumes', 'web')
+    t.equal(status, 0, stderr)
+    t.equal(await ended(child), 137)
+    t.equal(bench.run('container', 'ls', '-q') + bench.run('volume', 'ls', '-q'), '')
+  }
+  t.same(leftovers(bench.root), [])
+})
 
 t.test('a bundle for a runtime of one’s own', { skip: skip || lacking('crun') || false }, async t => {
   const bench = await withBox(t)

@@ -16,6 +16,14 @@ import { onStore, shortTime, withStore } from '../store-command.js'
 import { registerCommit } from './commit.js'
 import { register as registerInside } from './container-inside.js'
 
+const FILTER_HELP = 'label=KEY[=VALUE], name=PART, volume=NAME, mounted=true|false; may be repeated'
+
+interface PruneArguments {
+  label?: string[]
+  filter?: string[]
+  dryRun?: boolean
+}
+
 /** `lamina container`: root filesystems with a writable layer of their own. */
 export function register(program: Command): void {
   const container = program
@@ -122,11 +130,8 @@ function registerReading(container: Command): void {
   onStore(container.command('ls'))
     .alias('list')
     .description('list containers')
-    .option(
-      '-f, --filter <condition>',
-      'label=KEY[=VALUE], name=PART, volume=NAME, mounted=true|false; may be repeated',
-      append,
-    )
+    .option('-a, --all', 'as Docker has it; all are listed anyway')
+    .option('-f, --filter <condition>', FILTER_HELP, append)
     .option('-q, --quiet', 'IDs only')
     .addOption(listFormatOption())
     .addHelpText('after', "\nExample:\n  lamina container ls --filter mounted=true --format '{{.name}}'")
@@ -237,14 +242,18 @@ function registerRemoving(container: Command): void {
   onStore(container.command('prune'))
     .description('remove containers that are not mounted; named and anonymous volumes stay')
     .option('-l, --label <label>', 'only those with KEY or KEY=VALUE; may be repeated', append)
+    .option('--filter <condition>', FILTER_HELP, append)
+    .option('-f, --force', 'as Docker has it; nothing is asked here anyway')
     .option('--dry-run', 'say what would go, and remove nothing')
     .addHelpText('after', '\nExample:\n  lamina container prune --label stage=test --dry-run')
-    .action(async (options: { label?: string[]; dryRun?: boolean }, command: Command) => {
+    .action(async (options: PruneArguments, command: Command) => {
       await withStore(command, async store => {
-        const { pruneContainers } = await import('../../manager/containers/create.js')
+        const { hasLabel, pruneContainers } = await import('../../manager/containers/create.js')
+        const tests = (options.filter ?? []).map(text => filterOf(store, text, hasLabel))
         const pruned = await pruneContainers(store, {
           dryRun: options.dryRun === true,
-          labels: options.label ?? [],
+          wanted: one =>
+            (options.label ?? []).every(label => hasLabel(one, label)) && tests.every(test => test(one)),
         })
         for (const name of pruned.names) print(name)
         print(`${options.dryRun === true ? 'Would free' : 'Freed'} ${humanSize(pruned.bytes)}`)

@@ -196,7 +196,8 @@ function registerRemoving(volume: Command): void {
   onStore(volume.command('prune'))
     .description('remove anonymous volumes that nothing uses')
     .option('-a, --all', 'named ones too')
-    .option('-f, --filter <condition>', FILTER_HELP, append)
+    .option('--filter <condition>', FILTER_HELP, append)
+    .option('-f, --force', 'as Docker has it; nothing is asked here anyway')
     .option('--dry-run', 'say what would go, and remove nothing')
     .addHelpText('after', '\nExample:\n  lamina volume prune --all --filter label!=keep --dry-run')
     .action(async (options: { all?: boolean; filter?: string[]; dryRun?: boolean }, command: Command) => {

@@ -138,27 +138,34 @@ export async function removeContainer(
     )
   }
   for (const process of running) endProcess(process)
-  await store.containers.remove(container.id, { force: options.force === true })
+  await store.containers.remove(container.id, { force: options.force === true }).catch((error: unknown) => {
+    // The `run --rm` whose process has just been ended was faster.
+    if (running.length === 0 || !isNotFound(error)) throw error
+  })
   const removed: string[] = []
   for (const { name } of options.volumes === true ? anonymous : []) {
     const volume = store.volumes.lookup(name)
     if (volume === undefined || store.volumes.users(volume).length > 0) continue
-    await store.volumes.remove(name)
+    await store.volumes.remove(name).catch((error: unknown) => {
+      if (!isNotFound(error)) throw error
+    })
     removed.push(name)
   }
   return removed
 }
 
+const isNotFound = (error: unknown): boolean => error instanceof StoreError && error.code === 'not-found'
+
 /** Containers that are not mounted. Returns them, and the bytes of their writable layers. */
 export async function pruneContainers(
   store: Store,
-  options: { readonly dryRun?: boolean; readonly labels?: readonly string[] } = {},
+  options: { readonly dryRun?: boolean; readonly wanted?: (container: ContainerRecord) => boolean } = {},
 ): Promise<{ names: string[]; bytes: number }> {
   const names: string[] = []
   let bytes = 0
   for (const container of store.containers.list()) {
     if (store.containers.mountpoint(container) !== undefined) continue
-    if (!(options.labels ?? []).every(label => hasLabel(container, label))) continue
+    if (options.wanted?.(container) === false) continue
     const usage = await store.containers.usage(container)
     try {
       if (options.dryRun !== true) await store.containers.remove(container.id)

@@ -36,7 +36,8 @@ export async function fillVolume(volumes: Volumes, name: string, from: number): 
   if (sys.statAt(sys.AT_FDCWD, fromUtf8(join(base, READY))) === undefined) {
     if (!isEmpty(data)) return
     if (isEmpty(source)) {
-      copyOwner(source, data)
+      // What mount options say of owner and mode is said by whoever made the volume.
+      if (volume.options['type'] === undefined) copyOwner(source, data)
       return
     }
     await copyBeside(base, source)

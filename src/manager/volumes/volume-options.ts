@@ -71,7 +71,7 @@ export function mountByOptions(options: VolumeOptions, target: string): void {
     stdio: ['ignore', 'ignore', 'pipe'],
   })
   if (status === 0) return
-  const said = error?.message ?? stderr.trim().replaceAll('\n', ' ')
+  const said = error?.message ?? stderr.trim().replace(/\s+/g, ' ')
   const hint =
     'an ordinary user can mount tmpfs and binds; filesystems of devices and of the network take root'
   throw new StoreError(

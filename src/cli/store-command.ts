@@ -61,6 +61,12 @@ export async function enterNamespace(program?: readonly string[]): Promise<void>
   await oneLine(() => enterUserNamespace(program))
 }
 
+/** After a mount: an ordinary user who looks for it from outside sees an empty directory. */
+export function tellNamespace(): void {
+  if (process.env['LAMINA_ENTERED'] !== '1') return
+  process.stderr.write("lamina: mounted in this user's namespace: 'lamina unshare' is where it can be seen\n")
+}
+
 /** Ends an ordinary user's namespace. */
 export async function endNamespace(): Promise<void> {
   if (process.geteuid?.() === 0) throw new CliError('root has no user namespace of his own', 2)

@@ -62,6 +62,18 @@ if (missing !== undefined) {
     await lamina(user, 'image', 'import', box, 'box')
   })
 
+  await t.test('commands killed while they make it leave none behind, or a good one', async t => {
+    for (let round = 0; round < 8; round++) {
+      const wait = `0.${String(30 + round * 15).padStart(3, '0')}`
+      await machine.sh(
+        `${machine.lamina} unshare --end; ${machine.lamina} unshare true & sleep ${wait}; kill -KILL $! 2>/dev/null || true`,
+        user,
+      )
+      t.equal(await lamina(user, 'unshare', 'id', '-u'), '0')
+    }
+    t.equal(machine.pidsNamed('lamina-holder').length, 1)
+  })
+
   await t.test(
     'a keeper that was killed while a mount lives: the next command goes on with the same mounts',
     async t => {

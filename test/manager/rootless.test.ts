@@ -26,6 +26,9 @@ if (missing !== undefined) {
     if (code === 0) throw new Error(`lamina ${args.join(' ')} went well`)
     return stderr
   }
+  const inContainer = async (name: string): Promise<boolean> =>
+    (await machine.run(machine.lamina, ['exec', name, 'true'], user)).code === 0
+  const pause = (): Promise<void> => new Promise(resolve => setTimeout(resolve, 50))
   const store = path.join(machine.home, '.local/share/lamina')
   const tree = path.join(machine.home, 'tree')
   busyboxRoot(tree)
@@ -135,7 +138,20 @@ if (missing !== undefined) {
       )
       t.match(inside, /^inside\n/, `exec in ${runtime}`)
     }
-    t.equal(await lamina('container', 'ls', '--format', '{{.name}}'), '')
+    const killed = machine.run(machine.lamina, ['run', '--rm', '--name', 'dead', 'box', 'sleep', '60'], user)
+    while (!(await inContainer('dead'))) await pause()
+    await machine.sh(`kill -KILL $(pgrep -u ${USER.uid} -f '[r]un --rm --name dead')`, user)
+    t.equal(
+      await lamina('container', 'ls', '--format', '{{.name}}'),
+      '',
+      'what a killed command left is ended',
+    )
+    await killed
+    t.match(
+      await lamina('run', '--rm', '-v', '/:/host', 'box', 'ls', '/host'),
+      /^etc$/m,
+      'with all that is mounted below',
+    )
     t.equal(
       await lamina('run', '--rm', '--uidmap', '0:5000:1000', 'box', 'stat', '-c', '%u', '/bin/busybox'),
       '0',

@@ -12,7 +12,7 @@ import {
 import { append } from '../key-values.js'
 import { listFormatOption, printList, printObjects } from '../listing.js'
 import { CliError, humanSize, jsonName, print, printable, printJson } from '../output.js'
-import { onStore, shortTime, withStore } from '../store-command.js'
+import { onStore, shortTime, tellNamespace, withStore } from '../store-command.js'
 import { registerCommit } from './commit.js'
 import { register as registerInside } from './container-inside.js'
 
@@ -92,6 +92,7 @@ function registerMounting(container: Command): void {
       await withStore(command, async store => {
         if (ref !== undefined) {
           print(await store.containers.mount(ref))
+          tellNamespace()
           return
         }
         const mounted = store.containers

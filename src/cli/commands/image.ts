@@ -2,7 +2,7 @@ import type { Command } from 'commander'
 import type { ImageRecord } from '../../manager/images.js'
 import { humanSize, jsonName, print, printable, printJson } from '../output.js'
 import { listFormatOption, printList, printObjects } from '../listing.js'
-import { onStore, shortTime, withStore } from '../store-command.js'
+import { onStore, shortTime, tellNamespace, withStore } from '../store-command.js'
 import { define as defineBuild } from './build.js'
 import { registerPullPush } from './registry.js'
 import { register as registerTransfer } from './image-transfer.js'
@@ -222,6 +222,7 @@ function registerMounting(image: Command): void {
         await withStore(command, async store => {
           if (ref !== undefined) {
             print(await store.imageMounts.mount(ref, at))
+            tellNamespace()
             return
           }
           printList(

@@ -180,11 +180,13 @@ export class RootfsMounts {
     for (let tries = 1; ; tries += 1) {
       const inside = mountsWithin(rootfs).filter(path => path !== base)
       if (inside.length === 0) return
-      try {
-        for (const path of inside) detach(root, path.slice(base.length + 1))
-      } catch (error) {
-        const moved = error instanceof SysError && MOVED.includes(error.errno)
-        if (!moved || tries >= MOST_TRIES) throw error
+      for (const path of inside) {
+        try {
+          detach(root, path.slice(base.length + 1))
+        } catch (error) {
+          const skipped = error instanceof SysError && [...MOVED, ...BELOW].includes(error.errno)
+          if (!skipped || tries >= MOST_TRIES) throw error
+        }
       }
       if (tries >= MOST_TRIES) throw new SysError(E.EBUSY, 'umount2', inside[0] ?? base)
     }
@@ -202,6 +204,11 @@ export class RootfsMounts {
 
 /** What openat2 says of a path that was renamed since, with a symlink in its place, or with nothing. */
 const MOVED: readonly number[] = [E.ELOOP, E.ENOENT, E.ENOTDIR, E.EXDEV, E.EAGAIN]
+/**
+ * What came along with a bind mount of the host's, and goes with it: hidden below another mount (ENOENT), in a directory of
+ * another user's, or, in a user namespace, not to be unmounted alone (EINVAL).
+ */
+const BELOW: readonly number[] = [E.ENOENT, E.ENOTDIR, E.EACCES, E.EINVAL]
 const MOST_TRIES = 1000
 
 function detach(root: Fd, path: ByteName): void {

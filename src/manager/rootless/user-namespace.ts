@@ -49,7 +49,13 @@ export async function enterUserNamespace(program?: readonly string[]): Promise<v
   const { file, notes } = await ensureUserNamespace()
   for (const note of notes) process.stderr.write(`lamina: ${note}\n`)
   const words = program === undefined ? thisCommand() : program.map(fromUtf8)
-  const env = { ...process.env, LAMINA_RUN: runDirectory(), HOME: homedir() }
+  const env = {
+    ...process.env,
+    LAMINA_RUN: runDirectory(),
+    HOME: homedir(),
+    // Whether its user will come out of the namespace with it.
+    LAMINA_ENTERED: program === undefined ? '1' : '0',
+  }
   sys.exec(fromUtf8(helper()), ['lamina-userns', 'enter', fromUtf8(file), ...words], variables(env))
 }
 

@@ -9,6 +9,7 @@ import * as sys from '../sys/index.js'
 import type { Fd } from '../base/fd.js'
 import { SysError } from '../base/sys-error.js'
 import type { KernelSide } from '../fuse/filesystem.js'
+import type { ChangeRequest } from '../fuse/request-journal.js'
 import type { Journal, OpenFacts } from './journal.js'
 import type { DirInode, Inode } from './inode.js'
 import { DirReal, type Layer, Real } from './layer.js'
@@ -46,20 +47,6 @@ export function materialise(view: View, inode: Inode): void {
     throw error
   }
 }
-
-/** A change as the request asked for it. */
-export type Change =
-  | { readonly kind: 'create'; readonly parent: number; readonly name: string }
-  | { readonly kind: 'remove'; readonly parent: number; readonly name: string }
-  | { readonly kind: 'link'; readonly inode: number; readonly parent: number; readonly name: string }
-  | {
-      readonly kind: 'rename'
-      readonly parent: number
-      readonly name: string
-      readonly newParent: number
-      readonly newName: string
-      readonly exchange: boolean
-    }
 
 /** What the predecessor said just before it made the change. */
 export interface Announced {
@@ -161,7 +148,7 @@ export class Restorer {
    * Finds out whether the change was made before the daemon died, and if it was, brings the tables in line and does what is left to
    * do. Doing this twice comes to the same. From here on `journal` is told of everything.
    */
-  settle(journal: Journal, change: Change | undefined, announced: Announced | undefined): boolean {
+  settle(journal: Journal, change: ChangeRequest | undefined, announced: Announced | undefined): boolean {
     const { view } = this
     for (const [nodeid, fd] of this.orphans) {
       const inode = view.table.get(nodeid)
@@ -202,7 +189,7 @@ function realAt(layer: Layer, path: string, isDir: boolean): Real {
   return isDir ? new DirReal(layer, parent, name) : new Real(layer, parent, name)
 }
 
-function settle(view: View, change: Change, announced: Announced | undefined): boolean {
+function settle(view: View, change: ChangeRequest, announced: Announced | undefined): boolean {
   try {
     switch (change.kind) {
       case 'create':
@@ -235,7 +222,11 @@ function upperObject(view: View, dir: DirInode, name: string): sys.Stat | undefi
   return typeof probed === 'string' ? undefined : probed
 }
 
-function created(view: View, change: Change & { kind: 'create' }, announced: Announced | undefined): boolean {
+function created(
+  view: View,
+  change: ChangeRequest & { kind: 'create' },
+  announced: Announced | undefined,
+): boolean {
   const parent = dirOf(view, change.parent)
   if (parent === undefined || announced === undefined) return false
   if (parent.children.has(change.name)) return true
@@ -248,7 +239,11 @@ function created(view: View, change: Change & { kind: 'create' }, announced: Ann
   return true
 }
 
-function removed(view: View, change: Change & { kind: 'remove' }, announced: Announced | undefined): boolean {
+function removed(
+  view: View,
+  change: ChangeRequest & { kind: 'remove' },
+  announced: Announced | undefined,
+): boolean {
   const parent = dirOf(view, change.parent)
   if (parent === undefined || announced === undefined) return false
   const inode = parent.children.get(change.name)
@@ -257,7 +252,11 @@ function removed(view: View, change: Change & { kind: 'remove' }, announced: Ann
   return true
 }
 
-function linked(view: View, change: Change & { kind: 'link' }, announced: Announced | undefined): boolean {
+function linked(
+  view: View,
+  change: ChangeRequest & { kind: 'link' },
+  announced: Announced | undefined,
+): boolean {
   const parent = dirOf(view, change.parent)
   const inode = view.table.get(change.inode)
   if (parent === undefined || inode === undefined || announced?.moved === undefined) return false
@@ -272,7 +271,11 @@ function linked(view: View, change: Change & { kind: 'link' }, announced: Announ
   return true
 }
 
-function renamed(view: View, change: Change & { kind: 'rename' }, announced: Announced | undefined): boolean {
+function renamed(
+  view: View,
+  change: ChangeRequest & { kind: 'rename' },
+  announced: Announced | undefined,
+): boolean {
   const from = dirOf(view, change.parent)
   const to = dirOf(view, change.newParent)
   if (from === undefined || to === undefined || announced?.moved === undefined) return false
@@ -295,7 +298,12 @@ function renamed(view: View, change: Change & { kind: 'rename' }, announced: Ann
 }
 
 /** The names may have changed hands in part: the steps are those of `move` and `exchangePlaces` in rename.ts, in that order. */
-function moveNames(view: View, from: DirInode, to: DirInode, change: Change & { kind: 'rename' }): void {
+function moveNames(
+  view: View,
+  from: DirInode,
+  to: DirInode,
+  change: ChangeRequest & { kind: 'rename' },
+): void {
   const { table } = view
   const { name, newName } = change
   const atTo = to.children.get(newName)

@@ -19,7 +19,9 @@ import { join } from 'node:path'
 import t from 'tap'
 import { DRIVER_NAMES, type DriverName, type Store } from '../../src/manager/index.js'
 import { commitContainer, importRootfs } from '../../src/manager/index.js'
+import { loadImages, saveToDirectory } from '../../src/manager/index.js'
 import { packTree } from '../../src/manager/layer-tar.js'
+import { buildahImage, withAttributes, type BuildahImage } from './buildah-image.js'
 import { Bench, isRoot, lacking, leftovers, manifest, run } from './fixture.js'
 
 /** One suite for every driver: what a container sees, what is recorded as its changes, what a commit makes of them. */
@@ -38,6 +40,11 @@ function onBtrfs(test: Tap): string {
 }
 
 type Tap = typeof t
+
+/** Made once, for the first driver. */
+let made: BuildahImage | undefined
+const ends: (() => unknown)[] = []
+t.teardown(() => ends.forEach(end => end()))
 
 function skipReason(driver: DriverName): string | undefined {
   if (!isRoot) return 'needs root'
@@ -170,6 +177,23 @@ for (const driver of DRIVER_NAMES) {
       // A whole-tree copy and a file's other name: the link count of data/file is what the driver shows of it.
       t.same(withoutLinks(manifest(at)), withoutLinks(expected))
       await store.imageMounts.unmount('committed')
+    })
+
+    const bare = lacking('buildah')
+    await t.test('an image of buildah is the tree that buildah shows', { skip: bare ?? false }, async t => {
+      const theirs = (made ??= buildahImage(new Bench({ teardown: end => void ends.push(end) })))
+      for (const archive of [theirs.archive, theirs.dockerArchive]) {
+        const [image] = await loadImages(store, archive, { name: 'example.com/three:1', keepBlobs: true })
+        if (image === undefined) throw new Error('nothing was loaded')
+        const target = await store.imageMounts.mount(image.id)
+        t.same(withAttributes(target), theirs.tree)
+        await store.imageMounts.unmount(image.id)
+        if (archive === theirs.archive) {
+          await saveToDirectory(store, [image.id], bench.path('saved'))
+          t.match(readFileSync(bench.path('saved/index.json'), 'utf8'), theirs.digest, 'saved as it came')
+        }
+        await store.images.remove(image.id, { force: true })
+      }
     })
 
     await t.test('removing everything leaves nothing', async t => {

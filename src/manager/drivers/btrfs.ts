@@ -28,6 +28,8 @@ const BTRFS_MAGIC = 0x9123683e
 const IOC_SNAP_DESTROY = 0x5000940f
 const IOC_SNAP_CREATE_V2 = 0x50009417
 const IOC_SUBVOL_CREATE_V2 = 0x50009418
+/** _IOW(0x94, 26, 8 bytes) */
+const IOC_SUBVOL_SETFLAGS = 0x4008941a
 const ARGS_SIZE = 4096
 /** Offset of `name` in struct btrfs_ioctl_vol_args_v2 and in struct btrfs_ioctl_vol_args. */
 const V2_NAME = 56
@@ -163,7 +165,10 @@ async function removeSubvolume(path: string): Promise<void> {
     const args = Buffer.alloc(ARGS_SIZE)
     args.write(fromUtf8(path.slice(slash + 1)), V1_NAME, 'latin1')
     if (sys.ioctlNumber(dir.n, IOC_SNAP_DESTROY, args) >= 0) return
-    // A container may have made subvolumes inside (ENOTEMPTY); emptied, each goes by rmdir.
+    // A container may have made subvolumes inside (ENOTEMPTY), or an ordinary user may not destroy any (EPERM, without the mount
+    // option user_subvol_rm_allowed): emptied, each goes by rmdir. Those that are read-only are made writable for that.
+    using subvolume = sys.openat(dir.n, fromUtf8(path.slice(slash + 1)), sys.O_RDONLY | sys.O_DIRECTORY)
+    sys.ioctlNumber(subvolume.n, IOC_SUBVOL_SETFLAGS, Buffer.alloc(8))
   }
   await removeTree(path)
 }

@@ -14,7 +14,8 @@ Exit codes:
   run and exec give the exit code of their command: 128 and the number for one that a signal ended.
 
 Environment:
-  LAMINA_ROOT  the store
+  LAMINA_ROOT  the store; /var/lib/lamina, of an ordinary user $XDG_DATA_HOME/lamina or ~/.local/share/lamina otherwise
+  LAMINA_RUN  where daemons and an ordinary user's namespace are found; /run/lamina, $XDG_RUNTIME_DIR/lamina otherwise
   LAMINA_STORAGE_DRIVER  auto, fuse, overlay2, btrfs or vfs
   LAMINA_RUNTIME  what runs containers: a program, or none; crun or runc otherwise
   LAMINA_LOG, LAMINA_DEBUG  a daemon's log file, and what goes into it: fuse,overlay,sys,daemon,store

@@ -8,8 +8,8 @@ import { busyboxRoot, Machine, unavailable, USER } from '../dropin/machine.js'
  * volumes, limits. What is on disk is looked at from outside.
  */
 
-const missing = unavailable('newuidmap', 'busybox', 'crun', 'runc')
-t.setTimeout(120_000)
+const missing = unavailable('newuidmap', 'busybox', 'crun', 'runc', 'mkfs.btrfs')
+t.setTimeout(280_000)
 
 if (missing !== undefined) {
   t.test('rootless', { skip: missing }, () => undefined)
@@ -35,6 +35,14 @@ if (missing !== undefined) {
   fs.symlinkSync('busybox', path.join(tree, 'bin/df'))
   // As a root filesystem has it that root has unpacked; the user gets his own with `lamina unshare`.
   await machine.ok('chown', ['-R', `${USER.uid}:${USER.uid}`, tree])
+
+  // Mounted before the user's namespace is made: nothing of this machine propagates.
+  const disk = path.join(machine.root, 'disk')
+  fs.mkdirSync(disk)
+  await machine.sh(
+    `cd ${machine.root}; truncate -s 128M disk.img; mkfs.btrfs -q disk.img; mount -o loop disk.img disk
+     mkdir disk/user; chown ${USER.uid}:${USER.uid} disk/user; tar -C ${tree} -cf box.tar .`,
+  )
 
   await t.test('a store of his own; files keep their owners, as subordinate ids on disk', async t => {
     t.match(await lamina('info', '--format', '{{.root}} {{.driver}} {{.rootless}}'), `${store} overlay2 true`)
@@ -238,6 +246,28 @@ if (missing !== undefined) {
     t.match(await lamina('system', 'prune', '--all', '--dry-run'), /Would free/)
     t.equal(await lamina('volume', 'rm', 'again'), 'again')
     t.equal(await lamina('system', 'check'), 'Nothing is wrong.')
+  })
+
+  await t.test('the other drivers: whole copies, and btrfs', async t => {
+    for (const driver of ['vfs', 'btrfs']) {
+      const root = `${disk}/user/${driver}`
+      const said = await machine.sh(
+        `$L image import ${machine.root}/box.tar box >/dev/null
+         $L run --name one box sh -ec 'echo x > /x; chown 5:6 /x; rm /srv/big/f3'
+         $L container diff one; $L container commit one two >/dev/null; $L container rm one
+         $L run --rm two sh -c 'stat -c %u:%g /x; ls /srv/big/f3' 2>/dev/null || true
+         $L system prune --all >/dev/null; $L system check; ls $LAMINA_ROOT/snapshots $LAMINA_ROOT/layers`,
+        { ...user, env: { L: machine.lamina, LAMINA_ROOT: root, LAMINA_STORAGE_DRIVER: driver } },
+      )
+      t.match(
+        said,
+        new RegExp(
+          `^D /srv/big/f3\\nA /x\\n(.*\\n)*one\\n5:6\\nNothing is wrong.\\n.*layers:\\n\\n.*snapshots:\\n$`,
+          'm',
+        ),
+        driver,
+      )
+    }
   })
 
   await t.test('a program with the library is told what to do, or does it itself', async t => {

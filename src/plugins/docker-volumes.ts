@@ -1,7 +1,8 @@
 /**
  * Docker's volume plugin protocol over a Unix socket: `docker volume create -d lamina`, `docker run -v` and Podman's
- * volume plugins use the volumes of a store. An error is HTTP 200 with a non-empty `Err`, which the user sees.
- * Source: docs.docker.com/engine/extend/plugins_volume; dockerd 20.10 and Podman 4.3 as recorded
+ * volume plugins use the volumes of a store. An error is HTTP 500 with an `Err`, which the user sees: dockerd takes one with
+ * HTTP 200 as well, Podman does not look at it then.
+ * Source: docs.docker.com/engine/extend/plugins_volume; docker/go-plugins-helpers sdk/encoder.go; dockerd 20.10 and Podman 4.3 as seen
  */
 import { chmodSync, mkdirSync, rmSync } from 'node:fs'
 import { createServer, type IncomingMessage, type Server } from 'node:http'
@@ -153,7 +154,7 @@ async function answer(store: Store, request: IncomingMessage): Promise<{ status:
   } catch (error) {
     const message = error instanceof Error ? error.message : String(error)
     const hint = error instanceof StoreError && error.hint !== undefined ? `: ${error.hint}` : ''
-    return { status: 200, body: { Err: message + hint } }
+    return { status: 500, body: { Err: message + hint } }
   }
 }
 

@@ -41,7 +41,7 @@ t.test('the protocol as dockerd and Podman speak it', { skip }, async t => {
   t.same(await call(socket, '/Plugin.Activate'), { ...ok, Implements: ['VolumeDriver'] })
   t.same(await driver('Capabilities', {}), { ...ok, Capabilities: { Scope: 'local' } })
   // docker volume create
-  t.same(await driver('Get', { Name: 'v1' }), { status: 200, Err: 'no such volume' })
+  t.same(await driver('Get', { Name: 'v1' }), { status: 500, Err: 'no such volume' })
   t.same(await driver('Create', { Name: 'v1' }), ok)
   // docker run -v v1:/data
   t.match(await driver('Get', { Name: 'v1' }), {
@@ -55,7 +55,7 @@ t.test('the protocol as dockerd and Podman speak it', { skip }, async t => {
   t.match(await driver('Mount', { Name: 'v1', ID: second }), { ...ok, Mountpoint })
   t.match(await driver('Path', { Name: 'v1' }), { ...ok, Mountpoint })
   t.match(await driver('Remove', { Name: 'v1' }), {
-    status: 200,
+    status: 500,
     Err: /volume v1 is used by plugin client aaaa/,
   })
   t.same(await driver('Unmount', { Name: 'v1', ID: first }), ok)
@@ -78,20 +78,20 @@ t.test('the protocol as dockerd and Podman speak it', { skip }, async t => {
   t.same(await driver('Unmount', { Name: 'v2', ID: first }), ok)
   t.same(await driver('Remove', { Name: 'v2' }), ok)
   t.match(await driver('Create', { Name: 'v2', Opts: { quota: '2m' } }), {
-    status: 200,
+    status: 500,
     Err: /not an option/,
   })
   // Its client died: a person says so.
   t.match(await driver('Mount', { Name: 'm1', ID: second }), ok)
   t.match((await driver('Remove', { Name: 'm1' }))['Err'], /lamina volume release m1/)
   t.match(bench.run('volume', 'release', 'm1'), /from 1 clients/)
-  t.match(await driver('Create', { Name: '../up' }), { status: 200, Err: /is not a volume name/ })
+  t.match(await driver('Create', { Name: '../up' }), { status: 500, Err: /is not a volume name/ })
 
   for (const body of [undefined, {}]) {
     t.match(await driver('List', body), { ...ok, Volumes: [{ Name: 'm1' }, { Name: 'v1' }] })
   }
-  t.match(await driver('Create', 'not json'), { status: 200, Err: /not JSON/ })
-  t.match(await driver('Create', {}), { status: 200, Err: /no volume name/ })
+  t.match(await driver('Create', 'not json'), { status: 500, Err: /not JSON/ })
+  t.match(await driver('Create', {}), { status: 500, Err: /no volume name/ })
   t.match(await call(socket, '/VolumeDriver.Colour', {}), { status: 404 })
   await t.rejects(serveDockerVolumes(store, socket, end.signal), { code: 'in-use' })
   t.ok(existsSync(socket), 'and the running server keeps its socket')

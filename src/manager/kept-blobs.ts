@@ -88,13 +88,18 @@ export async function keepBlob(
   await pipeline(source(), createWriteStream(file, { flags: 'wx', mode: 0o600 }))
   const { blocks } = statSync(file)
   const claim = await store.claims.wait('blob', claimId(layer.dir, descriptor.digest))
-  // A command that dies between the two leaves the claim: the next one looks whether there is a row.
-  renameSync(file, blobFile(store, layer.dir, descriptor.digest))
-  store.db.transaction(() => {
-    if (keptBlob(store, layer.diffId, descriptor.digest) !== undefined) return
-    noteKept(store, descriptor, layer.diffId)
-    store.db.run('UPDATE layers SET disk = disk + ? WHERE diff_id = ?', blocks * 512, layer.diffId)
-  })
+  // A command that dies or fails between the two leaves the claim: the next one looks whether there is a row.
+  try {
+    renameSync(file, blobFile(store, layer.dir, descriptor.digest))
+    store.db.transaction(() => {
+      if (keptBlob(store, layer.diffId, descriptor.digest) !== undefined) return
+      noteKept(store, descriptor, layer.diffId)
+      store.db.run('UPDATE layers SET disk = disk + ? WHERE diff_id = ?', blocks * 512, layer.diffId)
+    })
+  } catch (error) {
+    claim.abandon()
+    throw error
+  }
   claim.release()
 }
 
@@ -136,12 +141,17 @@ export async function dropBlob(store: Store, digest: Digest): Promise<number> {
   const row = keptBlobs(store).find(each => each.digest === digest)
   if (row === undefined) return 0
   const claim = await store.claims.wait('blob', claimId(row.dir, digest))
-  const bytes = (statSync(row.file, { throwIfNoEntry: false })?.blocks ?? 0) * 512
-  store.db.transaction(() => {
-    store.db.run('UPDATE blobs SET kept = 0 WHERE digest = ?', digest)
-    store.db.run('UPDATE layers SET disk = max(0, disk - ?) WHERE diff_id = ?', bytes, row.diff_id)
-  })
-  rmSync(row.file, { force: true })
-  claim.release()
-  return bytes
+  try {
+    const bytes = (statSync(row.file, { throwIfNoEntry: false })?.blocks ?? 0) * 512
+    store.db.transaction(() => {
+      store.db.run('UPDATE blobs SET kept = 0 WHERE digest = ?', digest)
+      store.db.run('UPDATE layers SET disk = max(0, disk - ?) WHERE diff_id = ?', bytes, row.diff_id)
+    })
+    rmSync(row.file, { force: true })
+    claim.release()
+    return bytes
+  } catch (error) {
+    claim.abandon()
+    throw error
+  }
 }

@@ -83,13 +83,6 @@ interface StageState {
 
 /** @throws StoreError failed for a RUN that fails, OciError for what is wrong in the file; no layer of that step stays */
 export async function buildImage(store: Store, options: BuildOptions): Promise<ImageRecord> {
-  if (sys.geteuid() !== 0) {
-    throw new StoreError(
-      'unsupported',
-      'building needs root: files of an image belong to users that an ordinary user cannot give away',
-      "run it as root, or inside 'unshare --user --map-auto --map-root-user --mount'",
-    )
-  }
   using lease = store.lease()
   await using remote = new RemoteFiles(store, { max: options.maxDownload, signal: options.signal })
   const builder = new Builder(store, lease, remote, options)

@@ -1,4 +1,4 @@
-import { spawn, type ChildProcess } from 'node:child_process'
+import { spawn, spawnSync, type ChildProcess } from 'node:child_process'
 import { existsSync, readFileSync, readdirSync, statSync, symlinkSync } from 'node:fs'
 import { join } from 'node:path'
 import { t } from 'tap'
@@ -230,6 +230,50 @@ t.test(
     t.notOk(existsSync(`/run/lamina-rootfs/${store.containers.find('mapped').id}`))
   },
 )
+
+/** A terminal of 33 lines, then of 44; then Ctrl-C. Prints what came, and the exit code. */
+const TERMINAL = `
+import pty, os, fcntl, termios, struct, sys, time
+size = lambda fd, rows: fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack('HHHH', rows, 77, 0, 0))
+pid, fd = pty.fork()
+if pid == 0:
+  size(0, 33)
+  os.execvp(sys.argv[1], sys.argv[1:])
+out, typed = b'', 0
+while True:
+  try: out += os.read(fd, 4096)
+  except OSError: break
+  if b'ready' in out and typed == 0:
+    typed = 1
+    size(fd, 44)
+  if b'44 77' in out and typed == 1:
+    typed = 2
+    os.write(fd, b'\\x03')
+print(out.decode().replace('\\r\\n', ' '), os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))`
+
+for (const runtime of ['', 'none']) {
+  t.test(
+    `a terminal ${runtime === '' ? 'in an OCI runtime' : 'without a runtime'}: its size, a new size, Ctrl-C`,
+    { skip: skip || lacking('python3') || false },
+    async t => {
+      const bench = await withBox(t)
+      const script =
+        'busybox stty size; trap "busybox stty size" WINCH; echo ready; while :; do sleep 0.1; done'
+      const words = ['run', '--rm', '-it', 'box', 'sh', '-c', script]
+      const { stdout, stderr } = spawnSync(
+        'python3',
+        ['-c', TERMINAL, process.execPath, join(PROJECT, 'bin/lamina.js'), ...words],
+        {
+          encoding: 'utf8',
+          timeout: 60_000,
+          env: { ...process.env, LAMINA_ROOT: bench.root, LAMINA_RUNTIME: runtime },
+        },
+      )
+      t.equal(stdout, '33 77 ready 44 77 ^C 130\n', stderr)
+      t.same(leftovers(bench.root), [])
+    },
+  )
+}
 
 t.test('rm --force ends a run --rm, whoever of the two removes the container', { skip }, async t => {
   const bench = await withBox(t)

@@ -163,7 +163,7 @@ function registerReading(container: Command): void {
   onStore(container.command('inspect'))
     .description('show all about containers')
     .argument('<container...>')
-    .option('--format <format>', "json, or a template: '{{.mountpoint}}'", 'json')
+    .option('-f, --format <format>', "json, or a template: '{{.mountpoint}}'", 'json')
     .addHelpText('after', "\nExample:\n  lamina container inspect --format '{{json .mounts}}' web")
     .action(async (refs: string[], options: { format: string }, command: Command) => {
       await withStore(command, store => {

@@ -1,4 +1,4 @@
-import type { Command } from 'commander'
+import { Option, type Command } from 'commander'
 import type { Store } from '../../manager/store.js'
 import type { VolumeRecord } from '../../manager/volumes/volumes.js'
 import { append, keyValues } from '../key-values.js'
@@ -27,6 +27,7 @@ function registerCreate(volume: Command): void {
     .description('make a volume and print its name')
     .argument('[name]', 'an anonymous one, named by 64 hex digits, otherwise')
     .option('-l, --label <key=value>', 'a label; may be repeated', append)
+    .addOption(new Option('-d, --driver <name>', 'there is one').choices(['local']).default('local'))
     .option(
       '-o, --opt <key=value>',
       'size=1g; or type, o and device as mount(8) takes them; may be repeated',
@@ -93,7 +94,7 @@ function registerReading(volume: Command): void {
   onStore(volume.command('inspect'))
     .description('show all about volumes')
     .argument('<volume...>')
-    .option('--format <format>', "json, or a template: '{{.mountpoint}}'", 'json')
+    .option('-f, --format <format>', "json, or a template: '{{.mountpoint}}'", 'json')
     .addHelpText('after', "\nExample:\n  lamina volume inspect --format '{{.mountpoint}}' data")
     .action(async (refs: string[], options: { format: string }, command: Command) => {
       await withStore(command, store => {

@@ -17,7 +17,7 @@ import { fillVolume } from '../volumes/fill.js'
 import type { Volumes } from '../volumes/volumes.js'
 import type { BindMount, MountSpec, VolumeMount } from './mount-spec.js'
 import { attach, cloneTree, makeTmpfs, setPropagation } from './mount-tree.js'
-import { IN_ROOT, makeInRoot } from './target.js'
+import { makeInRoot, openInRoot } from './target.js'
 
 interface Container {
   readonly id: string
@@ -145,7 +145,13 @@ export class RootfsMounts {
         if (mount.subpath === undefined) return sys.openat(sys.AT_FDCWD, path, sys.O_PATH | sys.O_DIRECTORY)
         using data = sys.openat(sys.AT_FDCWD, path, sys.O_PATH | sys.O_DIRECTORY)
         // A container may have written symlinks into the volume: they end in it.
-        return sys.openat2(data.n, fromUtf8(mount.subpath), sys.O_PATH, 0, IN_ROOT)
+        const part = openInRoot(data.n, fromUtf8(mount.subpath))
+        if (part !== undefined) return part
+        throw new StoreError(
+          'invalid',
+          `volume ${volume} has no '${mount.subpath}'`,
+          'make it in the volume first, or mount all of it',
+        )
       }
     }
   }

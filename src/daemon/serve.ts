@@ -1,4 +1,4 @@
-import { closeSync, readdirSync, rmSync, writeFileSync, writeSync } from 'node:fs'
+import { access, closeSync, readdirSync, rmSync, writeFileSync, writeSync } from 'node:fs'
 import { join } from 'node:path'
 import { Socket } from 'node:net'
 import { Worker } from 'node:worker_threads'
@@ -117,6 +117,7 @@ class RunningMount {
           kept.write(spec, connection, record, overlay, deviceFd)
           kept.ready(spec, record, join(runDirectory(), record.id))
         }
+        startThreads()
         return mount
       } catch (error) {
         await unmountInThread(config.mountpoint, 'lazy').catch(() => undefined)
@@ -137,6 +138,7 @@ class RunningMount {
     Object.assign(record, { pid: process.pid, startTime, program: process.argv[1] ?? '' })
     const session = new Session(new DeviceTransport(device.release(), INIT_DEFAULTS.maxWrite, kept.input), {
       adopt: connection,
+      maxOpenFiles: mostOpenFiles(),
       journal: kept.journal,
       lastUnique: kept.lastUnique(),
     })
@@ -150,6 +152,7 @@ class RunningMount {
     kept.ready(spec, record, join(runDirectory(), record.id))
     await mount.listen()
     mount.recall()
+    startThreads()
     return mount
   }
 
@@ -244,6 +247,22 @@ class RunningMount {
   }
 }
 
+/**
+ * Files that the data plane keeps open. A quarter of the descriptors is for these, a quarter for directories (overlay/index.ts); what is
+ * unlinked while it is open needs the rest.
+ */
+function mostOpenFiles(): number {
+  return Math.max(32, Math.min(512, Math.floor(sys.getrlimitNofile().soft / 4)))
+}
+
+/**
+ * libuv starts its threads with the first thing that needs one, and aborts the process when one of them cannot be started: so this is
+ * done while there is room for them. Those of the data plane (native/work-queue.cc) are started when needed, and done without when not.
+ */
+function startThreads(): void {
+  access('/', () => undefined)
+}
+
 /** @throws Error: one line that names the layer */
 function openOverlay(spec: MountSpec): Overlay {
   try {
@@ -274,6 +293,7 @@ async function startSession(
   const { options } = spec.overlay
   const transport = new DeviceTransport(device.release(), INIT_DEFAULTS.maxWrite, kept?.input)
   const session = new Session(transport, {
+    maxOpenFiles: mostOpenFiles(),
     init: {
       writebackCache: options.writeback && options.io !== 'passthrough',
       passthrough: options.io === 'passthrough',

@@ -8,14 +8,20 @@ import fs from 'node:fs'
 import path from 'node:path'
 import { Random } from '../fuzz/random.js'
 
-const [kind = '', dir = '', stop = '', seed = '1'] = process.argv.slice(2)
+const [kind = '', given = '', stop = '', seed = '1'] = process.argv.slice(2)
+/** A file that is there while the disk may be full: then a load begins anew, elsewhere. */
+const full = process.env['LAMINA_FULL']
+let dir = given
 const random = new Random(Number(seed))
 const below = (n: number): number => Math.floor(random.next() * n)
 const goesOn = (): boolean => !fs.existsSync(stop)
 let turns = 0
 
+/** What was read is not what was written: never a full disk's fault. */
+class Mismatch extends Error {}
+
 function check(right: boolean, what: string): void {
-  if (!right) throw new Error(`${kind} ${dir}, turn ${turns}: ${what}`)
+  if (!right) throw new Mismatch(`${kind} ${dir}, turn ${turns}: ${what}`)
 }
 
 function bytes(length: number): Buffer {
@@ -66,7 +72,11 @@ const LOADS: Record<string, () => void> = {
         case 4:
         case 5: {
           const data = bytes(1 + below(60_000))
-          check(fs.writeSync(fd, data, 0, data.length, at) === data.length, 'a short write')
+          const written = fs.writeSync(fd, data, 0, data.length, at)
+          // What fitted was written: a full disk says so at the next write.
+          if (full !== undefined && written < data.length)
+            fs.writeSync(fd, data, written, data.length - written, at + written)
+          else check(written === data.length, 'a short write')
           if (model.length < at + data.length) {
             const longer = Buffer.alloc(at + data.length)
             model.copy(longer)
@@ -284,6 +294,22 @@ print(n)
 
 const load = LOADS[kind]
 if (load === undefined) throw new Error(`no load called ${kind}`)
-fs.mkdirSync(dir, { recursive: true })
-load()
+for (let again = 1; ; again++) {
+  try {
+    fs.mkdirSync(dir, { recursive: true })
+    load()
+    break
+  } catch (error) {
+    if (full === undefined || error instanceof Mismatch || !ofFullDisk(error)) throw error
+    while (fs.existsSync(full) && goesOn()) execFileSync('sleep', ['0.2'])
+    fs.rmSync(dir, { recursive: true, force: true })
+    dir = `${given}-${again}`
+  }
+}
 process.stdout.write(`${kind}: ${turns} turns\n`)
+
+function ofFullDisk(error: unknown): boolean {
+  const { code, stderr } = error as NodeJS.ErrnoException & { stderr?: unknown }
+  // Programs say it in many ways.
+  return code === 'ENOSPC' || /No space left|disk is full/.test(String(stderr)) || fs.existsSync(full ?? '')
+}

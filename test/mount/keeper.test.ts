@@ -312,3 +312,46 @@ t.test('the limit of descriptors is the worst case: 1,024 of them serve any tree
   for (const fd of open) fs.closeSync(fd)
   for (const dir of dirs.slice(200)) if (fs.readFileSync(path.join(dir, 'f'), 'utf8') !== dir) t.fail(dir)
 })
+
+t.test('no further thread or process can be started: the mount goes on, slower', { skip }, async t => {
+  const parent = ['/sys/fs/cgroup/pids', '/sys/fs/cgroup'].find(each =>
+    fs.existsSync(path.join(each, 'cgroup.procs')),
+  )
+  const group = path.join(parent ?? '/nonexistent', `lamina-test-${process.pid}`)
+  try {
+    fs.mkdirSync(group)
+  } catch {
+    t.pass('a limit of processes', { skip: 'no cgroup for it' })
+    return
+  }
+  try {
+    using it = kept('keeper-threads')
+    const { mount, scratch } = it
+    if (!fs.existsSync(path.join(group, 'pids.max'))) {
+      t.pass('a limit of processes', { skip: 'no cgroup for it' })
+      return
+    }
+    for (let i = 0; i < 40; i++)
+      fs.writeFileSync(scratch.path('lower0', `big-${i}`), Buffer.alloc(1 << 20, i))
+    const pid = mount.pid ?? 0
+    fs.writeFileSync(path.join(group, 'cgroup.procs'), String(pid))
+    fs.writeFileSync(path.join(group, 'pids.max'), '1')
+    // Copy-ups, fsync and reads of what is not cached are for threads.
+    for (let i = 0; i < 40; i++) {
+      const file = path.join(mount.mountpoint, `big-${i}`)
+      const fd = fs.openSync(file, 'r+')
+      fs.writeSync(fd, 'changed', 0)
+      fs.fsyncSync(fd)
+      fs.closeSync(fd)
+      const found = fs.readFileSync(file)
+      if (found.length !== 1 << 20 || found.toString('latin1', 0, 7) !== 'changed' || found[9] !== i)
+        t.fail(`${file} is another`)
+    }
+    t.equal(mount.pid, pid, 'the same daemon')
+    t.same((mount.stats() as { faults: number }).faults, 0)
+    fs.writeFileSync(path.join(group, 'pids.max'), 'max')
+    fs.writeFileSync(path.join(parent ?? '', 'cgroup.procs'), String(pid))
+  } finally {
+    fs.rmdirSync(group)
+  }
+})

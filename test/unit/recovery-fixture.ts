@@ -21,6 +21,7 @@ export class Succession implements Disposable {
   private readonly sockets
   private readonly config: OverlayConfig
   private readonly first: Overlay
+  private work: Fd | null = null
   overlay: Overlay
   journal: StateJournal
   /** Backing files that are open, as the kernel would have it. */
@@ -86,7 +87,10 @@ export class Succession implements Disposable {
   /** The next daemon, over the descriptors that a keeper would have kept. Gives the backing files that it closes. */
   takeOver(): number[] {
     this.memory.check()
-    this.overlay = Overlay.takeOver(this.config, this.layers(), null)
+    const layers = this.layers()
+    // An overlay leaves this one to the end of its process.
+    this.work = layers.workdir
+    this.overlay = Overlay.takeOver(this.config, layers, null)
     const { journal, closing } = recoverOverlay(this.memory, this.shelf(), this.overlay)
     this.journal = journal
     this.attach()
@@ -98,6 +102,8 @@ export class Succession implements Disposable {
   /** Closes what the last one that took over has open. */
   bury(): void {
     if (this.overlay !== this.first) void this.overlay.close()
+    this.work?.close()
+    this.work = null
     this.overlay = this.first
   }
 

@@ -1,6 +1,8 @@
 import { copyFileSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { setFlagsFromString } from 'node:v8'
+import { runInNewContext } from 'node:vm'
 import { Store } from '../../../src/manager/store.js'
 import { isFault, type Target } from './target.js'
 
@@ -11,6 +13,10 @@ export async function database(): Promise<Target> {
   const fuzzed = join(root, 'fuzzed')
   await made(fuzzed)
   const file = join(fuzzed, 'lamina.db')
+  // A closed database lives on until its statements are collected.
+  setFlagsFromString('--expose-gc')
+  const collect = runInNewContext('gc') as () => void
+  let turn = 0
   return {
     seeds: [seed],
     covers: ['/src/manager/'],
@@ -27,6 +33,7 @@ export async function database(): Promise<Target> {
       } catch (error) {
         if (isFault(error)) throw error
       }
+      if (++turn % 50 === 0) collect()
     },
     close: () => rmSync(root, { recursive: true, force: true }),
   }

@@ -36,11 +36,11 @@ check 'a database in a container with a named volume' \
 check 'the container is gone' equal "$(lamina container ls -q)" ''
 check 'the data is not' equal "$(in_db shop 'select sum(n) from t')" 6
 
-# In the background, until a file appears.
-lamina run --rm --name reader -v shop:/shop:ro debian sh -c 'while [ ! -e /tmp/end ]; do sleep 0.1; done' &
+# In the background, until a file appears; and then until the one who made it has ended, too.
+lamina run --rm --name reader -v shop:/shop:ro debian sh -c 'while [ ! -e /tmp/end ]; do sleep 0.1; done; sleep 1' &
 runner=$!
 wait_for() {
-  for _ in $(seq 100); do
+  for _ in $(seq 300); do
     if "$@" >/dev/null 2>&1; then return 0; fi
     sleep 0.1
   done

@@ -1,5 +1,5 @@
 /** The processes that live in an ordinary user's namespaces, and those that keep them. */
-import { readdirSync, readFileSync } from 'node:fs'
+import { readdirSync, readFileSync, statSync } from 'node:fs'
 import { runDirectory } from '../../daemon/client.js'
 import { entered, idMapsOf, namespacesOf, USERNS_VARIABLE, type Namespaces } from './standing.js'
 
@@ -13,12 +13,12 @@ export interface Survivor extends Namespaces {
  * was removed.
  */
 export function survivor(): Survivor | undefined {
-  const run = `LAMINA_RUN=${runDirectory()}`
+  const run = runDirectory()
   const uid = process.geteuid?.()
   for (const pid of allProcesses()) {
     try {
       const env = readFileSync(`/proc/${pid}/environ`, 'utf8').split('\0')
-      if (!env.includes(run)) continue
+      if (!env.includes(`LAMINA_RUN=${run}`) || !isSame(pid, run)) continue
       if (isHolder(pid) && idMapsOf(pid).gid.length > 0) {
         // lamina-userns hold ID …
         const [, , id = ''] = readFileSync(`/proc/${pid}/cmdline`, 'latin1').split('\0')
@@ -32,6 +32,16 @@ export function survivor(): Survivor | undefined {
     }
   }
   return undefined
+}
+
+/**
+ * Another mount namespace of the host may have another directory at this path. One that has ended with its user's last login is
+ * none any more.
+ */
+function isSame(pid: number, directory: string): boolean {
+  const own = statSync(directory)
+  const theirs = statSync(`/proc/${pid}/root${directory}`, { throwIfNoEntry: false })
+  return theirs === undefined || (theirs.dev === own.dev && theirs.ino === own.ino)
 }
 
 /** All processes in these namespaces, or in a mount namespace of their own in the same user namespace. */

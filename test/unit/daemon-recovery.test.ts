@@ -242,3 +242,17 @@ t.test('a reference that was listed and not counted is not taken back', async t 
   it.begin(again, true)
   t.equal(it.overlay.references(nodeid), 1, 'one that was counted is')
 })
+
+t.test('deaths do not put off the day when the journal is written anew', async t => {
+  using it = new Succession(false)
+  let log = new JournalLog(it.memory)
+  let appended = 0
+  for (; !log.worn && appended < 100_000; appended++) {
+    log.append(KIND.listed, 1, 0, 0, 'x'.repeat(100))
+    // Every daemon dies after a while.
+    if (appended % 1000 === 0) log = new JournalLog(it.memory)
+  }
+  t.ok(log.size < 1.1 * 2 ** 20, `${log.size} bytes`)
+  log.rewrite(() => undefined)
+  t.notOk(new JournalLog(it.memory).worn)
+})

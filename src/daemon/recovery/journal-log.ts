@@ -70,7 +70,8 @@ export class JournalLog {
     this.half = memory.u32(AT.half) & 1
     this.base = memory.half(this.half)
     this.tail = memory.u32(AT.tails + this.half * 4)
-    this.threshold = Math.max(SMALLEST, this.tail * 2)
+    // As the predecessor had it: taken from this length it would grow with every death.
+    this.threshold = Math.max(SMALLEST, memory.u32(AT.threshold))
   }
 
   /** Gives the record's slot: its place in this half, never 0. */
@@ -146,6 +147,7 @@ export class JournalLog {
     write()
     memory.setU32(AT.half, this.half)
     this.threshold = Math.max(SMALLEST, this.tail * 2)
+    memory.setU32(AT.threshold, this.threshold)
     return old
   }
 

@@ -58,6 +58,8 @@ export const AT = {
   lastBacking: 120,
   /** The last nodeids of which the kernel was told to ask again. */
   notices: 128,
+  /** How long the journal may get before it is written anew, bytes. */
+  threshold: 640,
   request: 2048,
 } as const
 

@@ -115,6 +115,7 @@ napi_value Channel::construct(napi_env env, napi_callback_info info) {
   }
   channel->block_ = std::move(block);
   channel->input_ = std::move(input);
+  channel->kept_ = shared >= 0;
   channel->output_ = std::move(output);
   // On failure from here on the wrap's finalizer, or nobody, owns the channel; an exception is pending.
   if (napi_wrap(env, self, channel, on_collected, nullptr, &channel->this_ref_) != napi_ok) {

@@ -177,24 +177,6 @@ void Channel::call(napi_value function, napi_value receiver, double argument) {
   if (napi_get_and_clear_last_exception(env_, &error) == napi_ok) napi_fatal_exception(env_, error);
 }
 
-namespace {
-
-// Length and opcode last: whoever finds the memory after a kill sees a whole frame, or none.
-void expose_frame(uint8_t* to, const uint8_t* from, size_t size) {
-  uint64_t head = 0;
-  if (size < sizeof head) {
-    memcpy(to, from, size);
-    return;
-  }
-  auto* at = reinterpret_cast<uint64_t*>(to);
-  __atomic_store_n(at, 0, __ATOMIC_SEQ_CST);
-  memcpy(to + sizeof head, from + sizeof head, size - sizeof head);
-  memcpy(&head, from, sizeof head);
-  __atomic_store_n(at, head, __ATOMIC_SEQ_CST);
-}
-
-}  // namespace
-
 void Channel::drain() {
   Entered entered;
   const uint64_t begin = uv_hrtime();
@@ -203,8 +185,10 @@ void Channel::drain() {
       pause();
       break;
     }
-    if (block_ == nullptr && (block_ = plane_->blocks().take()) == nullptr) break;  // no memory: again at the next turn
-    const ssize_t n = read(device_->fd(), block_->data(), block_->size());
+    if (!kept_ && block_ == nullptr && (block_ = plane_->blocks().take()) == nullptr) break;  // no memory: at the next turn
+    // What a successor is to find it must find however soon this process dies: a FORGET that was read is not sent again.
+    const Memory& frame = kept_ ? *input_ : *block_;
+    const ssize_t n = read(device_->fd(), frame.data(), frame.size());
     if (n < 0) {
       // ENOENT: the request was interrupted before it could be read.
       if (errno == EINTR || errno == ENOENT) continue;
@@ -225,14 +209,14 @@ void Channel::drain() {
     const auto size = static_cast<size_t>(n);
     uint32_t opcode = 0;
     if (size >= sizeof(abi::fuse_in_header)) {
-      memcpy(&opcode, block_->data() + offsetof(abi::fuse_in_header, opcode), sizeof opcode);
+      memcpy(&opcode, frame.data() + offsetof(abi::fuse_in_header, opcode), sizeof opcode);
     }
     if (opcode < 64) requests_[opcode]++;
-    const bool io = (opcode == abi::FUSE_READ || opcode == abi::FUSE_WRITE) && DataPlane::valid(block_->data(), size);
-    if (io && plane_->serve(block_->data(), &block_)) continue;
+    const bool io = (opcode == abi::FUSE_READ || opcode == abi::FUSE_WRITE) && DataPlane::valid(frame.data(), size);
+    if (io && plane_->serve(frame.data(), kept_ ? nullptr : &block_)) continue;
     if (!enter(&entered)) break;
     frames_to_js_++;
-    expose_frame(input_->data(), block_->data(), size);
+    if (!kept_) memcpy(input_->data(), frame.data(), size);
     call(entered.on_frame, entered.receiver, static_cast<double>(size));
     if (uv_hrtime() - begin > kBudgetNs) break;
   }

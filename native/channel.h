@@ -107,8 +107,9 @@ class Channel {
   std::unique_ptr<WorkQueue> notifier_;
 
   SpinWait spin_;
-  std::unique_ptr<Memory> block_;  // what the device is read into
+  std::unique_ptr<Memory> block_;  // what the device is read into; a WRITE takes it along to a thread
   std::shared_ptr<Memory> input_;  // what JavaScript sees of it
+  bool kept_ = false;              // a successor sees input_: it is read into at once
   std::shared_ptr<Memory> output_;
 
   uv_poll_t poll_{};

@@ -139,8 +139,8 @@ if (missing !== undefined) {
       )
       t.equal(`${alone.stdout}${alone.code}`, '1000\n3', `${runtime}, another user, no network, read-only`)
       const inside = await machine.sh(
-        `${machine.lamina} run --rm --name up box sh -c 'trap "exit 0" TERM; while :; do sleep 0.1; done' & run=$!
-         until ${machine.lamina} exec up echo inside 2>/dev/null; do sleep 0.1; done
+        `${machine.lamina} run --rm --name up box sh -c 'trap "exit 0" TERM; : > /ready; while :; do sleep 0.1; done' & run=$!
+         until ${machine.lamina} exec up sh -c '[ -e /ready ] && echo inside' 2>/dev/null; do sleep 0.1; done
          kill -TERM $run; wait $run`,
         { ...user, env: { LAMINA_RUNTIME: runtime } },
       )

@@ -72,11 +72,7 @@ async function pushLayers(
   options: PushOptions,
 ): Promise<Map<Digest, Descriptor>> {
   const layers = new Map(store.layers.chainStack(image.chainId).map(chain => [chain.diffId, chain.layer]))
-  const wanted = originalLayers(
-    store,
-    image,
-    ({ digest }, diffId) => keptBlob(store, diffId, digest) !== undefined,
-  )
+  const wanted = originalLayers(store, image)
   const pushed = new Map<Digest, Descriptor>()
   await inParallel([...layers.values()], options.parallel ?? 3, options.signal, async (layer, signal) => {
     const more = { ...options, signal }

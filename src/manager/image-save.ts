@@ -113,11 +113,7 @@ async function layoutParts(
   for (const { image, names, layers } of images) {
     const config = store.images.configBytes(image.id)
     const descriptors: Descriptor[] = []
-    const originals = originalLayers(
-      store,
-      image,
-      ({ digest }, diffId) => keptBlob(store, diffId, digest) !== undefined,
-    )
+    const originals = originalLayers(store, image)
     for (const layer of layers) {
       const preferred = originals.get(layer.diffId)
       const blob = await layerBlob(store, layer, scratch, { ...options, preferred, otherwise: 'plain' })

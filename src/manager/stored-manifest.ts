@@ -2,17 +2,14 @@
 import { buildManifest, descriptorOf, MediaType, parseManifest } from '../oci/index.js'
 import type { Descriptor, Digest, ManifestContent } from '../oci/index.js'
 import type { ImageRecord } from './images.js'
+import { keptBlob } from './kept-blobs.js'
 import type { Store } from './store.js'
 
 /**
- * The layers by which the image can leave as it came, by diffID: those of the manifest of which `has` knows most. Layers that are
+ * The layers by which the image can leave as it came, by diffID: those of the manifest of which most blobs are kept. Layers that are
  * plain there need nothing.
  */
-export function originalLayers(
-  store: Store,
-  image: ImageRecord,
-  has: (descriptor: Descriptor, diffId: Digest) => boolean,
-): Map<Digest, Descriptor> {
+export function originalLayers(store: Store, image: ImageRecord): Map<Digest, Descriptor> {
   const diffIds = store.images.config(image.id).rootfs.diff_ids
   let best = new Map<Digest, Descriptor>()
   let most = -1
@@ -22,7 +19,9 @@ export function originalLayers(
       const diffId = diffIds[index]
       if (diffId !== undefined) layers.set(diffId, descriptor)
     }
-    const known = [...layers].filter(([id, layer]) => layer.digest === id || has(layer, id)).length
+    const known = [...layers].filter(
+      ([id, { digest }]) => digest === id || keptBlob(store, id, digest) !== undefined,
+    ).length
     if (known > most) [best, most] = [layers, known]
   }
   return best

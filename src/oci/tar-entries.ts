@@ -2,7 +2,7 @@
 import { toUtf8 } from '../base/bytes.js'
 import { OciError, type ByteSource } from './error.js'
 import type { TarEntry } from './tar-format.js'
-import { encodeHeader, padding } from './tar-writer.js'
+import { blankEntry, encodeHeader, padding } from './tar-writer.js'
 
 /** For configs and other small things in an archive. */
 export interface MemoryFile {
@@ -22,22 +22,7 @@ export function memoryFileEntry(file: MemoryFile): Buffer {
 
 /** The entry of a regular file whose data comes from elsewhere. */
 export function streamEntry(path: string, size: number, mode = 0o644, mtime = 0): TarEntry {
-  return {
-    type: 'file',
-    path,
-    linkPath: '',
-    mode,
-    uid: 0,
-    gid: 0,
-    size,
-    mtime,
-    mtimeNsec: 0,
-    devMajor: 0,
-    devMinor: 0,
-    xattrs: undefined,
-    acls: undefined,
-    sparse: undefined,
-  }
+  return { ...blankEntry, path, mode, size, mtime }
 }
 
 /** Header, data and padding of one file of known size. @throws OciError `size` when `source` is not that long */

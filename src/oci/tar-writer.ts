@@ -98,7 +98,7 @@ class PaxRecords {
   }
 }
 
-const blankEntry: TarEntry = {
+export const blankEntry: TarEntry = {
   type: 'file',
   path: '',
   linkPath: '',

@@ -10,6 +10,7 @@ import { Frame } from '../../src/fuse/frame.js'
 import type { Connection, KernelSide } from '../../src/fuse/filesystem.js'
 import { DEFAULT_OPTIONS, type MountOptions, type OverlayConfig } from '../../src/overlay/config.js'
 import { type HandedLayers, Overlay } from '../../src/overlay/index.js'
+import { NOBODY } from '../../src/overlay/recover.js'
 import type { Fd } from '../../src/base/fd.js'
 import * as sys from '../../src/sys/index.js'
 
@@ -65,13 +66,7 @@ export class Succession implements Disposable {
 
   private attach(): void {
     const kernel: KernelSide = {
-      registerFile: (_nodeid, fd) => sys.close(fd),
-      limit: () => undefined,
-      unregisterFile: () => undefined,
-      registered: () => 0,
-      pin: () => undefined,
-      invalidateInode: () => undefined,
-      invalidateEntry: () => undefined,
+      ...NOBODY,
       openBacking: () => {
         this.backings.add(++this.lastBacking)
         return this.lastBacking

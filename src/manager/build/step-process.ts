@@ -25,11 +25,11 @@ export function noteKeeper(scratch: string, pid: number | undefined): void {
 
 /** For a sweep, which holds the claim on the directory. */
 export function endNoted(scratch: string): void {
-  let text: string
+  let process: RunningProcess
   try {
-    text = readFileSync(join(scratch, NAME), 'utf8')
+    process = JSON.parse(readFileSync(join(scratch, NAME), 'utf8')) as RunningProcess
   } catch {
-    return // no RUN step, or it had not begun
+    return // no RUN step, it had not begun, or a power cut has ended it and torn this file
   }
-  endProcess(JSON.parse(text) as RunningProcess)
+  endProcess(process)
 }

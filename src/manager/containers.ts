@@ -141,6 +141,7 @@ export class Containers {
       Date.now(),
     )
     for (const { target, volume } of options.volumes ?? []) this.rootfsMounts.addUser(id, target, volume)
+    if (options.madeBy !== undefined) this.rootfsMounts.volumes.keepMade(options.madeBy)
     this.#rows.reserve(id, options.use)
   }
 

@@ -191,4 +191,8 @@ export const MIGRATIONS: readonly string[] = [
   -- 0: this use is not, or not any more, one of mounts.users.
   ALTER TABLE container_uses ADD COLUMN counted INTEGER NOT NULL DEFAULT 1;
   `,
+  `
+  -- The lease of the command that makes it for a container that has no row yet: without that row it goes with the command.
+  ALTER TABLE volumes ADD COLUMN made_by TEXT;
+  `,
 ]

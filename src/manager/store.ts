@@ -160,7 +160,7 @@ export class Store implements Disposable, StoreContext {
         return true
       case 'lease': {
         const ended = await endDeadUse(this, id)
-        await this.volumes.releaseDead(id)
+        await this.volumes.endLease(id)
         return dropLease(this.db, id) || ended
       }
       case 'blob':

@@ -24,6 +24,8 @@ export interface CreateContainer {
   readonly spec?: object
   /** In use from the same moment on. */
   readonly volumes?: readonly { readonly target: string; readonly volume: string }[]
+  /** The lease under which volumes were made for it: they are its own from the same moment on. */
+  readonly madeBy?: string
   readonly use?: LeasedUse
 }
 

@@ -6,9 +6,8 @@ import type { IdMaps } from '../drivers/driver.js'
 import type { MountSpec, VolumeMount } from '../mounts/mount-spec.js'
 import type { Store } from '../store.js'
 import { StoreError } from '../store-error.js'
-import type { VolumeUse } from '../volumes/volumes.js'
 import type { ContainerSpec, ProcessSpec } from './container-spec.js'
-import { endProcess, runningIn } from './uses.js'
+import { endProcess, openLease, runningIn } from './uses.js'
 
 export interface CreateWithMounts {
   readonly name?: string | undefined
@@ -34,59 +33,78 @@ export interface CreateWithMounts {
 export async function createContainer(store: Store, options: CreateWithMounts): Promise<ContainerRecord> {
   const mounts = withImageVolumes(store, options)
   refuseDoubles(mounts)
-  const uses: VolumeUse[] = []
-  const made: string[] = []
+  const claim = openLease(store)
   try {
-    const volumes: { target: string; volume: string }[] = []
-    const resolved: MountSpec[] = []
-    for (const mount of mounts) {
-      if (mount.type !== 'volume') {
-        resolved.push(mount)
-        continue
-      }
-      const use = await useVolume(store, mount, made)
-      uses.push(use)
-      volumes.push({ target: mount.target, volume: use.volume.name })
-      // By name: that is what a mount after a crash can still find.
-      resolved.push({ ...mount, name: use.volume.name })
-    }
-    const spec: ContainerSpec = {
-      mounts: resolved,
-      readOnly: options.readOnly === true,
-      ...(options.size === undefined ? {} : { size: options.size }),
-      ...(options.ids === undefined ? {} : { ids: options.ids }),
-      ...(options.process === undefined ? {} : { process: options.process }),
-    }
-    return await store.containers.create({
-      ...(options.name === undefined ? {} : { name: options.name }),
-      ...(options.image === undefined ? {} : { image: options.image }),
-      ...(options.chain === undefined ? {} : { chain: options.chain }),
-      ...(options.use === undefined ? {} : { use: options.use }),
-      labels: options.labels ?? {},
-      spec,
-      volumes,
-    })
-  } catch (error) {
-    for (const use of uses.splice(0)) await use[Symbol.asyncDispose]()
-    for (const name of made) await store.volumes.remove(name).catch(() => undefined)
-    throw error
+    return await createLeased(store, options, mounts, claim.id)
   } finally {
-    for (const use of uses) await use[Symbol.asyncDispose]()
+    // Of a container that was not made, the volumes go; killed before it could say so, by the next command.
+    await store.volumes.endLease(claim.id).then(
+      () => claim.release(),
+      (error: unknown) => {
+        claim.abandon()
+        throw error
+      },
+    )
   }
 }
 
-async function useVolume(store: Store, mount: VolumeMount, made: string[]): Promise<VolumeUse> {
-  const existing = mount.name === undefined ? undefined : store.volumes.lookup(mount.name)
-  const volume =
-    existing ??
-    (await store.volumes.create({
-      name: mount.name,
-      anonymous: mount.name === undefined,
-      options: mount.options,
-      labels: mount.labels,
-    }))
-  if (existing === undefined) made.push(volume.name)
-  return await store.volumes.use(volume.name)
+async function createLeased(
+  store: Store,
+  options: CreateWithMounts,
+  mounts: readonly MountSpec[],
+  lease: string,
+): Promise<ContainerRecord> {
+  const volumes: { target: string; volume: string }[] = []
+  const resolved: MountSpec[] = []
+  for (const mount of mounts) {
+    if (mount.type !== 'volume') {
+      resolved.push(mount)
+      continue
+    }
+    const name = await useVolume(store, mount, lease)
+    volumes.push({ target: mount.target, volume: name })
+    // By name: that is what a mount after a crash can still find.
+    resolved.push({ ...mount, name })
+  }
+  const spec: ContainerSpec = {
+    mounts: resolved,
+    readOnly: options.readOnly === true,
+    ...(options.size === undefined ? {} : { size: options.size }),
+    ...(options.ids === undefined ? {} : { ids: options.ids }),
+    ...(options.process === undefined ? {} : { process: options.process }),
+  }
+  return await store.containers.create({
+    ...(options.name === undefined ? {} : { name: options.name }),
+    ...(options.image === undefined ? {} : { image: options.image }),
+    ...(options.chain === undefined ? {} : { chain: options.chain }),
+    ...(options.use === undefined ? {} : { use: options.use }),
+    labels: options.labels ?? {},
+    spec,
+    volumes,
+    madeBy: lease,
+  })
+}
+
+/** Finds or makes it; the lease keeps it. Returns its name. */
+async function useVolume(store: Store, mount: VolumeMount, lease: string): Promise<string> {
+  for (let tries = 1; ; tries += 1) {
+    const existing = mount.name === undefined ? undefined : store.volumes.lookup(mount.name)
+    const volume =
+      existing ??
+      (await store.volumes.create({
+        name: mount.name,
+        anonymous: mount.name === undefined,
+        options: mount.options,
+        labels: mount.labels,
+        madeBy: lease,
+      }))
+    try {
+      return (await store.volumes.acquire(volume.name, `command:${lease}`)).name
+    } catch (error) {
+      // Removed since we found it, perhaps by a command that had made it and failed.
+      if (!isNotFound(error) || tries >= 10) throw error
+    }
+  }
 }
 
 function withImageVolumes(store: Store, options: CreateWithMounts): MountSpec[] {

@@ -25,6 +25,8 @@ export interface CreateVolume {
   readonly options?: VolumeOptions
   readonly labels?: Readonly<Record<string, string>>
   readonly filled?: boolean
+  /** A lease: unless a container takes it, the volume goes with that. */
+  readonly madeBy?: string
 }
 
 export interface VolumeRow {

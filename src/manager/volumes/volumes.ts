@@ -65,7 +65,7 @@ export class Volumes {
       const content = makeVolumeDirs(home, driverOptions)
       await populate?.(content)
       db.run(
-        'INSERT INTO volumes (name, anonymous, options, labels, dir, filled, created) VALUES (?, ?, ?, ?, ?, ?, ?)',
+        'INSERT INTO volumes (name, anonymous, options, labels, dir, filled, created, made_by) VALUES (?, ?, ?, ?, ?, ?, ?, ?)',
         name,
         options.anonymous === true ? 1 : 0,
         JSON.stringify(driverOptions),
@@ -73,6 +73,7 @@ export class Volumes {
         dir,
         options.filled === true ? 1 : 0,
         Date.now(),
+        options.madeBy ?? null,
       )
       claim.release()
       return this.find(name)
@@ -285,8 +286,26 @@ export class Volumes {
     return rows.length
   }
 
-  /** Ends what a command with this lease, which has died, had in use. */
-  async releaseDead(lease: string): Promise<void> {
+  /** In the transaction that gives what this lease has made to a container. */
+  keepMade(lease: string): void {
+    this.context.db.run('UPDATE volumes SET made_by = NULL WHERE made_by = ?', lease)
+  }
+
+  /** Ends what a command with this lease had in use, and removes what it has made for a container that never came. */
+  async endLease(lease: string): Promise<void> {
+    await this.#releaseAll(lease)
+    const sql = 'SELECT name FROM volumes WHERE made_by = ?'
+    for (const { name } of this.context.db.all<{ name: string }>(sql, lease)) {
+      await this.remove(name).catch((error: unknown) => {
+        // Another container has taken it by its name, or somebody has removed it.
+        if (!(error instanceof StoreError && (error.code === 'in-use' || error.code === 'not-found')))
+          throw error
+      })
+    }
+    this.keepMade(lease)
+  }
+
+  async #releaseAll(lease: string): Promise<void> {
     const user = `command:${lease}`
     const rows = this.context.db.all<{ volume: string }>(
       'SELECT volume FROM volume_mounts WHERE user = ?',

@@ -14,10 +14,13 @@
  * and a pid of another process, container or boot can never be mistaken for it. A sweep costs one readdir of a
  * directory that is empty almost always.
  */
+import { randomBytes } from 'node:crypto'
 import { readdirSync } from 'node:fs'
 import { join } from 'node:path'
 import { fromUtf8 } from '../base/bytes.js'
+import { E } from '../base/errno.js'
 import type { Fd } from '../base/fd.js'
+import { SysError } from '../base/sys-error.js'
 import * as sys from '../sys/index.js'
 
 export const CLAIM_KINDS = [
@@ -31,6 +34,9 @@ export const CLAIM_KINDS = [
   'lease',
 ] as const
 export type ClaimKind = (typeof CLAIM_KINDS)[number]
+
+/** How a file is called before it is a claim. */
+const UNNAMED = 'new-'
 
 export class Claim implements Disposable {
   constructor(
@@ -68,14 +74,34 @@ export class Claims {
   tryClaim(kind: ClaimKind, id: string): Claim | undefined {
     const path = join(this.dir, `${kind}-${id}`)
     for (;;) {
-      const fd = sys.openat(sys.AT_FDCWD, fromUtf8(path), sys.O_RDWR | sys.O_CREAT | sys.O_NOFOLLOW, 0o600)
-      if (!sys.flock(fd.n, sys.LOCK_EX | sys.LOCK_NB)) {
+      const there = openQuietly(path)
+      const fd = there ?? this.#bornLocked(path)
+      if (fd === undefined) continue
+      if (there !== undefined && !sys.flock(fd.n, sys.LOCK_EX | sys.LOCK_NB)) {
         fd.close()
         return undefined
       }
-      // Between our open and our flock its last holder may have released it: then we locked a file without a name.
-      if (sys.statFd(fd.n).nlink > 0) return new Claim(kind, id, path, fd)
+      // Between our open and our flock its last holder may have released it: then we locked a file without that name.
+      if (isAt(path, fd)) return new Claim(kind, id, path, fd)
       fd.close()
+    }
+  }
+
+  /**
+   * A claim file that is locked before it has its name. Made under that name it would lie there unlocked for a moment, and a
+   * command that opens the store just then would take it for a dead process's. @returns `undefined` where there is one now
+   */
+  #bornLocked(path: string): Fd | undefined {
+    const unnamed = join(this.dir, `${UNNAMED}${randomBytes(8).toString('hex')}`)
+    const fd = sys.openat(sys.AT_FDCWD, fromUtf8(unnamed), sys.O_RDWR | sys.O_CREAT | sys.O_EXCL, 0o600)
+    let ours = false
+    try {
+      // A sweep may have this one for a moment; then it is removed, and the caller's next round makes another.
+      ours = sys.flock(fd.n, sys.LOCK_EX | sys.LOCK_NB) && linkQuietly(unnamed, path)
+      return ours ? fd : undefined
+    } finally {
+      unlinkQuietly(unnamed)
+      if (!ours) fd.close()
     }
   }
 
@@ -101,11 +127,46 @@ export class Claims {
     for (const name of readdirSync(this.dir)) {
       const dash = name.indexOf('-')
       const kind = CLAIM_KINDS.find(known => known === name.slice(0, dash))
-      if (kind === undefined) continue
-      const claim = this.tryClaim(kind, name.slice(dash + 1))
-      if (claim !== undefined) yield claim
+      if (kind === undefined && !name.startsWith(UNNAMED)) continue
+      const path = join(this.dir, name)
+      const fd = openQuietly(path)
+      if (fd === undefined) continue
+      const dead = sys.flock(fd.n, sys.LOCK_EX | sys.LOCK_NB) && isAt(path, fd)
+      if (dead && kind !== undefined) {
+        yield new Claim(kind, name.slice(dash + 1), path, fd)
+      } else {
+        if (dead) unlinkQuietly(path)
+        fd.close()
+      }
     }
   }
+}
+
+/** `undefined` where there is none. */
+function openQuietly(path: string): Fd | undefined {
+  try {
+    return sys.openat(sys.AT_FDCWD, fromUtf8(path), sys.O_RDWR | sys.O_NOFOLLOW)
+  } catch (error) {
+    if (error instanceof SysError && error.errno === E.ENOENT) return undefined
+    throw error
+  }
+}
+
+/** @returns false where there is one already, or where a sweep took `from` away */
+function linkQuietly(from: string, to: string): boolean {
+  try {
+    sys.linkat(sys.AT_FDCWD, fromUtf8(from), sys.AT_FDCWD, fromUtf8(to), 0)
+    return true
+  } catch (error) {
+    if (error instanceof SysError && (error.errno === E.EEXIST || error.errno === E.ENOENT)) return false
+    throw error
+  }
+}
+
+function isAt(path: string, fd: Fd): boolean {
+  const named = sys.statAt(sys.AT_FDCWD, fromUtf8(path))
+  const held = sys.statFd(fd.n)
+  return named !== undefined && named.ino === held.ino && named.dev === held.dev
 }
 
 function unlinkQuietly(path: string): void {

@@ -54,8 +54,20 @@ export function ensureUpper(view: View, inode: Inode, extent: Extent = Infinity)
   throw new Again(copying)
 }
 
+/** The directories above first, from the top: as deep as a tree may be, which is deeper than the stack and than all descriptors. */
+function ensureParents(view: View, inode: Inode): void {
+  const missing: DirInode[] = []
+  for (let dir = inode.parent; dir !== null && dir.upper === null; dir = dir.parent) missing.push(dir)
+  for (const dir of missing.reverse()) {
+    ensureUpper(view, dir)
+    // Nobody holds one of the cache's descriptors across a copy-up.
+    view.fds.nextRequest()
+  }
+}
+
 /** Gives the promise of what goes on behind the call, or nothing when all is done. */
 function beginCopyUp(view: View, inode: Inode, extent: Extent, above: boolean): Promise<void> | undefined {
+  ensureParents(view, inode)
   if (inode.isDir()) copyUpDir(view, inode)
   else if (inode.type !== sys.S_IFREG) copyUpSpecial(view, inode)
   else if (extent === 'metadata' && view.options.metacopy && !inode.nameless) copyUpMetadata(view, inode)
@@ -193,7 +205,6 @@ function showOwnNumber(view: View, inode: Inode, parent: DirInode, dirfd: number
 }
 
 function copyUpDir(view: View, dir: DirInode): void {
-  if (dir.parent !== null) ensureUpper(view, dir.parent)
   const copy = begin(view, dir)
   if (dir.nameless) throw new SysError(E.ENOENT, 'copy-up', dir.name)
   const work = view.workdir()
@@ -212,7 +223,6 @@ function copyUpDir(view: View, dir: DirInode): void {
 }
 
 function copyUpSpecial(view: View, inode: Inode): void {
-  if (inode.parent !== null) ensureUpper(view, inode.parent)
   const copy = begin(view, inode)
   view.workdir().staged(
     (fd, temp) => {
@@ -239,7 +249,6 @@ function copyUpSpecial(view: View, inode: Inode): void {
 
 /** metacopy=on: the upper file gets everything but the data, which is found below by name (or redirect, once renamed). */
 function copyUpMetadata(view: View, inode: Inode): void {
-  if (inode.parent !== null) ensureUpper(view, inode.parent)
   const copy = begin(view, inode)
   using temp = TempFile.create(view, inode)
   sys.truncateFd(temp.fd.n, copy.stat.size)
@@ -281,7 +290,6 @@ async function completeMetacopy(view: View, inode: Inode, size: number): Promise
 
 /** Gives the promise of a copy that is under way, or nothing when it was small and is done. */
 function copyUpFile(view: View, inode: Inode, size: number): Promise<void> | undefined {
-  if (inode.parent !== null) ensureUpper(view, inode.parent)
   const building = new Building(view, inode)
   try {
     const length = Math.min(size, building.copy.stat.size)

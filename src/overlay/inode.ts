@@ -151,20 +151,34 @@ export class InodeTable {
     for (const nodeid of this.before?.childrenOf(dir.nodeid) ?? []) this.get(nodeid)
   }
 
+  /** With all above it: those first get their place in the table, then their names, so that the depth of the tree is no matter. */
   private recall(known: KnownInode | undefined): Inode | undefined {
     if (known === undefined) return undefined
-    const { nodeid, nlookup, slot } = known
-    const inode = this.put(nodeid, known.type, known.ino)
+    const inode = this.recallOne(known)
+    const named = [{ inode, names: known.names }]
+    for (const { inode: child, names } of named) {
+      for (const { parent: parentId, name } of names) {
+        let parent = this.byId.get(parentId)
+        if (parent === undefined) {
+          const above = this.before?.take(parentId)
+          if (above === undefined) continue
+          parent = this.recallOne(above)
+          named.push({ inode: parent, names: above.names })
+        }
+        if (!parent.isDir()) continue
+        parent.recalled(name, child)
+        giveName(child, parent, name)
+      }
+    }
+    return inode
+  }
+
+  private recallOne({ nodeid, type, ino, nlookup, slot }: KnownInode): Inode {
+    const inode = this.put(nodeid, type, ino)
     inode.recovered = true
     inode.nlookup = nlookup
     inode.slot = slot
     if (inode.isDir()) inode.unread = this
-    for (const { parent: parentId, name } of known.names) {
-      const parent = this.get(parentId)
-      if (parent?.isDir() !== true) continue
-      parent.recalled(name, inode)
-      giveName(inode, parent, name)
-    }
     return inode
   }
 

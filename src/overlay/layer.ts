@@ -38,13 +38,9 @@ export class Real {
   /** Path from the layer's root, without a leading slash. */
   path(): string {
     const parts: string[] = []
-    const visit = (at: Real): void => {
-      if (at.parent === null) return
-      visit(at.parent)
-      parts.push(at.name)
-    }
-    visit(this)
-    return parts.join('/')
+    let { name, parent } = this
+    for (; parent !== null; { name, parent } = parent) parts.push(name)
+    return parts.reverse().join('/')
   }
 }
 
@@ -54,6 +50,8 @@ export class DirReal extends Real {
   fd = -1
   /** The request in which the descriptor was last used; it is not closed within the same one. */
   usedIn = 0
+  /** The value of `usedIn` when DirFds last thought of closing it: used since then, it stays for another round. */
+  passedIn = 0
   /** Whether `.wh.` marker files may be in here. A complete listing makes it exact. */
   markers = true
   /** Whether xattr whiteouts may be in here (opaque=x). */
@@ -66,9 +64,13 @@ export class DirReal extends Real {
 
 const DIR_FLAGS = sys.O_PATH | sys.O_DIRECTORY | sys.O_NOFOLLOW | sys.O_CLOEXEC
 const BENEATH = sys.RESOLVE_BENEATH | sys.RESOLVE_NO_SYMLINKS
+/** How many directories at the end of one way are kept open. */
+const MOST_KEPT = 16
+/** PATH_MAX without the final NUL. */
+const MOST_PATH = 4095
 
 /**
- * The open directory descriptors of all layers: a bounded cache with second chance by request number.
+ * The open directory descriptors of all layers: a bounded cache that gives those used lately a second chance (CLOCK).
  * A descriptor obtained in a request stays open until that request ends, so that a rename can hold two of them.
  */
 export class DirFds {
@@ -92,22 +94,42 @@ export class DirFds {
    * @throws SysError as openat2(2); ENOENT and ENOTDIR mean that the layer was changed behind the mount.
    */
   get(dir: DirReal): number {
+    if (dir.fd < 0 && dir.parent !== null) this.openFrom(dir)
     dir.usedIn = this.request
-    if (dir.fd >= 0) return dir.fd
-    if (dir.parent === null) return dir.layer.rootFd.n
-    const parentFd = this.get(dir.parent)
-    const fd = sys.tryOpenat2(parentFd, dir.name, DIR_FLAGS, 0, BENEATH)
-    if (fd < 0) throw new SysError(-fd, 'openat2', dir.path())
-    return this.adopt(dir, fd)
+    return dir.fd >= 0 ? dir.fd : dir.layer.rootFd.n
   }
 
-  /** Takes over a descriptor that was opened for `dir` on the way. */
-  adopt(dir: DirReal, fd: number): number {
-    if (this.open.length >= this.limit) this.evictOne()
+  /** Opens the way to `dir` from the nearest directory that is open. */
+  private openFrom(dir: DirReal): void {
+    const closed: DirReal[] = []
+    let open = dir
+    for (; open.fd < 0 && open.parent !== null; open = open.parent) closed.push(open)
+    let from = open.fd >= 0 ? open.fd : open.layer.rootFd.n
+    let passing = -1
+    for (let next = closed.pop(); next !== undefined; next = closed.pop()) {
+      let path = next.name
+      // A long way is gone in few steps, and only its end is kept: all of it would drive out all others.
+      while (closed.length > MOST_KEPT) {
+        const name = closed.at(-1)?.name ?? ''
+        if (path.length + 1 + name.length > MOST_PATH) break
+        path += '/' + name
+        next = closed.pop() ?? next
+      }
+      const fd = sys.tryOpenat2(from, path, DIR_FLAGS, 0, BENEATH)
+      if (passing >= 0) sys.close(passing)
+      if (fd < 0) throw new SysError(-fd, 'openat2', next.path())
+      if (closed.length < MOST_KEPT) this.adopt(next, fd)
+      passing = closed.length < MOST_KEPT ? -1 : fd
+      from = fd
+    }
+  }
+
+  /** Takes over a descriptor that was opened on the way to one that is asked for: it may be closed once that is open. */
+  private adopt(dir: DirReal, fd: number): void {
+    while (this.open.length >= this.limit && this.evictOne());
     dir.fd = fd
-    dir.usedIn = this.request
+    dir.usedIn = dir.passedIn = this.request - 1
     this.open.push(dir)
-    return fd
   }
 
   /** Closes the descriptors of those directories above `real` that were opened for its sake alone. */
@@ -135,21 +157,19 @@ export class DirFds {
     dir.fd = -1
   }
 
-  /** Looks at up to two rounds of the ring; where every descriptor is in use, the cache grows beyond its limit. */
-  private evictOne(): void {
-    let oldest = -1
-    let oldestUse = this.request
-    // A bounded sample keeps this constant-time; the hand moves on so that all are looked at in turn.
-    const rounds = Math.min(this.open.length, 16)
-    for (let i = 0; i < rounds; i++) {
+  /** False when all are in use: then the cache grows beyond its limit, and shrinks again later. */
+  private evictOne(): boolean {
+    for (let looked = 0; looked < 2 * this.open.length; looked++) {
       this.hand = this.hand + 1 < this.open.length ? this.hand + 1 : 0
-      const used = this.open[this.hand]?.usedIn ?? this.request
-      if (used < oldestUse) {
-        oldestUse = used
-        oldest = this.hand
+      const dir = this.open[this.hand]
+      if (dir === undefined || dir.usedIn === this.request) continue
+      if (dir.usedIn === dir.passedIn) {
+        this.removeAt(this.hand)
+        return true
       }
+      dir.passedIn = dir.usedIn
     }
-    if (oldest >= 0) this.removeAt(oldest)
+    return false
   }
 }
 

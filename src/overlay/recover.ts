@@ -32,15 +32,31 @@ export const NOBODY: KernelSide = {
   closeBacking: () => undefined,
 }
 
-/** Looks up what an inode from the journal stands for. What is not found is ESTALE to whoever asks (View.at). */
+/** Looks up what an inode from the journal, and all above it, stands for. What is not found is ESTALE to whoever asks (View.at). */
 export function materialise(view: View, inode: Inode): void {
+  const waiting = [inode]
+  for (let last = waiting.at(-1); last !== undefined; last = waiting.at(-1)) {
+    const above = last.recovered ? recoveredParents(last) : []
+    waiting.push(...above)
+    if (above.length > 0) continue
+    waiting.pop()
+    if (!last.recovered) continue
+    findReals(view, last)
+    // A tree may be deeper than there are descriptors. Who asks for what is below has none of the cache's yet.
+    if (waiting.length > 0) view.fds.nextRequest()
+  }
+}
+
+function recoveredParents({ parent, aliases }: Inode): DirInode[] {
+  const parents = (aliases ?? []).map(alias => alias.parent)
+  if (parent !== null) parents.unshift(parent)
+  return parents.filter(dir => dir.recovered)
+}
+
+function findReals(view: View, inode: Inode): void {
   inode.recovered = false
-  const { parent } = inode
-  if (parent === null) return
   try {
-    if (parent.recovered) materialise(view, parent)
-    for (const alias of inode.aliases ?? []) if (alias.parent.recovered) materialise(view, alias.parent)
-    findAgain(view, inode, parent, inode.name)
+    if (inode.parent !== null) findAgain(view, inode, inode.parent, inode.name)
   } catch (error) {
     // A disk that fails now may answer the next time.
     inode.recovered = true

@@ -18,6 +18,7 @@
         'native/map.cc',
         'native/mount.cc',
         'native/name.cc',
+        'native/patience.cc',
         'native/process.cc',
         'native/socket.cc',
         'native/work-queue.cc',

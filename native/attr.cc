@@ -4,8 +4,11 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
+#include <string>
+
 #include "args.h"
 #include "kernel.h"
+#include "patience.h"
 #include "register.h"
 
 namespace lamina {
@@ -47,7 +50,15 @@ long stat_into(double* out, int dirfd, const char* name, uint32_t flags) {
   // As stat(2) since Linux 4.11, and unlike a bare statx: looking at an automount point does not mount it.
   flags |= AT_NO_AUTOMOUNT;
   if (name[0] == '\0') flags |= AT_EMPTY_PATH;
-  const long rc = syscall(SYS_statx, dirfd, name, flags, kWanted, &st);
+  const auto ask = [dirfd, flags](const char* path, struct statx* to) {
+    return syscall(SYS_statx, dirfd, path, flags, kWanted, to);
+  };
+  Remote* const remote = remote_of(dirfd);
+  const long rc = remote == nullptr
+                      ? ask(name, &st)
+                      : remote->call(&st, [ask, path = std::string(name)](struct statx* to) {
+                          return ask(path.c_str(), to);
+                        });
   if (rc == 0) fill(out, st);
   return rc;
 }
@@ -191,9 +202,14 @@ napi_value fstatfs_(napi_env env, napi_callback_info info) {
   const int fd = args.fd(0);
   if (args.failed()) return args.reject();
   struct statfs st;
-  int rc;
-  do rc = fstatfs(fd, &st);
-  while (rc < 0 && errno == EINTR);
+  const auto ask = [fd](struct statfs* to) -> long {
+    int rc;
+    do rc = fstatfs(fd, to);
+    while (rc < 0 && errno == EINTR);
+    return rc;
+  };
+  Remote* const remote = remote_of(fd);
+  const long rc = remote == nullptr ? ask(&st) : remote->call(&st, ask);
   if (rc == 0) {
     double* out = args.state().stat;
     *out++ = static_cast<double>(static_cast<uint32_t>(st.f_type));

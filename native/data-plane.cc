@@ -14,6 +14,8 @@
 #include <utility>
 #include <vector>
 
+#include "patience.h"
+
 namespace lamina {
 namespace {
 
@@ -31,6 +33,8 @@ constexpr size_t kHandOver = 64 * 1024;
 constexpr size_t kMaxQueued = 64 * 1024 * 1024;
 constexpr size_t kResumeQueued = kMaxQueued / 2;
 constexpr size_t kThreads = 4;
+// Each takes one READ that does not come back, and 256 KiB of address space.
+constexpr size_t kFarThreads = 64;
 // The kernel refuses a reply with a larger one, and its caller would wait for ever.
 constexpr int kMaxReplyErrno = 511;
 
@@ -123,7 +127,11 @@ Device::~Device() {
   if (fd_ >= 0) close(fd_);
 }
 
-File::~File() { close(fd_); }
+File::File(int fd, bool writable) : fd_(fd), writable_(writable), far_(remote_of(fd) != nullptr) {
+  if (far_) reads = Reads::kThreads;
+}
+
+File::~File() { close_fd(fd_); }
 
 int Device::write(const void* data, size_t size) const {
   ssize_t n;
@@ -347,7 +355,8 @@ DataPlane::DataPlane(std::shared_ptr<Device> device, size_t block_size, void (*w
     : device_(std::move(device)),
       blocks_(std::make_shared<BlockPool>(block_size)),
       shared_(std::make_shared<Shared>(device_, blocks_, wake, data)),
-      queue_(kThreads, wake, data) {}
+      queue_(kThreads, wake, data),
+      far_queue_(kFarThreads, wake, data) {}
 
 DataPlane::~DataPlane() = default;
 
@@ -382,7 +391,8 @@ void DataPlane::read(const uint8_t* frame, const std::shared_ptr<File>& file) {
     return;
   }
   counters_.reads_threaded++;
-  queue_.submit(std::unique_ptr<Task>(new ReadTask(shared_, file, header.unique, in)));
+  WorkQueue& queue = file->far() ? far_queue_ : queue_;
+  queue.submit(std::unique_ptr<Task>(new ReadTask(shared_, file, header.unique, in)));
 }
 
 bool DataPlane::read_inline(const abi::fuse_in_header& header, const abi::fuse_read_in& in, File& file) {
@@ -493,11 +503,13 @@ DataPlane::Counters DataPlane::counters() const {
 
 void DataPlane::stop() {
   queue_.stop();
+  far_queue_.stop();
   files_.clear();
 }
 
 void DataPlane::join() {
   queue_.join();
+  far_queue_.join();
   device_.reset();
   shared_->device.reset();
   read_buffer_.reset();

@@ -51,13 +51,15 @@ class File {
     kThreads,  // neither: FUSE or a network below
   };
 
-  File(int fd, bool writable) : fd_(fd), writable_(writable) {}
+  File(int fd, bool writable);
   ~File();
   File(const File&) = delete;
   File& operator=(const File&) = delete;
 
   int fd() const { return fd_; }
   bool writable() const { return writable_; }
+  // Whether its filesystem may fall silent (patience.h).
+  bool far() const { return far_; }
 
   // Of a mount with a size limit: where WRITEs are noted. Before the first of them.
   void charge(std::shared_ptr<Account> account, uint64_t nodeid) {
@@ -73,6 +75,7 @@ class File {
  private:
   const int fd_;
   const bool writable_;
+  const bool far_;
   std::shared_ptr<Account> account_;
   uint64_t nodeid_ = 0;
 };
@@ -155,7 +158,7 @@ class DataPlane {
 
   // Queued READs are dropped, queued WRITEs are still done, files close when no task has them. Does not wait.
   void stop();
-  bool drained() const { return queue_.drained(); }
+  bool drained() const { return queue_.drained() && far_queue_.drained(); }
   // Waits for the threads, and lets go of the device. Preconditions: stop().
   void join();
 
@@ -177,6 +180,8 @@ class DataPlane {
   uint64_t slow_until_ = 0;
   std::shared_ptr<Shared> shared_;
   WorkQueue queue_;
+  // READs of filesystems that may fall silent, which must not take the threads that others need.
+  WorkQueue far_queue_;
 };
 
 }  // namespace lamina

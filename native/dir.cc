@@ -3,9 +3,11 @@
 
 #include <cstring>
 #include <new>
+#include <vector>
 
 #include "args.h"
 #include "kernel.h"
+#include "patience.h"
 #include "register.h"
 
 namespace lamina {
@@ -51,6 +53,18 @@ napi_value dirent_buffers(napi_env env, napi_callback_info info) {
   return out;
 }
 
+long read_entries(int fd, char* to) {
+  Remote* const remote = remote_of(fd);
+  if (remote == nullptr) return syscall(SYS_getdents64, fd, to, kDirentBytes);
+  std::vector<char> entries;
+  const long bytes = remote->call(&entries, [fd](std::vector<char>* all) -> long {
+    all->resize(kDirentBytes);
+    return syscall(SYS_getdents64, fd, all->data(), kDirentBytes);
+  });
+  if (bytes > 0) memcpy(to, entries.data(), static_cast<size_t>(bytes));
+  return bytes;
+}
+
 // getdents(fd): the names of one batch without "." and "..", undefined at the end, or -errno.
 napi_value getdents_(napi_env env, napi_callback_info info) {
   Args args(env, info);
@@ -59,7 +73,7 @@ napi_value getdents_(napi_env env, napi_callback_info info) {
   State& state = args.state();
   if (!allocate(env, state)) return failure(env, ENOMEM);
   for (;;) {
-    const long bytes = syscall(SYS_getdents64, fd, state.dirent.get(), kDirentBytes);
+    const long bytes = read_entries(fd, state.dirent.get());
     if (bytes < 0) return result(env, -1);
     if (bytes == 0) return nullptr;  // undefined
     napi_value names = nullptr;

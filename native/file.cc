@@ -5,8 +5,12 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
+#include <cstring>
+#include <string>
+
 #include "args.h"
 #include "kernel.h"
+#include "patience.h"
 #include "register.h"
 
 namespace lamina {
@@ -19,10 +23,15 @@ napi_value openat_(napi_env env, napi_callback_info info) {
   const int flags = args.i32(2);
   const mode_t mode = args.u32(3);
   if (args.failed()) return args.reject();
-  int fd;
-  do fd = openat(dirfd, path.c_str(), flags | O_CLOEXEC, mode & 07777);
-  while (fd < 0 && errno == EINTR);
-  return result(env, fd);
+  const auto ask = [dirfd, flags, mode](const char* name) -> long {
+    int fd;
+    do fd = openat(dirfd, name, flags | O_CLOEXEC, mode & 07777);
+    while (fd < 0 && errno == EINTR);
+    return fd;
+  };
+  Remote* const remote = remote_of(dirfd);
+  if (remote == nullptr) return result(env, ask(path.c_str()));
+  return result(env, remote->open([ask, name = std::string(path.c_str())] { return ask(name.c_str()); }));
 }
 
 napi_value openat2_(napi_env env, napi_callback_info info) {
@@ -43,11 +52,16 @@ napi_value openat2_(napi_env env, napi_callback_info info) {
   // elsewhere on the system (openat2(2)); trying again is the caller's duty. A lease or RESOLVE_CACHED is another
   // matter.
   const bool retry = (resolve & kResolveCached) == 0 && (flags & O_NONBLOCK) == 0;
-  long fd;
-  int tries = 0;
-  do fd = syscall(kSysOpenat2, dirfd, path.c_str(), &how, sizeof how);
-  while (fd < 0 && (errno == EINTR || (errno == EAGAIN && retry && ++tries < 64)));
-  return result(env, fd);
+  const auto ask = [dirfd, how, retry](const char* name) {
+    long fd;
+    int tries = 0;
+    do fd = syscall(kSysOpenat2, dirfd, name, &how, sizeof how);
+    while (fd < 0 && (errno == EINTR || (errno == EAGAIN && retry && ++tries < 64)));
+    return fd;
+  };
+  Remote* const remote = remote_of(dirfd);
+  if (remote == nullptr) return result(env, ask(path.c_str()));
+  return result(env, remote->open([ask, name = std::string(path.c_str())] { return ask(name.c_str()); }));
 }
 
 // Never retried: Linux frees the descriptor even when close reports EINTR.
@@ -55,14 +69,16 @@ napi_value close_(napi_env env, napi_callback_info info) {
   Args args(env, info);
   const int fd = args.fd(0);
   if (args.failed()) return args.reject();
-  return result(env, close(fd));
+  return result(env, close_fd(fd));
 }
 
 napi_value dup_(napi_env env, napi_callback_info info) {
   Args args(env, info);
   const int fd = args.fd(0);
   if (args.failed()) return args.reject();
-  return result(env, fcntl(fd, F_DUPFD_CLOEXEC, 3));
+  const int copy = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+  if (Remote* const remote = remote_of(fd); remote != nullptr && copy >= 0) remote->cover(copy);
+  return result(env, copy);
 }
 
 napi_value fsync_(napi_env env, napi_callback_info info) {
@@ -81,7 +97,11 @@ napi_value lseek_(napi_env env, napi_callback_info info) {
   const off_t offset = args.i64(1);
   const int whence = args.i32(2);
   if (args.failed()) return args.reject();
-  return result(env, lseek(fd, offset, whence));
+  Remote* const remote = remote_of(fd);
+  if (remote == nullptr) return result(env, lseek(fd, offset, whence));
+  // Of a file, SEEK_DATA and SEEK_HOLE ask the server.
+  int none = 0;
+  return result(env, remote->call(&none, [=](int*) -> long { return lseek(fd, offset, whence); }));
 }
 
 // The part of a buffer that (offset, length) name, checked against its size.
@@ -189,6 +209,15 @@ napi_value ioctl_(napi_env env, napi_callback_info info) {
   // The request says how many bytes the kernel may touch.
   if (!args.failed() && _IOC_SIZE(request) > memory.size) args.wrong(2, "a Buffer as large as the request says");
   if (args.failed()) return args.reject();
+  if (Remote* const remote = remote_of(fd); remote != nullptr) {
+    std::string room(reinterpret_cast<const char*>(memory.data), memory.size);
+    const long answer = remote->call(&room, [fd, request, given = room](std::string* to) -> long {
+      *to = given;
+      return ioctl(fd, request, to->data());
+    });
+    if (answer >= 0) memcpy(memory.data, room.data(), memory.size);
+    return result(env, answer);
+  }
   do rc = ioctl(fd, request, memory.data);
   while (rc < 0 && errno == EINTR);
   return result(env, rc);

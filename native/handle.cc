@@ -2,8 +2,11 @@
 #include <fcntl.h>
 #include <sys/ioctl.h>
 
+#include <string>
+
 #include "args.h"
 #include "kernel.h"
+#include "patience.h"
 #include "register.h"
 
 namespace lamina {
@@ -25,10 +28,21 @@ napi_value name_to_handle(napi_env env, napi_callback_info info) {
   int flags = args.i32(2);
   if (args.failed()) return args.reject();
   if (name.empty()) flags |= AT_EMPTY_PATH;
-  Handle handle = {};
-  handle.handle_bytes = MAX_HANDLE_SZ;
-  int mount_id = 0;
-  if (syscall(SYS_name_to_handle_at, dirfd, name.c_str(), &handle, &mount_id, flags) < 0) return result(env, -1);
+  struct Named {
+    Handle handle = {};
+    int mount_id = 0;
+  } named;
+  const auto ask = [dirfd, flags](const char* path, Named* to) {
+    to->handle.handle_bytes = MAX_HANDLE_SZ;
+    return syscall(SYS_name_to_handle_at, dirfd, path, &to->handle, &to->mount_id, flags);
+  };
+  Remote* const remote = remote_of(dirfd);
+  const long rc = remote == nullptr ? ask(name.c_str(), &named)
+                                    : remote->call(&named, [ask, path = std::string(name.c_str())](Named* to) {
+                                        return ask(path.c_str(), to);
+                                      });
+  if (rc < 0) return result(env, -1);
+  const auto& [handle, mount_id] = named;
   napi_value out = nullptr;
   napi_value bytes = nullptr;
   if (napi_create_array_with_length(env, 3, &out) != napi_ok ||
@@ -54,10 +68,16 @@ napi_value open_by_handle(napi_env env, napi_callback_info info) {
   handle.handle_bytes = static_cast<uint32_t>(bytes.size);
   handle.handle_type = type;
   for (size_t i = 0; i < bytes.size; i++) handle.f_handle[i] = bytes.data[i];
-  long fd;
-  do fd = syscall(SYS_open_by_handle_at, mount_fd, &handle, flags | O_CLOEXEC);
-  while (fd < 0 && errno == EINTR);
-  return result(env, fd);
+  const auto ask = [mount_fd, handle, flags]() mutable {
+    long fd;
+    do fd = syscall(SYS_open_by_handle_at, mount_fd, &handle, flags | O_CLOEXEC);
+    while (fd < 0 && errno == EINTR);
+    return fd;
+  };
+  Remote* const remote = remote_of(mount_fd);
+  if (remote != nullptr) return result(env, remote->open(ask));
+  auto here = ask;
+  return result(env, here());
 }
 
 // getFsUuid(fd): Buffer of 16 bytes, or -errno (ENOTTY before Linux 6.9, or a filesystem without one).

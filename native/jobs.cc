@@ -19,6 +19,7 @@
 
 #include "args.h"
 #include "kernel.h"
+#include "patience.h"
 #include "register.h"
 
 namespace lamina {
@@ -280,6 +281,8 @@ napi_value copy_cached(napi_env env, napi_callback_info info) {
   const int64_t size = args.i64(2);
   if (!args.failed() && (size < 0 || size > kMost)) args.wrong(2, "a size of at most 65536");
   if (args.failed()) return args.reject();
+  // Not even asked: it might not answer.
+  if (remote_of(from) != nullptr) return integer(env, 0);
   char data[kMost];
   int flags = RWF_NOWAIT;
   for (int64_t at = 0; at < size;) {

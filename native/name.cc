@@ -7,9 +7,11 @@
 #include <cstdio>
 #include <memory>
 #include <new>
+#include <string>
 
 #include "args.h"
 #include "kernel.h"
+#include "patience.h"
 #include "register.h"
 
 namespace lamina {
@@ -96,12 +98,30 @@ napi_value latin1(napi_env env, const char* data, size_t size) {
   return out;
 }
 
+napi_value readlink_remote(napi_env env, Remote* remote, int dirfd, const Name& name) {
+  std::string target;
+  const long length = remote->call(&target, [dirfd, path = std::string(name.c_str())](std::string* to) -> long {
+    for (size_t size = PATH_MAX; size <= size_t{1} << 20; size *= 4) {
+      to->resize(size);
+      const ssize_t got = readlinkat(dirfd, path.c_str(), to->data(), size);
+      if (got < 0) return -1;
+      if (static_cast<size_t>(got) == size) continue;
+      to->resize(static_cast<size_t>(got));
+      return got;
+    }
+    errno = ENAMETOOLONG;
+    return -1;
+  });
+  return length < 0 ? result(env, -1) : latin1(env, target.data(), target.size());
+}
+
 // readlinkat(dirfd, name): the target, or -errno.
 napi_value readlinkat_(napi_env env, napi_callback_info info) {
   Args args(env, info);
   const int dirfd = args.fd(0);
   const Name name(args, 1);
   if (args.failed()) return args.reject();
+  if (Remote* const remote = remote_of(dirfd); remote != nullptr) return readlink_remote(env, remote, dirfd, name);
   char buffer[PATH_MAX];
   const ssize_t length = readlinkat(dirfd, name.c_str(), buffer, sizeof buffer);
   if (length < 0) return result(env, -1);

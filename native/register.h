@@ -17,6 +17,7 @@ bool register_jobs(napi_env env, napi_value exports, State* state);
 bool register_map(napi_env env, napi_value exports, State* state);
 bool register_mount(napi_env env, napi_value exports, State* state);
 bool register_name(napi_env env, napi_value exports, State* state);
+bool register_patience(napi_env env, napi_value exports, State* state);
 bool register_process(napi_env env, napi_value exports, State* state);
 bool register_socket(napi_env env, napi_value exports, State* state);
 bool register_xattr(napi_env env, napi_value exports, State* state);

@@ -9,9 +9,12 @@
 #include <cstring>
 #include <memory>
 #include <new>
+#include <string>
+#include <vector>
 
 #include "args.h"
 #include "kernel.h"
+#include "patience.h"
 #include "register.h"
 
 namespace lamina {
@@ -109,20 +112,44 @@ napi_value any_size(napi_env env, Read read, Give give) {
   return give(large.get(), static_cast<size_t>(length));
 }
 
+// `read(target, buffer, size)` on the filesystem's thread.
+template <typename Read, typename Give>
+napi_value any_size_remote(napi_env env, Remote* remote, const Features& features, int dirfd, const char* name, Read read,
+                           Give give) {
+  std::vector<char> found;
+  const auto all = [features, dirfd, path = std::string(name), read](std::vector<char>* to) -> long {
+    const Target target(features, dirfd, path.c_str());
+    for (const size_t size : {kInline, kSizeMax}) {
+      to->resize(size);
+      const ssize_t length = read(target, to->data(), size);
+      if (length >= 0 || errno != ERANGE) return length;
+    }
+    return -1;
+  };
+  const long length = remote->call(&found, all);
+  return length < 0 ? result(env, -1) : give(found.data(), static_cast<size_t>(length));
+}
+
 napi_value getxattr_at(napi_env env, napi_callback_info info) {
   Args args(env, info);
   const int dirfd = args.fd(0);
   const Name name(args, 1);
   const AttrName attr(args, 2);
   if (args.failed()) return args.reject();
+  const auto give = [env](const char* data, size_t size) {
+    napi_value out = nullptr;
+    napi_create_buffer_copy(env, size, data, nullptr, &out);
+    return out;
+  };
+  if (Remote* const remote = remote_of(dirfd); remote != nullptr) {
+    const auto read = [name = std::string(attr.c_str())](const Target& target, char* buffer, size_t size) {
+      return target.get(name.c_str(), buffer, size);
+    };
+    return any_size_remote(env, remote, args.state().features, dirfd, name.c_str(), read, give);
+  }
   const Target target(args.state().features, dirfd, name.c_str());
   return any_size(
-      env, [&](char* buffer, size_t size) { return target.get(attr.c_str(), buffer, size); },
-      [&](const char* data, size_t size) {
-        napi_value out = nullptr;
-        napi_create_buffer_copy(env, size, data, nullptr, &out);
-        return out;
-      });
+      env, [&](char* buffer, size_t size) { return target.get(attr.c_str(), buffer, size); }, give);
 }
 
 // listxattrAt(dirfd, name): the kernel's list, every name with its NUL, as one latin1 string; or -errno.
@@ -131,14 +158,18 @@ napi_value listxattr_at(napi_env env, napi_callback_info info) {
   const int dirfd = args.fd(0);
   const Name name(args, 1);
   if (args.failed()) return args.reject();
+  const auto give = [env](const char* data, size_t size) {
+    napi_value out = nullptr;
+    napi_create_string_latin1(env, data, size, &out);
+    return out;
+  };
+  if (Remote* const remote = remote_of(dirfd); remote != nullptr) {
+    const auto read = [](const Target& target, char* buffer, size_t size) { return target.list(buffer, size); };
+    return any_size_remote(env, remote, args.state().features, dirfd, name.c_str(), read, give);
+  }
   const Target target(args.state().features, dirfd, name.c_str());
   return any_size(
-      env, [&](char* buffer, size_t size) { return target.list(buffer, size); },
-      [&](const char* data, size_t size) {
-        napi_value out = nullptr;
-        napi_create_string_latin1(env, data, size, &out);
-        return out;
-      });
+      env, [&](char* buffer, size_t size) { return target.list(buffer, size); }, give);
 }
 
 napi_value setxattr_at(napi_env env, napi_callback_info info) {

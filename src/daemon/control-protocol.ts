@@ -33,6 +33,8 @@ export interface Stats {
   memory: number
   /** With a keeper: how often a daemon of this mount has died, and how the last time. */
   deaths?: { count: number; last?: { time: string; cause: string } }
+  /** Layers that do not answer at the moment, and since when (milliseconds since 1970). */
+  silent: { layers: string[]; since: number }[]
   replies: number
   /** Replies that nobody waited for any more (the caller was killed). */
   undelivered: number

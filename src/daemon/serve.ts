@@ -18,6 +18,7 @@ import { KeptMount } from './recovery/kept-mount.js'
 import { givingBack } from './give-back.js'
 import { mountFuse } from './mount-fuse.js'
 import { mountAt } from './mountinfo.js'
+import { type LayerRoot, PatientLayers } from './patient-layers.js'
 import {
   pidNamespace,
   removeRecord,
@@ -86,6 +87,7 @@ class RunningMount {
     private readonly session: Serving,
     private readonly overlay: Overlay,
     private readonly record: MountRecord,
+    private readonly patience: PatientLayers,
     /** Present with a keeper. */
     private readonly kept: KeptMount | undefined,
   ) {
@@ -103,14 +105,15 @@ class RunningMount {
       const device = spec.transport === 'fuse-native' ? undefined : await mountFuse(spec, config.mountpoint)
       try {
         const kept = link === undefined || device === undefined ? undefined : KeptMount.begin(link, overlay)
+        const patience = PatientLayers.over(lowerRoots(spec, overlay.handOver().layers))
         const deviceFd = device?.n ?? -1
         const session =
           device === undefined
             ? await serveByFuseNative(spec, overlay)
-            : await startSession(spec, overlay, device, kept)
+            : await startSession(spec, overlay, device, patience, kept)
         raiseReadAhead(mountAt(config.mountpoint)?.device)
         const record = recordOf(spec, overlay, kept !== undefined)
-        const mount = new RunningMount(session, overlay, record, kept)
+        const mount = new RunningMount(session, overlay, record, patience, kept)
         await mount.listen()
         const connection = session instanceof Session ? session.connection : undefined
         if (kept !== undefined && connection !== undefined) {
@@ -133,6 +136,10 @@ class RunningMount {
   static async takeOver(): Promise<RunningMount> {
     const link = KeeperLink.fromEnvironment()
     if (link === undefined) throw new Error('no keeper: start lamina mount')
+    const layers = KeptMount.handed(link)
+    const patience = PatientLayers.over(lowerRoots(layers.spec, layers))
+    // Its names are looked up when they are asked for, but its root is needed.
+    await patience.answering()
     const { kept, overlay, device, spec, record, connection } = KeptMount.takeOver(link)
     const startTime = startTimeOf(process.pid) ?? 0
     Object.assign(record, { pid: process.pid, startTime, program: process.argv[1] ?? '' })
@@ -145,10 +152,10 @@ class RunningMount {
     const passthrough = connection.has('PASSTHROUGH')
     if (passthrough) for (const id of kept.strayBackings()) session.closeBacking(id)
     overlay.attach(session)
-    session.start(overlay.served())
+    session.start(patience.serve(overlay.served()))
     // The kernel may hold what is no longer true: attributes that it was told of just before, and modes behind its own writes.
     for (const nodeid of [...kept.notices(), ...overlay.doubtful()]) session.invalidateInode(nodeid, -1, 0)
-    const mount = new RunningMount(session, overlay, record, kept)
+    const mount = new RunningMount(session, overlay, record, patience, kept)
     kept.ready(spec, record, join(runDirectory(), record.id))
     await mount.listen()
     mount.recall()
@@ -242,6 +249,7 @@ class RunningMount {
       memory: process.memoryUsage.rss(),
       io: this.overlay.ioMode(),
       ...(this.kept === undefined ? {} : { deaths: this.kept.deaths() }),
+      silent: this.patience.silent(),
       ...this.session.counters(),
     }
   }
@@ -283,11 +291,22 @@ function openOverlay(spec: MountSpec): Overlay {
   }
 }
 
+/** Where lower layers begin: the ones that may fall silent and hold up nobody who does not need them. */
+function lowerRoots(
+  { overlay }: MountSpec,
+  { lowers, dataOnly }: { readonly lowers: readonly Fd[]; readonly dataOnly: readonly Fd[] },
+): LayerRoot[] {
+  const roots = (fds: readonly Fd[], paths: readonly string[] = []): LayerRoot[] =>
+    fds.map(({ n: fd }, i) => ({ fd, path: paths[i] ?? '' }))
+  return [...roots(lowers, overlay.lower), ...roots(dataOnly, overlay.dataOnly)]
+}
+
 /** Resolves when INIT is answered: from then on the mount works. */
 async function startSession(
   spec: MountSpec,
   overlay: Overlay,
   device: Fd,
+  patience: PatientLayers,
   kept: KeptMount | undefined,
 ): Promise<Session> {
   const { options } = spec.overlay
@@ -306,7 +325,7 @@ async function startSession(
     ...(kept === undefined ? {} : { journal: kept.journal }),
   })
   overlay.attach(session)
-  session.start(overlay.served())
+  session.start(patience.serve(overlay.served()))
   await session.initialized
   return session
 }

@@ -43,6 +43,7 @@ import { Output, PAYLOAD } from './output.js'
 import type { RequestJournal, Settled } from './request-journal.js'
 import * as S from './structs.js'
 import type { Transport } from './transport.js'
+import { Waiting } from './waiting.js'
 
 /** An open file of a mount whose opens are not answered. */
 const NO_HANDLE: OpenReply = { fh: 0, flags: FOPEN.KEEP_CACHE }
@@ -118,6 +119,10 @@ export class Dispatcher {
   private connected: NegotiatedConnection | undefined
   private destroyed = false
   private inFlight = 0
+  private readonly waiting = new Waiting(({ high, low, op, nodeid }) => {
+    this.resume(high, low, op, nodeid)
+    this.reject(E.EINTR)
+  })
   private setxattrIn: typeof S.SetxattrIn | typeof S.SetxattrInCompat = S.SetxattrInCompat
   private dots = false
 
@@ -365,12 +370,17 @@ export class Dispatcher {
       case Op.COPY_FILE_RANGE:
       case Op.COPY_FILE_RANGE_64:
         return this.copyFileRange(op, frame, nodeid)
+      case Op.INTERRUPT: {
+        // What has begun is answered in its own time.
+        const at = cursor.take(S.InterruptIn)
+        this.waiting.interrupt(frame.high(at), frame.low(at))
+        return NO_REPLY
+      }
       case Op.FLUSH:
       case Op.GETLK:
       case Op.SETLK:
       case Op.SETLKW:
       case Op.ACCESS:
-      case Op.INTERRUPT:
       case Op.BMAP:
       case Op.POLL:
       case Op.NOTIFY_REPLY:
@@ -743,12 +753,18 @@ export class Dispatcher {
     if (op < OP_LIMIT) (this.counters.waits[op] as number)++
     const own = frame === this.input ? frame.copy(length) : frame
     this.inFlight++
+    const request = { high, low, op, nodeid, pid: own.u32(S.InHeader.at.pid), gone: false }
+    this.waiting.add(request)
     again.ready.then(
       () => {
+        if (request.gone) return
+        this.waiting.remove(request)
         this.inFlight--
         this.serve(own, length)
       },
       (thrown: unknown) => {
+        if (request.gone) return
+        this.waiting.remove(request)
         this.resume(high, low, op, nodeid)
         this.failed(thrown, undefined, 0)
       },

@@ -68,7 +68,6 @@ export type UnsupportedOp =
   | typeof Op.SETLK
   | typeof Op.SETLKW
   | typeof Op.ACCESS
-  | typeof Op.INTERRUPT
   | typeof Op.BMAP
   | typeof Op.POLL
   | typeof Op.NOTIFY_REPLY
@@ -145,12 +144,7 @@ const ROWS: { readonly [K in OpName]: Row } = {
       'default_permissions makes the kernel check access(2) from attributes and ACLs; ENOSYS stops it for good',
   },
   CREATE: { in: S.CreateIn, names: 1, out: 'bytes' },
-  INTERRUPT: {
-    in: S.InterruptIn,
-    noReply: true,
-    unsupported:
-      'answering is optional, and nothing here waits without end: the request it names is answered in any case',
-  },
+  INTERRUPT: { in: S.InterruptIn, noReply: true },
   BMAP: {
     in: S.BmapIn,
     out: S.BmapOut,

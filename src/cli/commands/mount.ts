@@ -140,7 +140,7 @@ Examples:
       const requests = Object.entries(stats.requests).sort(([, a], [, b]) => b - a)
       print(table(['REQUEST', 'COUNT'], requests))
       print('')
-      const { requests: _requests, dataPlane, errors, waits, io, deaths, ...rest } = stats
+      const { requests: _requests, dataPlane, errors, waits, io, deaths, silent, ...rest } = stats
       const named = (prefix: string, counts: Record<string, number>): [string, number][] =>
         Object.entries(counts).map(([name, count]) => [`${prefix}${name}`, count])
       const counters = [
@@ -153,6 +153,8 @@ Examples:
       print(`I/O mode: ${io.mode} (${io.why})`)
       const last = deaths?.last === undefined ? '' : `, the last at ${deaths.last.time}: ${deaths.last.cause}`
       if (deaths !== undefined) print(`Daemons that died: ${deaths.count}${last}`)
+      for (const { layers, since } of silent)
+        print(`Does not answer since ${new Date(since).toISOString()}: ${layers.join(', ')}`)
     })
 }
 

@@ -8,7 +8,7 @@ import {
   NegotiatedConnection,
   type NegotiatedConnection as Negotiated,
 } from '../../fuse/index.js'
-import { Overlay, type Mountpoint } from '../../overlay/index.js'
+import { Overlay, type HandedLayers, type Mountpoint } from '../../overlay/index.js'
 import type { MountRecord } from '../run-dir.js'
 import { decodeSpec, encodeSpec, type MountSpec } from '../spec.js'
 import { JournalLog } from './journal-log.js'
@@ -78,7 +78,27 @@ export class KeptMount {
     this.link.keep([device, ...own, ...lowers.map(fd => fd.n), ...dataOnly.map(fd => fd.n)])
   }
 
-  /** @throws Error when the state is damaged, or of another version */
+  /**
+   * What the predecessor handed over, before anything is asked of a layer.
+   * @throws Error when the state is damaged, or of another version
+   */
+  static handed(
+    link: KeeperLink,
+  ): HandedLayers & { memory: StateMemory; written: Written; spec: MountSpec; device: Fd } {
+    const memory = new StateMemory(link.memory)
+    memory.check()
+    const written = JSON.parse(memory.readMount()) as Written
+    const [device, ...fds] = link.kept ?? []
+    const [upper = null, workdir = null] = written.upper ? fds.splice(0, 2) : []
+    const lowers = fds.splice(0, written.lowers)
+    const dataOnly = fds.splice(0, written.dataOnly)
+    if (device === undefined || dataOnly.length < written.dataOnly)
+      throw new Error('the keeper has not kept all descriptors')
+    const spec = decodeSpec(written.spec)
+    return { memory, written, spec, device, upper, workdir, lowers, dataOnly, cloned: written.cloned }
+  }
+
+  /** @throws Error as {@link handed} */
   static takeOver(link: KeeperLink): {
     kept: KeptMount
     overlay: Overlay
@@ -87,17 +107,7 @@ export class KeptMount {
     record: MountRecord
     connection: Negotiated
   } {
-    const memory = new StateMemory(link.memory)
-    memory.check()
-    const written = JSON.parse(memory.readMount()) as Written
-    const spec = decodeSpec(written.spec)
-    const [device, ...fds] = link.kept ?? []
-    const [upper = null, workdir = null] = written.upper ? fds.splice(0, 2) : []
-    const lowers = fds.splice(0, written.lowers)
-    const dataOnly = fds.splice(0, written.dataOnly)
-    if (device === undefined || dataOnly.length < written.dataOnly)
-      throw new Error('the keeper has not kept all descriptors')
-    const layers = { upper, workdir, lowers, dataOnly, cloned: written.cloned }
+    const { memory, written, spec, device, ...layers } = KeptMount.handed(link)
     const overlay = Overlay.takeOver(spec.overlay, layers, written.mountpoint)
     const { journal, closing } = recoverOverlay(memory, new Shelf(link.shelves), overlay)
     return {

@@ -1,0 +1,133 @@
+// System calls on a filesystem that may fall silent (a network's, FUSE): made on a thread of that filesystem's own, and waited for
+// only so long. Then the caller gets kSilent, and further calls get it at once, until the call that is stuck has come back.
+//
+// Only calls that change nothing are made so: whoever got kSilent does not know whether the call was, or will be, carried out.
+//
+// Threads: remote_of() and close_fd() are for any thread, everything else for the main thread.
+#pragma once
+
+#include <atomic>
+#include <cerrno>
+#include <condition_variable>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <utility>
+#include <vector>
+
+namespace lamina {
+
+// The kernel's errnos are below 4096. The filesystem's number is added.
+inline constexpr int kSilent = 10000;
+
+// A call on its way. Whoever asked may be gone when it comes back, so it owns what it needs.
+class Question {
+ public:
+  Question() = default;
+  virtual ~Question() = default;
+  Question(const Question&) = delete;
+  Question& operator=(const Question&) = delete;
+
+  // On the filesystem's thread.
+  virtual void ask() = 0;
+  // There, too: nobody waits for the result any more.
+  virtual void abandoned() {}
+
+  long rc = -1;
+  int error = 0;
+};
+
+// One filesystem. Made once, never destroyed: its thread may never come back.
+class Remote {
+ public:
+  explicit Remote(uint8_t number);
+  Remote(const Remote&) = delete;
+  Remote& operator=(const Remote&) = delete;
+
+  // What `run(&out)` gives, and its errno; -1 and kSilent + number where it does not come in time.
+  template <typename Out, typename Run>
+  long call(Out* out, Run run) {
+    class Call final : public Question {
+     public:
+      explicit Call(Run run) : run_(std::move(run)) {}
+      void ask() override {
+        rc = run_(&out);
+        error = errno;
+      }
+      Out out{};
+
+     private:
+      Run run_;
+    };
+    const auto question = std::make_shared<Call>(std::move(run));
+    if (!answered(question)) return -1;
+    if (question->rc >= 0) *out = std::move(question->out);
+    errno = question->error;
+    return question->rc;
+  }
+
+  // The same where `run()` gives a descriptor, which belongs to this filesystem then.
+  template <typename Run>
+  long open(Run run) {
+    class Call final : public Question {
+     public:
+      explicit Call(Run run) : run_(std::move(run)) {}
+      void ask() override {
+        rc = run_();
+        error = errno;
+      }
+      void abandoned() override { close_unwanted(rc); }
+
+     private:
+      Run run_;
+    };
+    const auto question = std::make_shared<Call>(std::move(run));
+    if (!answered(question)) return -1;
+    if (question->rc >= 0) cover(static_cast<int>(question->rc));
+    errno = question->error;
+    return question->rc;
+  }
+
+  // Calls on `fd` are made here from now on.
+  void cover(int fd);
+  // Any thread. close(2) may wait as well: FUSE asks the server.
+  void close_later(int fd);
+
+ private:
+  // False, and errno: no answer in time.
+  bool answered(const std::shared_ptr<Question>& question);
+  bool start();
+  void loop();
+  static void* thread_main(void* self);
+  static void close_unwanted(long fd);
+
+  const uint8_t number_;
+  std::mutex mutex_;
+  std::condition_variable work_;
+  std::condition_variable done_;
+  // Under mutex_.
+  std::shared_ptr<Question> next_;
+  std::vector<int> closing_;
+  bool started_ = false;
+  bool running_ = false;
+  // The call under way is one that nobody waits for any more.
+  bool silent_ = false;
+  // Milliseconds, and when it was last too short.
+  int64_t limit_;
+  int64_t last_silence_ = 0;
+};
+
+// By descriptor, the number of its filesystem; nullptr as long as there is none.
+extern std::atomic<std::atomic<uint8_t>*> covered_descriptors;
+Remote* look_up_remote(std::atomic<uint8_t>* covered, int fd);
+
+// The filesystem that `fd` was opened on, nullptr for one that never falls silent.
+inline Remote* remote_of(int fd) {
+  std::atomic<uint8_t>* const covered = covered_descriptors.load(std::memory_order_acquire);
+  return covered == nullptr ? nullptr : look_up_remote(covered, fd);
+}
+
+// close(2), without waiting where that may take long.
+int close_fd(int fd);
+
+}  // namespace lamina

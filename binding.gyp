@@ -15,6 +15,7 @@
         'native/file.cc',
         'native/handle.cc',
         'native/jobs.cc',
+        'native/js-stack.cc',
         'native/map.cc',
         'native/mount.cc',
         'native/name.cc',
@@ -36,7 +37,14 @@
       # A program of its own, in C: what it links is what it costs every mount.
       'target_name': 'lamina-keeper',
       'type': 'executable',
-      'sources': ['native/keeper/keeper.c'],
+      'sources': [
+        'native/keeper/keeper.c',
+        'native/keeper/life.c',
+        'native/keeper/messages.c',
+        'native/keeper/mountpoint.c',
+        'native/keeper/text.c',
+        'native/keeper/watchdog.c',
+      ],
       'cflags_c': ['-std=gnu11', '-Wall', '-Wextra', '-Werror', '-O2'],
       'ldflags': ['-Wl,--as-needed'],
     },

@@ -71,10 +71,19 @@ napi_value set_hostname(napi_env env, napi_callback_info info) {
   return result(env, sethostname(name.c_str(), strlen(name.c_str())));
 }
 
+// exitNow(code): _exit(2), for a process with threads that wait for a filesystem that does not answer: exit(3) waits for them.
+napi_value exit_now(napi_env env, napi_callback_info info) {
+  Args args(env, info);
+  const int code = args.i32(0);
+  if (args.failed()) return args.reject();
+  _exit(code);
+}
+
 }  // namespace
 
 bool register_process(napi_env env, napi_value exports, State* state) {
-  return define(env, exports, state, "exec", exec) && define(env, exports, state, "dropBounding", drop_bounding) &&
+  return define(env, exports, state, "exitNow", exit_now) && define(env, exports, state, "exec", exec) &&
+         define(env, exports, state, "dropBounding", drop_bounding) &&
          define(env, exports, state, "setHostname", set_hostname);
 }
 

@@ -58,7 +58,7 @@ export async function serve(line: string, starter: number): Promise<number> {
   }
   if (isBound()) mount.bindTo(starter)
   else closeSync(starter)
-  return mount.ended
+  return mount.over()
 }
 
 /** Goes on where a daemon that died has stopped. Gives the exit code. */
@@ -67,7 +67,7 @@ export async function takeOver(starter: number): Promise<number> {
   sys.umask(0)
   const mount = await RunningMount.takeOver()
   if (isBound()) mount.bindTo(starter)
-  return mount.ended
+  return mount.over()
 }
 
 function isBound(): boolean {
@@ -163,6 +163,13 @@ class RunningMount {
     return mount
   }
 
+  /** The exit code; where threads wait for a layer that does not answer, the process ends here. */
+  async over(): Promise<number> {
+    const code = await this.ended
+    if (this.patience.silent().length > 0) sys.exitNow(code)
+    return code
+  }
+
   /** Reads what the predecessor knew, a piece at a time between requests. */
   private recall(): void {
     const more = (): void => {
@@ -229,6 +236,8 @@ class RunningMount {
     const end = await this.session.ended
     this.kept?.ending()
     log?.(`${this.record.mountpoint}: ${describeEnd(end)}`)
+    // What copies from there may never end; the next mount removes what it leaves in the work directory.
+    if (this.patience.silent().length > 0) return end.reason === 'failed' ? 1 : 0
     try {
       await this.overlay.close()
     } catch (error) {

@@ -148,11 +148,15 @@ export interface Addon {
   accountOpen(limit: number, used: number, bySize: boolean): AccountHandle
   account(handle: AccountHandle, operation: number, a: number, b: number, c: number): number
 
+  // native/js-stack.cc
+  reportStack(socket: number): number
+
   // native/patience.cc
   coverDescriptor(fd: number, filesystem: number): number
   onAnswer(callback: (filesystem: number) => void): void
 
   // native/process.cc
+  exitNow(code: number): never
   exec(path: string, args: Uint8Array, env: Uint8Array): number
   dropBounding(low: number, high: number): number
   setHostname(name: string): number

@@ -23,3 +23,16 @@ export function dropBounding(keep: readonly number[]): void {
   const mask = keep.reduce((bits, cap) => bits | (1n << BigInt(cap)), 0n)
   check(addon.dropBounding(Number(mask & 0xffffffffn), Number(mask >> 32n)), 'prctl')
 }
+
+/**
+ * From now on whoever writes an S to the other end of `socket` is told where JavaScript is, also when it never returns. False where this
+ * version of Node lacks what that takes.
+ */
+export function reportStack(socket: number): boolean {
+  return addon.reportStack(socket) === 0
+}
+
+/** Ends the process, threads included that wait for a filesystem that does not answer: process.exit() waits for them. */
+export function exitNow(code: number): never {
+  return addon.exitNow(code)
+}

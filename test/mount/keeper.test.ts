@@ -210,6 +210,46 @@ t.test('a daemon that takes no requests is replaced', { skip }, async t => {
   t.ok(Date.now() - started < 20_000)
 })
 
+t.test('a daemon in an endless loop is replaced, and the log says where it was', { skip }, async t => {
+  const hook = path.join(fs.mkdtempSync('/tmp/lamina-loop-'), 'loop.cjs')
+  const log = path.join(path.dirname(hook), 'log')
+  fs.writeFileSync(
+    hook,
+    `process.on('SIGUSR2', function once() {
+      let n = 0
+      function theLoopOfThisTest() { for (;;) n++ }
+      theLoopOfThisTest()
+    })`,
+  )
+  Object.assign(process.env, { NODE_OPTIONS: `--require ${hook}`, LAMINA_LOG: log })
+  try {
+    using it = kept('keeper-loop', ['watchdog=1'])
+    delete process.env['NODE_OPTIONS']
+    const { mount } = it
+    const pid = kill(mount, 'SIGUSR2')
+    const listed = execFileSync('ls', [mount.mountpoint], { encoding: 'utf8', timeout: 30_000 })
+    t.match(listed, 'file')
+    t.not(mount.pid, pid)
+    const said = textOf(log)
+    t.match(said, /has taken no request for \d+ s; the last one: opcode/)
+    t.match(said, /thread \d+ \(.*\): system call running/)
+    t.match(said, /where JavaScript is:\n.*theLoopOfThisTest.*loop\.cjs:3/)
+  } finally {
+    delete process.env['NODE_OPTIONS']
+    delete process.env['LAMINA_LOG']
+    fs.rmSync(path.dirname(hook), { recursive: true })
+  }
+})
+
+t.test('a mount is handed over as often as one likes', { skip }, t => {
+  using it = kept('keeper-restarts')
+  const { mount } = it
+  for (let i = 0; i < 6; i++) lamina('daemon', 'restart', mount.mountpoint)
+  t.match(fs.readdirSync(mount.mountpoint), ['dir', 'file'])
+  t.match((mount.stats() as { deaths?: unknown }).deaths, { count: 0 })
+  t.end()
+})
+
 t.test(
   'a kernel that sends nothing again: what was in flight fails, the mount goes on',
   { skip },

@@ -127,3 +127,23 @@ for (const keeper of ['keeper=0', 'keeper=1'])
       fs.closeSync(open)
     }
   })
+
+t.test('a mount over a layer that does not answer can be ended', { skip }, async t => {
+  using scratch = new Scratch('silent-end', 30)
+  const { view, far } = layers(scratch, [])
+  fs.statSync(path.join(view.mountpoint, 'far'))
+  const [stopped, pid] = [far.pid ?? 0, view.pid ?? 0]
+  process.kill(stopped, 'SIGSTOP')
+  try {
+    const big = path.join(view.mountpoint, 'far', 'big')
+    const waiting = [run('sh', '-c', `printf more | dd of=${big} conv=notrunc,nocreat`), run('cat', big)]
+    await later(500)
+    execFileSync('umount', ['-f', '-l', view.mountpoint])
+    for (const { ended } of waiting) t.not((await ended).code, 0)
+    for (let i = 0; i < 100 && fs.existsSync(`/proc/${pid}`); i++) await later(50)
+    t.notOk(fs.existsSync(`/proc/${pid}`), 'no daemon stays')
+  } finally {
+    process.kill(stopped, 'SIGCONT')
+    view.kill()
+  }
+})

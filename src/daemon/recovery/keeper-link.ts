@@ -56,6 +56,7 @@ export class KeeperLink {
     watchdogAction: WatchdogAction
   }): void {
     const { mountpoint, device, record, watchdog, watchdogAction } = facts
+    if (watchdog > 0) sys.reportStack(this.socket)
     this.strings('R', [mountpoint, device, record, String(Math.round(watchdog)), watchdogAction])
   }
 

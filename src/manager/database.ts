@@ -7,7 +7,10 @@
  * - reads outside a transaction see the last commit and never block a writer (WAL).
  */
 import { DatabaseSync, type DatabaseSyncInstance } from '@photostructure/sqlite'
+import { existsSync, renameSync, rmSync } from 'node:fs'
 import { dirname } from 'node:path'
+import { fromUtf8 } from '../base/bytes.js'
+import type { Fd } from '../base/fd.js'
 import * as sys from '../sys/index.js'
 import { isFull } from './reserve.js'
 import { MIGRATIONS } from './schema.js'
@@ -31,20 +34,22 @@ export class Database implements Disposable {
   }
 
   /**
-   * Opens the database, creating or migrating it under `lockPath`: switching a new file to WAL is the one step that
-   * SQLite's own locks do not order.
+   * Opens the database, making or migrating it under `lockPath`.
    * @throws StoreError when it is newer than this program, damaged, or out of reach
    */
   static open(path: string, lockPath: string): Database {
-    let db: Database | undefined
     try {
-      db = new Database(path)
-      if (db.#version() !== MIGRATIONS.length) db.#migrate(lockPath)
-      // synchronous=FULL: what a command reported as done survives a power cut too. One fsync a commit.
-      db.#db.exec('PRAGMA synchronous = FULL')
-      return db
+      for (const end = Date.now() + BUSY_TIMEOUT; ;) {
+        try {
+          return Database.#openOnce(path, lockPath)
+        } catch (error) {
+          // A journal or log that a killed command left is taken care of by the first who opens the file; there are moments in
+          // which SQLite tells the second so instead of waiting (sqlite.org/wal.html, "Sometimes Queries Return SQLITE_BUSY").
+          if (!isBusy(error) || Date.now() > end) throw error
+          Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 5)
+        }
+      }
     } catch (error) {
-      db?.close()
       if (error instanceof StoreError) throw error
       // SQLite says "disk I/O error" where it cannot have the few pages that opening takes.
       if (isFull(dirname(path))) throw noRoom(path, error)
@@ -57,13 +62,27 @@ export class Database implements Disposable {
     }
   }
 
+  static #openOnce(path: string, lockPath: string): Database {
+    if (!existsSync(path)) makeDatabase(path, lockPath)
+    const db = new Database(path)
+    try {
+      if (db.#version() !== MIGRATIONS.length) db.#migrate(lockPath)
+      // synchronous=FULL: what a command reported as done survives a power cut too. One fsync a commit.
+      db.#db.exec('PRAGMA synchronous = FULL')
+      return db
+    } catch (error) {
+      db.close()
+      throw error
+    }
+  }
+
   #version(): number {
     return this.get<{ user_version: number }>('PRAGMA user_version')?.user_version ?? 0
   }
 
   #migrate(lockPath: string): void {
-    using lock = sys.openat(sys.AT_FDCWD, lockPath, sys.O_RDWR | sys.O_CREAT, 0o600)
-    sys.flock(lock.n, sys.LOCK_EX)
+    using lock = lockFile(lockPath)
+    void lock
     this.#db.exec('PRAGMA journal_mode = WAL')
     const found = this.#version()
     if (found > MIGRATIONS.length) {
@@ -76,8 +95,7 @@ export class Database implements Disposable {
     for (const [index, migration] of MIGRATIONS.entries()) {
       if (index < found) continue
       this.transaction(() => {
-        this.#db.exec(migration)
-        this.#db.exec(`PRAGMA user_version = ${index + 1}`)
+        this.#db.exec(`${migration}; PRAGMA user_version = ${index + 1}`)
       })
     }
   }
@@ -166,6 +184,42 @@ export class Database implements Disposable {
   }
 }
 
+/** Bytes 18 and 19 of a database file: 2 is WAL. Source: sqlite.org/fileformat.html, "File format version numbers". */
+const [FORMAT_AT, WAL_FORMAT] = [18, Buffer.from([2, 2])]
+
+/**
+ * Makes the file under another name, complete and in WAL mode, so that nobody ever meets one that is being made. Switching a file that
+ * others have open to WAL is the one step for which SQLite does not wait: where a command was killed in it, of those that came after one could
+ * end with "database is locked".
+ */
+function makeDatabase(path: string, lockPath: string): void {
+  using lock = lockFile(lockPath)
+  void lock
+  if (existsSync(path)) return
+  const unfinished = `${path}.new`
+  for (const name of [unfinished, `${unfinished}-journal`]) rmSync(name, { force: true })
+  // In memory first: no connection that knows the file by this name may outlive it.
+  const memory = new DatabaseSync(':memory:')
+  try {
+    memory.exec([...MIGRATIONS, `PRAGMA user_version = ${MIGRATIONS.length}`].join(';'))
+    memory.exec(`VACUUM INTO '${unfinished.replaceAll("'", "''")}'`)
+  } finally {
+    memory.close()
+  }
+  using file = sys.openat(sys.AT_FDCWD, fromUtf8(unfinished), sys.O_RDWR)
+  sys.pwriteSync(file.n, WAL_FORMAT, 0, WAL_FORMAT.length, FORMAT_AT)
+  sys.fsyncSync(file.n)
+  renameSync(unfinished, path)
+  using dir = sys.openat(sys.AT_FDCWD, fromUtf8(dirname(path)), sys.O_RDONLY | sys.O_DIRECTORY)
+  sys.fsyncSync(dir.n)
+}
+
+function lockFile(path: string): Fd {
+  const lock = sys.openat(sys.AT_FDCWD, fromUtf8(path), sys.O_RDWR | sys.O_CREAT, 0o600)
+  sys.flock(lock.n, sys.LOCK_EX)
+  return lock
+}
+
 function noRoom(path: string, cause: unknown): StoreError {
   return new StoreError(
     'failed',
@@ -184,6 +238,16 @@ export function isForeignKeyError(error: unknown): boolean {
 export function isUniqueError(error: unknown): boolean {
   // SQLITE_CONSTRAINT_UNIQUE, SQLITE_CONSTRAINT_PRIMARYKEY
   return hasSqliteCode(error, 2067) || hasSqliteCode(error, 1555)
+}
+
+/** SQLITE_BUSY, of any of its extended codes. */
+function isBusy(error: unknown): boolean {
+  return (
+    error instanceof Error &&
+    'errcode' in error &&
+    typeof error.errcode === 'number' &&
+    (error.errcode & 0xff) === 5
+  )
 }
 
 function hasSqliteCode(error: unknown, code: number): boolean {

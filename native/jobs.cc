@@ -271,42 +271,44 @@ bool in_memory(int fd) {
   return fstatfs(fd, &fs) == 0 && (fs.f_type == TMPFS_MAGIC || fs.f_type == RAMFS_MAGIC);
 }
 
-// copyCached(from, to, size): 1 when all of a small file was in the page cache and stands in `to` now, 0 when a thread
-// must copy it (nothing was written), or -errno.
+// copyCached(from, fromAt, to, toAt, length): the bytes copied, fewer than asked at the end of the file, when all of a small
+// range was in the page cache; -EAGAIN when a thread must copy it (nothing was written), or -errno.
 napi_value copy_cached(napi_env env, napi_callback_info info) {
-  constexpr int64_t kMost = 64 * 1024;
+  constexpr size_t kMost = 64 * 1024;
   Args args(env, info);
   const int from = args.fd(0);
-  const int to = args.fd(1);
-  const int64_t size = args.i64(2);
-  if (!args.failed() && (size < 0 || size > kMost)) args.wrong(2, "a size of at most 65536");
+  const off_t from_at = args.i64(1);
+  const int to = args.fd(2);
+  const off_t to_at = args.i64(3);
+  const int64_t length = args.i64(4);
+  if (!args.failed() && (from_at < 0 || to_at < 0 || length < 0)) args.wrong(4, "a range");
   if (args.failed()) return args.reject();
   // Not even asked: it might not answer.
   if (remote_of(from) != nullptr) return integer(env, 0);
   char data[kMost];
-  int flags = RWF_NOWAIT;
-  for (int64_t at = 0; at < size;) {
-    iovec part = {data + at, static_cast<size_t>(size - at)};
-    const ssize_t got = preadv2(from, &part, 1, at, flags);
+  const size_t most = std::min<int64_t>(length, kMost);
+  size_t size = 0;
+  for (int flags = RWF_NOWAIT; size < most;) {
+    iovec part = {data + size, most - size};
+    const ssize_t got = preadv2(from, &part, 1, from_at + size, flags);
+    if (got == 0) break;
     if (got > 0) {
-      at += got;
-      continue;
-    }
-    if (got == 0) return integer(env, 0);  // truncated meanwhile
-    if (errno == EINTR) continue;
-    if (errno == EOPNOTSUPP && flags != 0 && in_memory(from)) {
+      size += got;
+    } else if (errno == EOPNOTSUPP && flags != 0 && in_memory(from)) {
       flags = 0;
-      continue;
+    } else if (errno != EINTR) {
+      return failure(env, EAGAIN);
     }
-    return integer(env, 0);
   }
-  for (int64_t at = 0; at < size;) {
-    const ssize_t put = pwrite(to, data + at, static_cast<size_t>(size - at), at);
+  if (size == kMost && length > static_cast<int64_t>(kMost)) return failure(env, EAGAIN);
+  for (size_t at = 0; at < size;) {
+    const ssize_t put = pwrite(to, data + at, size - at, to_at + at);
     if (put < 0 && errno == EINTR) continue;
+    if (put < 0 && at > 0) return integer(env, at);
     if (put < 0) return failure(env, errno);
     at += put;
   }
-  return integer(env, 1);
+  return integer(env, size);
 }
 
 // stopJobs(): for process.exit() of the main thread, which waits for the pool's threads and runs no cleanup hook.

@@ -369,7 +369,8 @@ class Building implements Disposable {
     const { copiedBy } = this.layer
     if (copiedBy === undefined || copiedBy === 'reflink' || this.copy.stat.blocks * 512 < size)
       return size === 0
-    return sys.copyCached(this.source.n, this.temp.fd.n, size)
+    // Fewer bytes than there were: it is being cut, and is copied once more.
+    return sys.copyCached(this.source.n, 0, this.temp.fd.n, 0, size) === size
   }
 
   async copyData(size: number): Promise<void> {

@@ -92,24 +92,35 @@ export function lseek(view: View, inode: Inode, offset: number, whence: number):
   return sys.lseek(fd.n, offset, whence)
 }
 
-/** Bytes copied, by reflink where the upper filesystem can. @throws Again while the target's data is copied up */
-export function copyFileRange(
-  view: View,
-  from: { inode: Inode; offset: number },
-  to: { inode: Inode; offset: number },
-  length: number,
-): Promise<number> {
-  ensureUpper(view, to.inode)
-  return copyRange(view, from, to, length)
+interface Position {
+  readonly inode: Inode
+  readonly offset: number
 }
 
-async function copyRange(
-  view: View,
-  from: { inode: Inode; offset: number },
-  to: { inode: Inode; offset: number },
-  length: number,
-): Promise<number> {
+/**
+ * Bytes copied: by reflink where the upper filesystem can, else a small range that is in memory on the spot, because two changes
+ * of thread cost more. @throws Again while the target's data is copied up
+ */
+export function copyFileRange(view: View, from: Position, to: Position, length: number): Maybe<number> {
+  ensureUpper(view, to.inode)
+  return copySmall(view, from, to, length) ?? copyRange(view, from, to, length)
+}
+
+function copySmall(view: View, from: Position, to: Position, length: number): number | undefined {
+  using source = new Fd(openReal(view, from.inode, sys.O_RDONLY))
+  using target = new Fd(openReal(view, to.inode, sys.O_RDWR))
+  if (view.upper === null || (view.upper.clones ??= canClone(target.n))) return undefined
+  return sys.copyCached(source.n, from.offset, target.n, to.offset, length)
+}
+
+async function copyRange(view: View, from: Position, to: Position, length: number): Promise<number> {
   using source = new Fd(openReal(view, from.inode, sys.O_RDONLY))
   using target = new Fd(openReal(view, to.inode, sys.O_RDWR))
   return await sys.copyFileRange(source.n, from.offset, target.n, to.offset, length)
+}
+
+/** A file is asked to become a clone of itself: nothing, or an error that comes after the question whether this can be done at all. */
+function canClone(fd: number): boolean {
+  const result = sys.ioctlNumber(fd, sys.FICLONE, fd)
+  return result !== -E.EOPNOTSUPP && result !== -E.ENOTTY && result !== -E.ENOSYS
 }

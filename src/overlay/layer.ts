@@ -15,6 +15,8 @@ export class Layer {
   readonly root: DirReal
   /** How the last copy of a file's data into upper was done: a reflink is the better way for a small file, too. */
   copiedBy: CopyMethod | undefined
+  /** Whether its filesystem can share extents, once that was asked: see io.ts. */
+  clones: boolean | undefined
   constructor(
     readonly index: number,
     readonly rootFd: Fd,

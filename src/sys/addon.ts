@@ -86,7 +86,7 @@ export interface Addon {
     size: number,
     reflink: boolean,
   ): Promise<[bytes: number, method: number] | number>
-  copyCached(src: number, dst: number, size: number): number
+  copyCached(from: number, fromAt: number, to: number, toAt: number, length: number): number
   stopJobs(): void
   mallocTrim(): void
   fsyncJob(fd: number): Promise<number>

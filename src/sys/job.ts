@@ -1,3 +1,4 @@
+import { E } from '../base/errno.js'
 import { SysError } from '../base/sys-error.js'
 import { addon, check } from './addon.js'
 
@@ -47,12 +48,20 @@ export async function copyData(
 export const COPY_CACHED_MOST = 65_536
 
 /**
- * Copies the first `size` bytes, at most {@link COPY_CACHED_MOST}, of one regular file into another on the spot, if they are
- * all in the page cache. False when they are not: then nothing was written, and {@link copyData} is the way.
+ * Copies a range of one regular file into another on the spot, if all of it is in the page cache and no longer than
+ * {@link COPY_CACHED_MOST}: gives the bytes copied, fewer than asked at the end of the file. Undefined when it is not: then nothing
+ * was written, and {@link copyData} or {@link copyFileRange} is the way.
  * @throws SysError ENOSPC, EDQUOT, EIO… of the writing
  */
-export function copyCached(src: number, dst: number, size: number): boolean {
-  return check(addon.copyCached(src, dst, size), 'copy') === 1
+export function copyCached(
+  from: number,
+  fromAt: number,
+  to: number,
+  toAt: number,
+  length: number,
+): number | undefined {
+  const copied = addon.copyCached(from, fromAt, to, toAt, length)
+  return copied === -E.EAGAIN ? undefined : check(copied, 'copy')
 }
 
 export async function fsync(fd: number): Promise<void> {

@@ -58,6 +58,7 @@ export interface ProcessArguments {
   user?: string
   network: string
   hostname?: string
+  addHost?: string[]
   entrypoint?: string
 }
 
@@ -73,6 +74,7 @@ export function onProcess(command: Command): Command {
     .option('-u, --user <user>', 'NAME, UID, NAME:GROUP or UID:GID')
     .option('--network <mode>', 'host or none', 'host')
     .option('--hostname <name>', 'the beginning of the ID otherwise')
+    .option('--add-host <name:ip>', 'a line of its /etc/hosts; may be repeated', append)
     .option('--entrypoint <program>', "instead of the image's")
 }
 
@@ -93,6 +95,7 @@ export function processOptions(
     ...(options.workdir === undefined ? {} : { workdir: options.workdir }),
     ...(options.user === undefined ? {} : { user: options.user }),
     ...(options.hostname === undefined ? {} : { hostname: options.hostname }),
+    ...(options.addHost === undefined ? {} : { addHosts: options.addHost }),
   }
 }
 

@@ -24,6 +24,10 @@ const GROUPS: readonly { commands: readonly string[]; load: () => Promise<Group>
   { commands: ['container'], load: () => import('./commands/container.js') },
   { commands: ['plugin'], load: () => import('./commands/plugin.js') },
   { commands: ['run', 'exec'], load: () => import('./commands/run.js') },
+  {
+    commands: ['start', 'stop', 'restart', 'kill', 'wait', 'logs'],
+    load: () => import('./commands/lifecycle.js'),
+  },
   { commands: ['unshare'], load: () => import('./commands/unshare.js') },
   { commands: ['volume'], load: () => import('./commands/volume.js') },
   { commands: ['completion', '__complete'], load: () => import('./commands/completion.js') },

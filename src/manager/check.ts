@@ -350,9 +350,7 @@ function claimedByLive(store: Store, target: string): boolean {
   const prefix = fromUtf8(store.paths.containers) + '/'
   if (!target.startsWith(prefix)) return false
   const id = target.slice(prefix.length).split('/')[0] ?? ''
-  const claim = store.claims.tryClaim('container', id)
-  claim?.release()
-  return claim === undefined
+  return store.claims.isHeld('container', id)
 }
 
 function isDead(target: string): boolean {

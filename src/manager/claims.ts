@@ -112,6 +112,18 @@ export class Claims {
     return claim
   }
 
+  /** Whether a live process has the claim. Nothing is changed: what a dead one left stays for the sweep. */
+  isHeld(kind: ClaimKind, id: string): boolean {
+    const path = fromUtf8(join(this.dir, `${kind}-${id}`))
+    try {
+      using fd = sys.openat(sys.AT_FDCWD, path, sys.O_RDWR | sys.O_NOFOLLOW)
+      return !sys.flock(fd.n, sys.LOCK_EX | sys.LOCK_NB)
+    } catch (error) {
+      if (error instanceof SysError && error.errno === E.ENOENT) return false
+      throw error
+    }
+  }
+
   /** Waits until KIND-ID can be claimed: two downloads of one blob, say. */
   async wait(kind: ClaimKind, id: string, signal?: AbortSignal): Promise<Claim> {
     for (let delay = 5; ; delay = Math.min(delay * 2, 200)) {

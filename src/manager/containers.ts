@@ -195,7 +195,7 @@ export class Containers {
     if (isMounted(target)) {
       if (isAlive(target)) {
         this.#rows.count(container, target, options.use)
-        await this.rootfsMounts.assemble(container, target).catch((error: unknown) => {
+        await this.rootfsMounts.assemble(container, target, options.mounts).catch((error: unknown) => {
           this.#rows.uncount(target, options.use?.lease)
           throw error
         })
@@ -222,7 +222,7 @@ export class Containers {
         ...(options.readOnly === undefined ? {} : { readOnly: options.readOnly }),
       })
       this.#rows.count(container, target, options.use)
-      await this.rootfsMounts.assemble(container, target)
+      await this.rootfsMounts.assemble(container, target, options.mounts)
     } catch (error) {
       if (isMounted(target)) {
         this.rootfsMounts.dismantle(target)
@@ -328,6 +328,7 @@ export class Containers {
     await this.#unmount(container, { all: true, force: options.force === true })
     try {
       await collect(this.context, () => {
+        if (options.force !== true) this.#refuseIfStarting(container)
         this.context.db.run('DELETE FROM mounts WHERE container = ?', container.id)
         this.context.db.run('DELETE FROM containers WHERE id = ?', container.id)
       })
@@ -336,6 +337,15 @@ export class Containers {
       claim.abandon()
       throw error
     }
+  }
+
+  /** A command has said that it will run something in it, and has not mounted it yet. */
+  #refuseIfStarting(container: ContainerRecord): void {
+    const { db, claims } = this.context
+    const sql = 'SELECT lease FROM container_uses WHERE container = ? AND process IS NOT NULL'
+    const rows = db.all<{ lease: string }>(sql, container.id)
+    if (!rows.some(row => claims.isHeld('lease', row.lease))) return
+    throw new StoreError('in-use', `container ${container.name} is being started`, 'wait, or use --force')
   }
 
   /** One at a time; and whoever waited looks again whether the container still is there. */

@@ -17,6 +17,8 @@ export interface RunOptions extends BundleOptions {
   /** Standard input, output and error. */
   readonly stdio: readonly ['ignore' | 'inherit', 'pipe' | 'inherit', 'pipe' | 'inherit']
   readonly signal?: AbortSignal
+  /** An OCI runtime writes the pid here when the command is there. */
+  readonly pidFile?: string
   /** Told before an OCI runtime starts. */
   readonly onRuntime?: (process: RunningProcess) => void
   /** Told of the process, to read its output. */
@@ -35,7 +37,8 @@ export async function runProcess(options: RunOptions): Promise<number> {
   writeBundle(bundle, options)
   const command = runtimeCommand(runtime)
   options.onRuntime?.({ kind: 'runtime', command, id })
-  const words = [...command, 'run', '--bundle', bundle, id]
+  const pidFile = options.pidFile === undefined ? [] : ['--pid-file', options.pidFile]
+  const words = [...command, 'run', '--bundle', bundle, ...pidFile, id]
   // Ended through the runtime: it kills what runs inside and removes its state.
   const stop = (): void =>
     void spawn(command[0] ?? '', [...command.slice(1), 'delete', '--force', id], { stdio: 'ignore' })

@@ -195,4 +195,13 @@ export const MIGRATIONS: readonly string[] = [
   -- The lease of the command that makes it for a container that has no row yet: without that row it goes with the command.
   ALTER TABLE volumes ADD COLUMN made_by TEXT;
   `,
+  `
+  -- The last time that a command ran in a container. Outlives the container by an hour, for whoever waits for its end.
+  CREATE TABLE container_runs (
+    container TEXT PRIMARY KEY,
+    started   INTEGER NOT NULL,
+    finished  INTEGER,                       -- NULL: it runs, or nobody saw its end
+    code      INTEGER                        -- exit code, as 'run' gives it
+  ) STRICT;
+  `,
 ]

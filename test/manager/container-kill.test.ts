@@ -31,13 +31,13 @@ const WRITE =
 const INSIDE =
   'i=0; while [ $i -lt 25 ]; do i=$((i+1)); echo $i > /data/run; echo $i > /limited/run; echo $i > /t/run; sleep 0.05; done'
 
-type Kind = 'command' | 'daemon' | 'runtime' | 'inside'
+type Kind = 'command' | 'daemon' | 'runtime' | 'inside' | 'monitor'
 
 void t.test(`${ROUNDS} rounds`, { skip: skipBox }, async t => {
   t.comment(`seed ${SEED}`)
   const random = new Random(SEED)
   const bench = await withBox(t)
-  const killed: Record<Kind, number> = { command: 0, daemon: 0, runtime: 0, inside: 0 }
+  const killed: Record<Kind, number> = { command: 0, daemon: 0, runtime: 0, inside: 0, monitor: 0 }
   for (let round = 0; round < ROUNDS; round += 1) {
     const world = new Round(bench, random)
     const problems = await world.play()
@@ -95,8 +95,10 @@ class Round {
     await step('container', 'mount', 'one')
     begin()
     const writer = this.#write()
+    const detached = this.random.chance(0.5)
     const inside = step(
       'run',
+      ...(detached ? ['-d', '--name', 'two'] : []),
       '--rm',
       '-e',
       `LAMINA_ROOT=${this.bench.root}`,
@@ -113,6 +115,7 @@ class Round {
     await writer
     begin()
     await inside
+    if (detached) await this.#lamina(['wait', 'two'])
     await step('container', 'umount', 'one')
     await step('container', 'rm', '-v', 'one')
     await Promise.all(kills)
@@ -129,6 +132,8 @@ class Round {
     }
     const lines = async (...args: string[]): Promise<string[]> =>
       (await must(...args)).split('\n').filter(Boolean)
+    // One whose command was killed runs on, and ends by itself.
+    for (let tries = 0; tries < 200 && this.#processes().monitor !== undefined; tries += 1) await wait(100)
     const names = await lines('container', 'ls', '--format', '{{.name}}')
     const volumes = await lines('volume', 'ls', '-q')
     if (names.includes('one')) {
@@ -141,8 +146,6 @@ class Round {
       await must('container', 'rm', '-v', 'one')
     }
     for (const name of names) if (name !== 'one') problems.push(`container ${name} is left of a run --rm`)
-    // Anonymous ones of a create that was killed before it had a container.
-    await must('volume', 'prune')
     for (const name of ['data', 'limited']) if (volumes.includes(name)) await must('volume', 'rm', name)
     const check = await must('system', 'check')
     if (check !== 'Nothing is wrong.\n') problems.push(check)
@@ -193,7 +196,7 @@ class Round {
     const there = Object.entries(this.#processes()) as [Kind, number[]][]
     if (there.length === 0) return
     // What runs in a container is there for a short part of the round only.
-    const rare = there.filter(([kind]) => kind === 'runtime' || kind === 'inside')
+    const rare = there.filter(([kind]) => ['runtime', 'inside', 'monitor'].includes(kind))
     const [kind, pids] = this.random.pick(rare.length > 0 && this.random.chance(0.7) ? rare : there)
     try {
       process.kill(this.random.pick(pids), 'SIGKILL')
@@ -215,13 +218,15 @@ class Round {
         const words = readFileSync(`/proc/${name}/cmdline`, 'latin1')
         const kind: Kind | undefined = words.includes('bin/lamina.js')
           ? 'command'
-          : words.includes('daemon/main')
-            ? 'daemon'
-            : /(^|\/)(crun|runc)\0/.test(words)
-              ? 'runtime'
-              : words === ''
-                ? undefined // a zombie
-                : 'inside'
+          : /lamina-monitor|containers\/monitor\.js/.test(words)
+            ? 'monitor'
+            : words.includes('daemon/main')
+              ? 'daemon'
+              : /(^|\/)(crun|runc)\0/.test(words)
+                ? 'runtime'
+                : words === ''
+                  ? undefined // a zombie
+                  : 'inside'
         if (kind !== undefined) (found[kind] ??= []).push(Number(name))
       } catch {
         // Gone since it was listed.

@@ -1,5 +1,6 @@
 import type { Command } from 'commander'
 import type { ContainerRecord } from '../../manager/containers.js'
+import type { ContainerState } from '../../manager/containers/state.js'
 import type { Store } from '../../manager/store.js'
 import {
   containerOptions,
@@ -15,8 +16,10 @@ import { CliError, humanSize, jsonName, print, printable, printJson } from '../o
 import { onStore, shortTime, tellNamespace, withStore } from '../store-command.js'
 import { registerCommit } from './commit.js'
 import { register as registerInside } from './container-inside.js'
+import { registerLifecycle } from './lifecycle.js'
 
-const FILTER_HELP = 'label=KEY[=VALUE], name=PART, volume=NAME, mounted=true|false; may be repeated'
+const FILTERS = 'label=KEY[=VALUE], name=PART, volume=NAME, mounted=true|false, status=created|running|exited'
+const FILTER_HELP = `${FILTERS}; may be repeated`
 
 interface PruneArguments {
   label?: string[]
@@ -35,6 +38,7 @@ export function register(program: Command): void {
   registerExport(container)
   registerRemoving(container)
   registerInside(container)
+  registerLifecycle(container)
   registerCommit(container)
 }
 
@@ -139,7 +143,8 @@ function registerReading(container: Command): void {
     .action(async (options: { filter?: string[]; quiet?: boolean; format: string }, command: Command) => {
       await withStore(command, async store => {
         const { hasLabel } = await import('../../manager/containers/create.js')
-        const tests = (options.filter ?? []).map(text => filterOf(store, text, hasLabel))
+        const { stateOf } = await import('../../manager/containers/state.js')
+        const tests = (options.filter ?? []).map(text => filterOf(store, text, hasLabel, stateOf))
         const rows = store.containers.list().filter(one => tests.every(test => test(one)))
         if (options.quiet === true) {
           for (const one of rows) print(one.id)
@@ -151,10 +156,11 @@ function registerReading(container: Command): void {
             { head: 'CONTAINER ID', cell: one => one.id.slice(0, 12) },
             { head: 'IMAGE', cell: one => imageName(store, one) },
             { head: 'CREATED', cell: one => shortTime(one.created) },
+            { head: 'STATUS', cell: one => statusText(stateOf(store, one)) },
             { head: 'MOUNTED', cell: one => (store.containers.mountpoint(one) === undefined ? 'no' : 'yes') },
             { head: 'NAME', cell: one => one.name },
           ],
-          one => describe(store, one),
+          one => describe(store, one, stateOf(store, one)),
           options.format,
         )
       })
@@ -166,9 +172,11 @@ function registerReading(container: Command): void {
     .option('-f, --format <format>', "json, or a template: '{{.mountpoint}}'", 'json')
     .addHelpText('after', "\nExample:\n  lamina container inspect --format '{{json .mounts}}' web")
     .action(async (refs: string[], options: { format: string }, command: Command) => {
-      await withStore(command, store => {
+      await withStore(command, async store => {
+        const { stateOf } = await import('../../manager/containers/state.js')
+        const containers = refs.map(ref => store.containers.find(ref))
         printObjects(
-          refs.map(ref => describe(store, store.containers.find(ref))),
+          containers.map(one => describe(store, one, stateOf(store, one))),
           options.format,
         )
       })
@@ -250,7 +258,8 @@ function registerRemoving(container: Command): void {
     .action(async (options: PruneArguments, command: Command) => {
       await withStore(command, async store => {
         const { hasLabel, pruneContainers } = await import('../../manager/containers/create.js')
-        const tests = (options.filter ?? []).map(text => filterOf(store, text, hasLabel))
+        const { stateOf } = await import('../../manager/containers/state.js')
+        const tests = (options.filter ?? []).map(text => filterOf(store, text, hasLabel, stateOf))
         const pruned = await pruneContainers(store, {
           dryRun: options.dryRun === true,
           wanted: one =>
@@ -266,8 +275,9 @@ function filterOf(
   store: Store,
   text: string,
   hasLabel: (container: ContainerRecord, label: string) => boolean,
+  stateOf: (store: Store, container: ContainerRecord) => ContainerState,
 ): (container: ContainerRecord) => boolean {
-  const [, kind = '', value = ''] = /^(label|name|volume|mounted)=(.+)$/s.exec(text) ?? []
+  const [, kind = '', value = ''] = /^(label|name|volume|mounted|status)=(.+)$/s.exec(text) ?? []
   switch (kind) {
     case 'label':
       return one => hasLabel(one, value)
@@ -275,14 +285,14 @@ function filterOf(
       return one => one.name.includes(value)
     case 'volume':
       return one => mountsOf(store, one).some(mount => mount.volume === value)
+    case 'status':
+      if (!['created', 'running', 'exited'].includes(value)) break
+      return one => stateOf(store, one).status === value
     case 'mounted':
       if (value !== 'true' && value !== 'false') break
       return one => (store.containers.mountpoint(one) !== undefined) === (value === 'true')
   }
-  throw new CliError(
-    `--filter ${text} is not understood: label=KEY[=VALUE], name=PART, volume=NAME, mounted=true|false`,
-    2,
-  )
+  throw new CliError(`--filter ${text} is not understood: ${FILTERS}`, 2)
 }
 
 function mountsOf(store: Store, container: ContainerRecord): { volume: string; target: string }[] {
@@ -298,7 +308,18 @@ function imageName(store: Store, container: ContainerRecord): string {
   return tag?.replace(/^docker\.io\/(library\/)?/, '') ?? container.image.slice(7, 19)
 }
 
-function describe(store: Store, container: ContainerRecord): object {
+/** As Docker has it. */
+function statusText({ status, startedAt, finishedAt, exitCode }: ContainerState): string {
+  if (status === 'created') return 'Created'
+  if (status === 'running')
+    return `Up ${shortTime(startedAt).replace(/ ago$/, '').replace('just now', 'less than a minute')}`
+  return `Exited (${exitCode ?? 'unknown'})${finishedAt === undefined ? '' : ` ${shortTime(finishedAt)}`}`
+}
+
+const isoTime = (time: number | undefined): string | null =>
+  time === undefined ? null : new Date(time).toISOString()
+
+function describe(store: Store, container: ContainerRecord, state: ContainerState): object {
   const users = store.db.get<{ users: number }>('SELECT users FROM mounts WHERE container = ?', container.id)
   const mountpoint = store.containers.mountpoint(container) ?? null
   return {
@@ -309,6 +330,13 @@ function describe(store: Store, container: ContainerRecord): object {
     driver: container.driver,
     labels: container.labels,
     createdAt: new Date(container.created).toISOString(),
+    status: statusText(state),
+    state: {
+      status: state.status,
+      startedAt: isoTime(state.startedAt),
+      finishedAt: isoTime(state.finishedAt),
+      exitCode: state.exitCode ?? null,
+    },
     mountpoint,
     mountUsers: mountpoint === null ? 0 : (users?.users ?? 0),
     volumes: mountsOf(store, container),

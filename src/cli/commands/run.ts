@@ -1,4 +1,5 @@
 import type { Command } from 'commander'
+import type { ProcessSpec } from '../../manager/containers/container-spec.js'
 import {
   containerOptions,
   environment,
@@ -9,10 +10,11 @@ import {
   type ProcessArguments,
 } from '../container-options.js'
 import { append } from '../key-values.js'
-import { CliError } from '../output.js'
+import { CliError, print } from '../output.js'
 import { onStore, withStore } from '../store-command.js'
 
 interface RunArguments extends ContainerArguments, ProcessArguments {
+  detach?: boolean
   rm?: boolean
   interactive?: boolean
   tty?: boolean
@@ -32,6 +34,7 @@ export function register(program: Command): void {
     .description('run a command in a new container; its exit code is passed on')
     .argument('<image>')
     .argument('[command...]', "the image's own otherwise")
+    .option('-d, --detach', 'in the background: print the ID, and return when the command runs')
     .option('--rm', 'remove the container and its anonymous volumes afterwards')
     .option('-i, --interactive', 'pass standard input on')
     .option('-t, --tty', 'give it this terminal, standard input too')
@@ -43,11 +46,20 @@ Exit code: the command's; 128 and the signal's number for a command that a signa
 
 Examples:
   lamina run --rm -it debian:12
+  lamina run -d --name db -v data:/var/lib/postgresql postgres:15; lamina logs db; lamina stop db
   lamina run --rm -v data:/var/lib/postgresql -u postgres postgres:15 psql --version`,
     )
     .action(async (image: string, words: string[], options: RunArguments, command: Command) => {
+      if (options.detach === true && (options.tty === true || options.interactive === true)) {
+        const way = "leave -i and -t out; 'lamina exec -it' gives a terminal to a shell beside it"
+        throw new CliError(`a command in the background has neither input nor terminal: ${way}`, 2)
+      }
       refuseNoTerminal(options.tty === true)
       const process_ = processOptions(words, options, options.tty === true)
+      if (options.detach === true) {
+        await runInBackground({ image, process: process_ }, options, command)
+        return
+      }
       process.exitCode = await withStore(
         command,
         async store => {
@@ -104,6 +116,23 @@ Example:
         { ownSignals: true },
       )
     })
+}
+
+async function runInBackground(
+  what: { readonly image: string; readonly process: ProcessSpec },
+  options: RunArguments,
+  command: Command,
+): Promise<void> {
+  await withStore(command, async (store, signal) => {
+    const { runDetached } = await import('../../manager/containers/detached.js')
+    const run = {
+      ...(await containerOptions(options)),
+      ...what,
+      interactive: false,
+      remove: options.rm === true,
+    }
+    print(await runDetached(store, run, signal))
+  })
 }
 
 function refuseNoTerminal(wanted: boolean): void {

@@ -1,5 +1,6 @@
 /** Containers as rows, and what is asked of them. */
 import type { Digest } from '../../oci/index.js'
+import type { BindMount } from '../mounts/mount-spec.js'
 import { StoreError } from '../store-error.js'
 
 export interface ContainerRecord {
@@ -41,6 +42,8 @@ export interface MountContainer {
   readonly target?: string
   readonly readOnly?: boolean
   readonly use?: LeasedUse
+  /** Files of the host's at these places too, where the rootfs lets them be mounted. */
+  readonly mounts?: readonly BindMount[]
 }
 
 export interface UnmountContainer {

@@ -24,6 +24,8 @@ export interface ProcessSpec {
   readonly workdir?: string
   readonly user?: string
   readonly hostname?: string
+  /** `NAME:IP`, for /etc/hosts. */
+  readonly addHosts?: readonly string[]
   readonly network: 'host' | 'none'
   readonly terminal: boolean
 }

@@ -7,6 +7,7 @@ import type { MountSpec, VolumeMount } from '../mounts/mount-spec.js'
 import type { Store } from '../store.js'
 import { StoreError } from '../store-error.js'
 import type { ContainerSpec, ProcessSpec } from './container-spec.js'
+import { checkHostname, splitHost } from './etc-files.js'
 import { endProcess, openLease, runningIn } from './uses.js'
 
 export interface CreateWithMounts {
@@ -31,6 +32,7 @@ export interface CreateWithMounts {
  * @throws StoreError invalid for two mounts on one target; what was made for the container is undone
  */
 export async function createContainer(store: Store, options: CreateWithMounts): Promise<ContainerRecord> {
+  checkProcess(options.process)
   const mounts = withImageVolumes(store, options)
   refuseDoubles(mounts)
   const claim = openLease(store)
@@ -46,6 +48,11 @@ export async function createContainer(store: Store, options: CreateWithMounts): 
       },
     )
   }
+}
+
+function checkProcess(process: ProcessSpec | undefined): void {
+  if (process?.hostname !== undefined) checkHostname(process.hostname)
+  for (const entry of process?.addHosts ?? []) splitHost(entry, process?.network ?? 'host')
 }
 
 async function createLeased(
@@ -152,7 +159,7 @@ export async function removeContainer(
     throw new StoreError(
       'in-use',
       `container ${container.name} is running`,
-      'wait for its command to end, or end it with --force',
+      `'lamina stop ${container.name}' ends it, or remove it with --force`,
     )
   }
   for (const process of running) endProcess(process)

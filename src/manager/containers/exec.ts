@@ -23,13 +23,13 @@ export interface ExecOptions {
 /** Returns the exit code. @throws StoreError invalid where nothing runs in the container */
 export async function execInContainer(store: Store, ref: string, options: ExecOptions): Promise<number> {
   const container = store.containers.find(ref)
-  const [running] = runningIn(store, container.id)
+  const running = runningIn(store, container.id).find(one => one.kind !== 'starting')
   const rootfs = store.containers.mountpoint(container)
   if (running === undefined || rootfs === undefined) {
     throw new StoreError(
       'invalid',
       `nothing runs in container ${container.name}`,
-      "'lamina run' starts a command in a new one",
+      `'lamina start ${container.name}' runs its command, 'lamina run' one in a new container`,
     )
   }
   const first: ProcessSpec = specOf(container).process ?? NO_PROCESS

@@ -11,6 +11,7 @@ import { writeBundle, type BundleOptions } from '../oci-bundle.js'
 import type { Store } from '../store.js'
 import { CommandError, StoreError } from '../store-error.js'
 import { rootOf, specOf, type ProcessSpec } from './container-spec.js'
+import { etcFiles, hostnameOf } from './etc-files.js'
 
 const DEFAULT_PATH = 'PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'
 
@@ -46,7 +47,7 @@ export function bundleOf(
     const { uid, gid } = rootOf(spec)
     sys.asCreator(uid, gid, 0, () => makeInRoot(root.n, fromUtf8(cwd), 'directory')).close()
   }
-  const hostname = wanted.hostname ?? container.id.slice(0, 12)
+  const hostname = hostnameOf(container, wanted)
   let env: string[] = [...(config.Env ?? [])]
   if (!env.some(entry => entry.startsWith('PATH='))) env.unshift(DEFAULT_PATH)
   env = withVariable(env, 'HOSTNAME', hostname)
@@ -123,7 +124,7 @@ export async function writeContainerBundle(
 ): Promise<string> {
   const container = store.containers.find(ref)
   const wanted = specOf(container).process ?? NO_PROCESS
-  const rootfs = await store.containers.mount(container.id)
+  const rootfs = await store.containers.mount(container.id, { mounts: etcFiles(store, container, wanted) })
   try {
     const path = resolve(dir)
     const words = args.length > 0 ? { args, entrypoint: [] } : {}

@@ -1,9 +1,9 @@
 /** `run`: a command in a container of its own, from create to the exit code. */
-import { existsSync, lstatSync, mkdirSync, realpathSync, rmdirSync } from 'node:fs'
+import { existsSync, lstatSync, mkdirSync, rmdirSync } from 'node:fs'
 import type { ChildProcess } from 'node:child_process'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import type { Claim } from '../claims.js'
+import type { ContainerRecord } from '../containers.js'
 import { bootId, isMounted } from '../mount-table.js'
 import type { MountSpec } from '../mounts/mount-spec.js'
 import { findRuntime } from '../oci-runtime.js'
@@ -13,8 +13,18 @@ import type { Store } from '../store.js'
 import { StoreError } from '../store-error.js'
 import { specOf, type ProcessSpec } from './container-spec.js'
 import { createContainer, removeContainer, type CreateWithMounts } from './create.js'
-import { bundleOf } from './process.js'
-import { childrenOf, closeLease, ContainerUse, openLease, startTimeOf } from './uses.js'
+import { etcFiles } from './etc-files.js'
+import { bundleOf, NO_PROCESS } from './process.js'
+import { noteEnd } from './run-state.js'
+import {
+  childrenOf,
+  claimRun,
+  closeLease,
+  ContainerUse,
+  openLease,
+  startTimeOf,
+  type UseLease,
+} from './uses.js'
 
 export interface RunContainer extends CreateWithMounts {
   readonly image: string
@@ -28,59 +38,106 @@ export interface RunContainer extends CreateWithMounts {
 /** What a user sends to a program by its pid; SIGWINCH and SIGCHLD are the terminal's and the runtime's business. */
 const FORWARDED = ['SIGINT', 'SIGTERM', 'SIGHUP', 'SIGQUIT', 'SIGUSR1', 'SIGUSR2'] as const
 
+/** Where standard input, output and error of the command lead, and who is told of it. */
+export interface RunStreams {
+  readonly input: 'inherit' | 'ignore'
+  readonly output: 'inherit' | 'pipe'
+  /** The container is mounted. `pidFile` appears when its command runs in an OCI runtime. */
+  readonly onReady?: (container: ContainerRecord, pidFile: string) => void
+  readonly onChild?: (child: ChildProcess) => void
+  /** The command runs, without a runtime. */
+  readonly onRunning?: () => void
+}
+
 /**
  * Runs the command and returns its exit code, or 128 and the number of the signal that ended it. Signals that this
  * process receives meanwhile are passed on.
  * @throws StoreError; with `remove` nothing is left behind
  */
-export async function runContainer(store: Store, options: RunContainer): Promise<number> {
-  const mounts = [...(options.mounts ?? []), ...resolver(options)]
-  for (const { target } of mounts) refuseSystemTarget(target)
-  const lease = { claim: openLease(store), remove: options.remove }
+export async function runContainer(
+  store: Store,
+  options: RunContainer,
+  streams: RunStreams = attached(options.interactive || options.process.terminal),
+): Promise<number> {
+  checkMounts(options.mounts ?? [])
+  return await withLease(store, options.remove, async lease => {
+    const use = { lease: lease.claim.id, remove: lease.remove }
+    const container = await createContainer(store, { ...options, use })
+    try {
+      return await runIn(store, container, lease, streams)
+    } finally {
+      if (options.remove) await removeContainer(store, container.id, { force: true, volumes: true })
+    }
+  })
+}
+
+/** Runs a container's command once more, as {@link runContainer}. @throws StoreError in-use where it runs already */
+export async function startContainer(store: Store, ref: string, streams: RunStreams): Promise<number> {
+  const container = store.containers.find(ref)
+  checkMounts(specOf(container).mounts)
+  return await withLease(store, false, lease => runIn(store, container, lease, streams))
+}
+
+export const attached = (interactive: boolean): RunStreams => ({
+  input: interactive ? 'inherit' : 'ignore',
+  output: 'inherit',
+})
+
+async function withLease<T>(
+  store: Store,
+  remove: boolean,
+  body: (lease: UseLease) => Promise<T>,
+): Promise<T> {
+  const lease = { claim: openLease(store), remove }
   try {
-    return await runLeased(store, { ...options, mounts }, lease)
+    return await body(lease)
   } finally {
     closeLease(store, lease.claim)
   }
 }
 
-async function runLeased(
+async function runIn(
   store: Store,
-  options: RunContainer,
-  lease: { readonly claim: Claim; readonly remove: boolean },
+  container: ContainerRecord,
+  lease: UseLease,
+  streams: RunStreams,
 ): Promise<number> {
-  const use = { lease: lease.claim.id, remove: lease.remove }
-  const container = await createContainer(store, { ...options, use })
-  try {
-    const target = specOf(container).ids === undefined ? undefined : reachable(container.id)
-    // After the use has ended.
-    using own = new OwnTarget(target)
-    void own
-    await using use = await ContainerUse.begin(store, container.id, {
-      lease,
-      ...(target === undefined ? {} : { target }),
+  claimRun(store, container, lease)
+  const wanted = specOf(container).process ?? NO_PROCESS
+  const target = specOf(container).ids === undefined ? undefined : reachable(container.id)
+  // After the use has ended.
+  using own = new OwnTarget(target)
+  void own
+  await using use = await ContainerUse.begin(store, container.id, {
+    lease,
+    mounts: etcFiles(store, container, wanted),
+    ...(target === undefined ? {} : { target }),
+  })
+  const bundle = bundleOf(store, container, use.rootfs, wanted)
+  await using scratch = store.scratch()
+  const pidFile = join(scratch.dir, 'pid')
+  streams.onReady?.(container, pidFile)
+  return await withSignals(async started => {
+    const code = await runProcess({
+      ...bundle,
+      id: `lamina-${container.id.slice(0, 12)}`,
+      scratch: scratch.dir,
+      stdio: [streams.input, streams.output, streams.output],
+      pidFile,
+      onRuntime: process => use.setProcess(process),
+      onStart: child => {
+        started(child)
+        streams.onChild?.(child)
+        if (findRuntime() !== undefined || child.pid === undefined) return
+        const startTime = startTimeOf(child.pid)
+        if (startTime === undefined) return
+        use.setProcess({ kind: 'namespaces', pid: child.pid, startTime, boot: bootId() })
+        streams.onRunning?.()
+      },
     })
-    const bundle = bundleOf(store, container, use.rootfs, options.process)
-    await using scratch = store.scratch()
-    return await withSignals(async started => {
-      return await runProcess({
-        ...bundle,
-        id: `lamina-${container.id.slice(0, 12)}`,
-        scratch: scratch.dir,
-        stdio: [options.interactive || options.process.terminal ? 'inherit' : 'ignore', 'inherit', 'inherit'],
-        onRuntime: process => use.setProcess(process),
-        onStart: child => {
-          started(child)
-          if (findRuntime() !== undefined || child.pid === undefined) return
-          const startTime = startTimeOf(child.pid)
-          if (startTime === undefined) return
-          use.setProcess({ kind: 'namespaces', pid: child.pid, startTime, boot: bootId() })
-        },
-      })
-    })
-  } finally {
-    if (options.remove) await removeContainer(store, container.id, { force: true, volumes: true })
-  }
+    noteEnd(store, container.id, code)
+    return code
+  })
 }
 
 /** Signals that arrive while `body` runs go to the process that it starts. */
@@ -127,26 +184,9 @@ class OwnTarget implements Disposable {
   }
 }
 
-/** With the host's network the host's resolver. By descriptor, as every mount: images have symlinks there. */
-function resolver(options: RunContainer): MountSpec[] {
-  const target = '/etc/resolv.conf'
-  const taken = options.mounts?.some(mount => mount.target === target || mount.target === '/etc') === true
-  if (options.process.network === 'none' || taken || !existsSync(target)) return []
-  return [
-    {
-      type: 'bind',
-      source: realpathSync(target),
-      target,
-      readOnly: true,
-      propagation: 'rprivate',
-      recursive: false,
-      createSource: false,
-    },
-  ]
-}
-
 /** These belong to the runtime, which would hide what is mounted there. */
-function refuseSystemTarget(target: string): void {
-  if (!/^\/(proc|sys|dev)(\/|$)/.test(target)) return
-  throw new StoreError('unsupported', `run cannot mount on ${target}`, '/proc, /sys and /dev are its own')
+function checkMounts(mounts: readonly MountSpec[]): void {
+  const own = mounts.find(({ target }) => /^\/(proc|sys|dev)(\/|$)/.test(target))
+  if (own === undefined) return
+  throw new StoreError('unsupported', `run cannot mount on ${own.target}`, '/proc, /sys and /dev are its own')
 }

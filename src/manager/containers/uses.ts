@@ -7,27 +7,63 @@ import { spawnSync } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import type { Claim } from '../claims.js'
+import type { ContainerRecord } from '../containers.js'
 import { bootId } from '../mount-table.js'
+import type { BindMount } from '../mounts/mount-spec.js'
 import type { Store } from '../store.js'
 import { StoreError } from '../store-error.js'
 import { removeContainer } from './create.js'
+import { noteEnd, noteStart } from './run-state.js'
 
 /** What runs in a container, as whoever has only the row can reach it. */
 export type RunningProcess =
+  /** Not there yet: its command prepares it. */
+  | { readonly kind: 'starting' }
   /** In an OCI runtime: the words that start it, and its name for the container. */
   | { readonly kind: 'runtime'; readonly command: readonly string[]; readonly id: string }
   /** In namespaces of our own: the process that keeps them. Pids are used again: the start time tells. */
   | { readonly kind: 'namespaces'; readonly pid: number; readonly startTime: number; readonly boot: string }
 
+/** The claim on a lease that a command keeps, and what becomes of the container with it. */
+export interface UseLease {
+  readonly claim: Claim
+  readonly remove: boolean
+}
+
 export interface UseOptions {
   readonly target?: string
-  /** The claim on a lease that the caller keeps, and what becomes of the container with it. */
-  readonly lease?: { readonly claim: Claim; readonly remove: boolean }
+  readonly lease?: UseLease
+  /** Beside those that the container was made with. */
+  readonly mounts?: readonly BindMount[]
 }
 
 /** A claim for {@link UseOptions}. */
 export function openLease(store: Store): Claim {
   return store.claims.claim('lease', randomBytes(8).toString('hex'))
+}
+
+/**
+ * Makes the lease's command the one that runs the container: there is one at a time.
+ * @throws StoreError in-use
+ */
+export function claimRun(store: Store, container: ContainerRecord, lease: UseLease): void {
+  const { db } = store
+  db.transaction(() => {
+    store.containers.find(container.id)
+    if (runningIn(store, container.id).length > 0) {
+      throw new StoreError(
+        'in-use',
+        `container ${container.name} is running`,
+        `'lamina exec' runs one more command in it, 'lamina stop' ends it`,
+      )
+    }
+    const insert =
+      'INSERT OR IGNORE INTO container_uses (lease, container, remove, counted) VALUES (?, ?, ?, 0)'
+    db.run(insert, lease.claim.id, container.id, lease.remove ? 1 : 0)
+    const starting: RunningProcess = { kind: 'starting' }
+    const sql = 'UPDATE container_uses SET process = ? WHERE lease = ?'
+    db.run(sql, JSON.stringify(starting), lease.claim.id)
+  })
 }
 
 export class ContainerUse implements AsyncDisposable {
@@ -48,6 +84,7 @@ export class ContainerUse implements AsyncDisposable {
       const rootfs = await store.containers.mount(container, {
         use: { lease: claim.id, remove },
         ...(options.target === undefined ? {} : { target: options.target }),
+        ...(options.mounts === undefined ? {} : { mounts: options.mounts }),
       })
       return new ContainerUse(store, container, claim, own, rootfs, remove)
     } catch (error) {
@@ -58,8 +95,12 @@ export class ContainerUse implements AsyncDisposable {
 
   /** Says what runs, before it runs where that can be. */
   setProcess(process: RunningProcess): void {
-    const sql = 'UPDATE container_uses SET process = ? WHERE lease = ?'
-    this.store.db.run(sql, JSON.stringify(process), this.claim.id)
+    const { db } = this.store
+    db.transaction(() => {
+      const sql = 'UPDATE container_uses SET process = ? WHERE lease = ?'
+      db.run(sql, JSON.stringify(process), this.claim.id)
+      noteStart(this.store, this.container)
+    })
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -87,7 +128,10 @@ interface UseRow {
 export async function endDeadUse(store: Store, lease: string): Promise<boolean> {
   const row = store.db.get<UseRow>('SELECT * FROM container_uses WHERE lease = ?', lease)
   if (row === undefined) return false
-  if (row.process !== null) endProcess(JSON.parse(row.process) as RunningProcess)
+  if (row.process !== null) {
+    endProcess(JSON.parse(row.process) as RunningProcess)
+    noteEnd(store, row.container, 128 + 9)
+  }
   if (row.remove === 1) await removeContainer(store, row.container, { force: true, volumes: true })
   else await store.containers.unmount(row.container, { lease, force: true })
   return true
@@ -106,19 +150,26 @@ export function runningIn(store: Store, container: string): RunningProcess[] {
   const sql = 'SELECT * FROM container_uses WHERE container = ? AND process IS NOT NULL'
   return store.db
     .all<UseRow>(sql, container)
-    .filter(row => isHeld(store, row.lease))
+    .filter(row => store.claims.isHeld('lease', row.lease))
     .map(row => JSON.parse(row.process ?? '') as RunningProcess)
 }
 
-function isHeld(store: Store, lease: string): boolean {
-  const claim = store.claims.tryClaim('lease', lease)
-  // Unlocked, its command is dead: left as it is for the sweep.
-  claim?.abandon()
-  return claim === undefined
+/**
+ * A question to ask again and again: whether a command that lives is not done with the container. It runs something in it, or it
+ * goes on to remove it, and what went with it, when its row is gone already.
+ */
+export function busyWith(store: Store, container: string): () => boolean {
+  const seen = new Set<string>()
+  const sql = 'SELECT lease FROM container_uses WHERE container = ? AND (process IS NOT NULL OR remove = 1)'
+  return () => {
+    for (const { lease } of store.db.all<{ lease: string }>(sql, container)) seen.add(lease)
+    return [...seen].some(lease => store.claims.isHeld('lease', lease))
+  }
 }
 
 /** Ends it at once. What is gone already is no error. */
 export function endProcess(process: RunningProcess): void {
+  if (process.kind === 'starting') return
   if (process.kind === 'runtime') {
     const [program = '', ...args] = process.command
     spawnSync(program, [...args, 'delete', '--force', process.id], { stdio: 'ignore' })

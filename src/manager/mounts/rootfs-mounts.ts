@@ -33,10 +33,13 @@ const depth = (path: string): number => path.split('/').length
 export class RootfsMounts {
   constructor(readonly volumes: Volumes) {}
 
-  /** @throws StoreError with the mount that failed; those of this call are undone */
-  async assemble(container: Container, rootfs: string): Promise<void> {
+  /**
+   * @param files are mounted too, unless the rootfs has something in their places that no file can be mounted on
+   * @throws StoreError with the mount that failed; those of this call are undone
+   */
+  async assemble(container: Container, rootfs: string, files: readonly BindMount[] = []): Promise<void> {
     const spec = specOf(container)
-    if (spec.mounts.length === 0 && !spec.readOnly) return
+    if (spec.mounts.length + files.length === 0 && !spec.readOnly) return
     const made: Fd[] = []
     using root = sys.openat(sys.AT_FDCWD, fromUtf8(rootfs), sys.O_PATH | sys.O_DIRECTORY)
     try {
@@ -44,6 +47,11 @@ export class RootfsMounts {
       sys.mountSetattr(root.n, '', 0, { propagation: sys.MS_PRIVATE })
       const sorted = [...spec.mounts].sort((a, b) => depth(a.target) - depth(b.target))
       for (const mount of sorted) await this.#mount(container, root, mount, made)
+      for (const file of files) {
+        await this.#mount(container, root, file, made).catch((error: unknown) => {
+          if (!isUnsuitable(error)) throw error
+        })
+      }
       if (spec.readOnly) sys.mountSetattr(root.n, '', 0, { set: sys.MOUNT_ATTR_RDONLY })
     } catch (error) {
       for (const fd of made.reverse()) sys.umount2(`/proc/self/fd/${fd.n}`, sys.MNT_DETACH)
@@ -206,6 +214,14 @@ export class RootfsMounts {
       await this.volumes.release(volume, userOf(container))
     }
   }
+}
+
+/** Of a place where the image has a directory, links in a circle, a link to another mount, or that is read-only. */
+function isUnsuitable(error: unknown): boolean {
+  if (!(error instanceof StoreError)) return false
+  const { cause } = error
+  const errnos: readonly number[] = [E.ENOTDIR, E.EISDIR, E.ELOOP, E.EROFS, E.EINVAL]
+  return error.code === 'invalid' || (cause instanceof SysError && errnos.includes(cause.errno))
 }
 
 /** What openat2 says of a path that was renamed since, with a symlink in its place, or with nothing. */

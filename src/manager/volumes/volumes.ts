@@ -157,12 +157,6 @@ export class Volumes {
     ]
   }
 
-  #isRunning(command: string): boolean {
-    const claim = this.context.claims.tryClaim('lease', command)
-    claim?.release()
-    return claim === undefined
-  }
-
   /** Whether a mounted container, or a plugin's client, could be writing to it now. */
   isActive(volume: VolumeRecord): boolean {
     return this.#mounters(volume.name).length > 0
@@ -179,7 +173,9 @@ export class Volumes {
     return rows
       .map(row => row.user)
       .filter(user => {
-        if (user.startsWith('command:')) return this.#isRunning(user.slice('command:'.length))
+        if (user.startsWith('command:')) {
+          return this.context.claims.isHeld('lease', user.slice('command:'.length))
+        }
         if (!user.startsWith('container:')) return true
         const sql = 'SELECT target FROM mounts WHERE container = ?'
         const mount = db.get<{ target: string }>(sql, user.slice('container:'.length))

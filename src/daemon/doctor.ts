@@ -5,6 +5,7 @@ import { join } from 'node:path'
 import * as sys from '../sys/index.js'
 import { SysError } from '../base/sys-error.js'
 import { INIT_FLAG, type InitFlag } from '../fuse/index.js'
+import { subordinateIds } from './doctor-ids.js'
 import { keeperProgram } from './launch.js'
 
 export interface Finding {
@@ -49,6 +50,7 @@ export function examineHost(): Finding[] {
     privilege(),
     ioUring(offered),
     userNamespaces(),
+    subordinateIds(),
     overlay(),
     descriptors(),
     keeper(),
@@ -108,7 +110,7 @@ function device(): Finding {
   }
 }
 
-function inPath(program: string): string | undefined {
+export function programInPath(program: string): string | undefined {
   return (process.env['PATH'] ?? '/usr/bin:/bin')
     .split(':')
     .map(directory => join(directory, program))
@@ -123,7 +125,7 @@ function inPath(program: string): string | undefined {
 }
 
 function helper(): Finding {
-  const file = inPath('fusermount3') ?? inPath('fusermount')
+  const file = programInPath('fusermount3') ?? programInPath('fusermount')
   const setuid = file !== undefined && (statSync(file).mode & 0o4000) !== 0 && statSync(file).uid === 0
   const others = /^\s*user_allow_other\b/m.test(text('/etc/fuse.conf') ?? '')
   const found =
@@ -147,11 +149,14 @@ function offeredByKernel(): Set<InitFlag> | undefined {
     using fuse = sys.openat(sys.AT_FDCWD, '/dev/fuse', sys.O_RDWR)
     const ids = `user_id=${process.geteuid?.() ?? 0},group_id=${process.getegid?.() ?? 0}`
     sys.mount('lamina-doctor', directory, 'fuse', 0, `fd=${fuse.n},rootmode=40000,${ids}`)
-    // INIT waits in the device. Nothing else will: who looks in here meanwhile is let go by the unmount.
-    const frame = Buffer.alloc(8192)
-    const length = sys.preadSync(fuse.n, frame, 0, frame.length, -1)
-    sys.umount2(directory, sys.MNT_DETACH | sys.UMOUNT_NOFOLLOW)
-    return flagsOf(frame, length)
+    try {
+      // INIT waits in the device. Nothing else will: who looks in here meanwhile is let go by the unmount.
+      const frame = Buffer.alloc(8192)
+      const length = sys.preadSync(fuse.n, frame, 0, frame.length, -1)
+      return flagsOf(frame, length)
+    } finally {
+      sys.umount2(directory, sys.MNT_DETACH | sys.UMOUNT_NOFOLLOW)
+    }
   } catch (error) {
     if (error instanceof SysError) return undefined
     throw error
@@ -218,7 +223,7 @@ function ioUring(offered: Set<InitFlag> | undefined): Finding {
     'io_uring',
     here && (disabled === undefined || disabled === '0'),
     found,
-    'requests cross by read and write of the device, which costs a wakeup each',
+    'nothing today: the daemon takes its requests from the device (ARCHITECTURE.md says why)',
     parameter === undefined
       ? 'run Linux 6.14 or newer with CONFIG_FUSE_IO_URING'
       : 'echo Y > /sys/module/fuse/parameters/enable_uring; sysctl kernel.io_uring_disabled=0',

@@ -81,12 +81,7 @@ async function round(
   t.equal(deaths(mount), kills, `${kills} daemons have died`)
   const kept = await leftOver(mount)
   for (const line of kept) t.comment(line)
-  // Seen in two kills of 2,200 in io=passthrough, and perhaps mended (ARCHITECTURE.md, "A daemon that can be killed").
-  const most = options.includes('io=passthrough') ? 1 : 0
-  t.ok(
-    mount.stats().inodes <= 1 + most,
-    `nothing is counted that the kernel has given back: ${kept.join('; ')}`,
-  )
+  t.equal(mount.stats().inodes, 1, `nothing is counted that the kernel has given back: ${kept.join('; ')}`)
   mount.unmount()
 }
 

@@ -140,7 +140,8 @@ function main(): void {
         const [a, b] = [kept.get(name), bare.get(name)]
         if (a === undefined || b === undefined) continue
         of.clock.push(a.clock / b.clock)
-        of.processor.push(a.processor / b.processor)
+        // Nothing at all where the kernel has everything already.
+        if (b.processor > 0) of.processor.push(a.processor / b.processor)
       }
     }
     console.log(

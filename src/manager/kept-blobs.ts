@@ -7,7 +7,9 @@ import { createReadStream, createWriteStream, linkSync, renameSync, rmSync, stat
 import { open } from 'node:fs/promises'
 import { join } from 'node:path'
 import { pipeline } from 'node:stream/promises'
+import { fromUtf8 } from '../base/bytes.js'
 import type { BlobToWrite, ByteSource, Descriptor, Digest } from '../oci/index.js'
+import * as sys from '../sys/index.js'
 import type { LayerRecord } from './layers.js'
 import type { Store } from './store.js'
 import type { StoreContext } from './store-context.js'
@@ -86,6 +88,10 @@ export async function keepBlob(
   await using scratch = store.scratch()
   const file = join(scratch.dir, 'blob')
   await pipeline(source(), createWriteStream(file, { flags: 'wx', mode: 0o600 }))
+  if (store.config.sync !== 'none') {
+    using kept = sys.openat(sys.AT_FDCWD, fromUtf8(file), sys.O_RDONLY)
+    await sys.fsync(kept.n)
+  }
   const { blocks } = statSync(file)
   const claim = await store.claims.wait('blob', claimId(layer.dir, descriptor.digest))
   // A command that dies or fails between the two leaves the claim: the next one looks whether there is a row.

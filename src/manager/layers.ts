@@ -12,6 +12,7 @@ import type { ByteSource, Expected } from '../oci/index.js'
 import { layerChanges, type Change } from './changes.js'
 import { collect, type Collected } from './collector.js'
 import type { Stack } from './drivers/driver.js'
+import { makeDurable } from './durable.js'
 import { copying, noteKept, placeBlob, type BlobToKeep } from './kept-blobs.js'
 import { packTree, readLayerTar, unpackLayer, type Unpacked } from './layer-tar.js'
 import type { Lease } from './leases.js'
@@ -120,6 +121,7 @@ export class Layers {
       const blobSize = keep === undefined ? 0 : placeBlob(home, keep.descriptor.digest, keep.file ?? copy)
       if (copied) rmSync(copy)
       const usage = treeFingerprint(join(home, 'diff'))
+      await makeDurable(this.context, home, usage.entries)
       const stored = db.transaction(() => {
         const known = this.get(unpacked.diffId)
         if (known === undefined) this.#insert(unpacked, dir, usage, blobSize)

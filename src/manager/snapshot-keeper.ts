@@ -3,6 +3,7 @@ import { randomBytes } from 'node:crypto'
 import { mkdirSync } from 'node:fs'
 import { join } from 'node:path'
 import type { DriverName, Stack } from './drivers/driver.js'
+import { makeDurable } from './durable.js'
 import type { StoreContext } from './store-context.js'
 
 export class SnapshotKeeper {
@@ -23,6 +24,7 @@ export class SnapshotKeeper {
     try {
       mkdirSync(dir, { mode: 0o700 })
       await make(dir)
+      await makeDurable(this.context, dir, Infinity)
       const inserted =
         chain !== undefined &&
         db.run(

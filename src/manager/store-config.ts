@@ -7,7 +7,11 @@ export interface StoreConfig {
   readonly storageDriver?: string
   /** Layers that are loaded or pulled keep their compressed blobs (kept-blobs.ts). */
   readonly keepBlobs?: boolean
+  /** Whether a layer is on disk before its row says so (durable.ts); default: filesystem. */
+  readonly sync?: SyncPolicy
 }
+
+export type SyncPolicy = 'filesystem' | 'none'
 
 /** @throws StoreError invalid */
 export function readStoreConfig(root: string): StoreConfig {
@@ -25,9 +29,13 @@ export function readStoreConfig(root: string): StoreConfig {
     if (driver !== undefined && typeof driver !== 'string') throw new Error('storageDriver is not a string')
     const keep = 'keepBlobs' in config ? config.keepBlobs : undefined
     if (keep !== undefined && typeof keep !== 'boolean') throw new Error('keepBlobs is not true or false')
+    const sync = 'sync' in config ? config.sync : undefined
+    if (sync !== undefined && sync !== 'filesystem' && sync !== 'none')
+      throw new Error('sync is not "filesystem" or "none"')
     return {
       ...(driver === undefined ? {} : { storageDriver: driver }),
       ...(keep === undefined ? {} : { keepBlobs: keep }),
+      ...(sync === undefined ? {} : { sync }),
     }
   } catch (error) {
     throw new StoreError(

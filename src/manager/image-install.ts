@@ -52,8 +52,9 @@ export interface Download {
   readonly source: ByteSource
   /** Has the whole blob once the source was read to its end. */
   readonly file: string
-  /** `stored` false: the download failed or was cut short, and is to be resumed. */
-  release(stored: boolean): void
+  stored(): void
+  /** It was cut short, and is to be resumed; or its bytes are wrong. @returns whether to begin anew may help */
+  failed(error: unknown): boolean
 }
 
 /**
@@ -147,16 +148,18 @@ async function installLayer(
     const kept = keep ? { descriptor } : undefined
     await store.layers.add(source.blob(descriptor), lease, { diffId, what, onBytes, keep: kept, ...signal })
   } else {
-    const download = await openLayer(descriptor, () => lease.keepLayer(diffId), report, options.signal)
-    let stored = false
-    try {
-      if (download !== undefined) {
-        const kept = keep ? { descriptor, file: download.file } : undefined
+    for (let attempt = 1; ; attempt += 1) {
+      const download = await openLayer(descriptor, () => lease.keepLayer(diffId), report, options.signal)
+      if (download === undefined) break
+      const kept = keep ? { descriptor, file: download.file } : undefined
+      try {
         await store.layers.add(download.source, lease, { diffId, what, keep: kept, ...signal })
+      } catch (error) {
+        if (download.failed(error) && attempt === 1) continue
+        throw error
       }
-      stored = true
-    } finally {
-      download?.release(stored)
+      download.stored()
+      break
     }
   }
   noteBlob(store, descriptor, diffId)

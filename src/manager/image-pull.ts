@@ -9,6 +9,7 @@ import {
   verifying,
   withDefaultTag,
   formatReference,
+  OciError,
 } from '../oci/index.js'
 import { Registry } from '../oci/registry.js'
 import type { Credentials, Descriptor } from '../oci/index.js'
@@ -77,6 +78,7 @@ function downloader(store: Store, registry: Registry): OpenLayer {
       claim.release()
       return undefined
     }
+    const before = sizeOf(file) ?? 0
     return {
       file,
       source: verifying(
@@ -84,14 +86,38 @@ function downloader(store: Store, registry: Registry): OpenLayer {
         descriptor,
         `blob ${descriptor.digest}`,
       ),
-      release: stored => {
-        // A complete file that did not unpack is wrong, and would be wrong the next time.
-        const size = statSync(file, { throwIfNoEntry: false })?.size ?? 0
-        if (stored || size >= descriptor.size) rmSync(file, { force: true })
+      stored: () => {
+        rmSync(file, { force: true })
         claim.release()
+      },
+      failed: error => {
+        // What is complete and did not unpack would not the next time, nor would a beginning that a power cut has spoiled.
+        const complete = (sizeOf(file) ?? 0) >= descriptor.size
+        const wrong = complete || isWrongContent(error)
+        if (wrong) rmSync(file, { force: true })
+        claim.release()
+        return wrong && before > 0
       },
     }
   }
+}
+
+function sizeOf(file: string): number | undefined {
+  return statSync(file, { throwIfNoEntry: false })?.size
+}
+
+/** Not what the layer should be, rather than not all of it. */
+function isWrongContent(error: unknown): boolean {
+  const codes: readonly string[] = [
+    'digest',
+    'size',
+    'limit',
+    'truncated',
+    'malformed',
+    'unsafe',
+    'unsupported',
+  ]
+  return error instanceof OciError && codes.includes(error.code)
 }
 
 /** What `file` has of a blob already, then the rest from the registry, which `file` gets too. */

@@ -94,11 +94,17 @@ export class PatientLayers {
 
   /** Waits until each layer has answered. */
   async answering(): Promise<void> {
-    for (const { roots } of this.remotes) {
-      for (const root of roots) {
-        for (let silent = this.silenceAt(root); silent !== undefined; silent = this.silenceAt(root))
-          await silent
+    // Nothing else keeps a process alive that serves no mount yet.
+    const alive = setInterval(() => undefined, 60_000)
+    try {
+      for (const { roots } of this.remotes) {
+        for (const root of roots) {
+          for (let silent = this.silenceAt(root); silent !== undefined; silent = this.silenceAt(root))
+            await silent
+        }
       }
+    } finally {
+      clearInterval(alive)
     }
   }
 

@@ -147,3 +147,31 @@ t.test('a mount over a layer that does not answer can be ended', { skip }, async
     view.kill()
   }
 })
+
+t.test('a daemon that dies meanwhile: its successor begins when the layer answers', { skip }, async t => {
+  using scratch = new Scratch('silent-death', 40)
+  const { view, far } = layers(scratch, ['keeper=1', 'watchdog=2'])
+  const at = (...names: string[]): string => path.join(view.mountpoint, ...names)
+  fs.statSync(at('far'))
+  fs.statSync(at('near'))
+  const [stopped, pid] = [far.pid ?? 0, view.pid ?? 0]
+  process.kill(stopped, 'SIGSTOP')
+  try {
+    const waiting = [run('cat', at('far', 'f1')), run('cat', at('near', 'n1'))]
+    await later(500)
+    t.ok(waiting[1]?.isOver())
+    process.kill(pid, 'SIGKILL')
+    waiting.push(run('cat', at('near', 'n2')))
+    await later(2500)
+    t.notOk(waiting[0]?.isOver())
+    process.kill(stopped, 'SIGCONT')
+    t.match(await Promise.all(waiting.map(({ ended }) => ended)), [
+      { code: 0, output: 'far 1' },
+      { code: 0, output: 'near 1' },
+      { code: 0, output: 'near 2' },
+    ])
+    t.match(view.stats(), { deaths: { count: 1 } }, 'no other daemon died')
+  } finally {
+    process.kill(stopped, 'SIGCONT')
+  }
+})

@@ -1,7 +1,8 @@
-/** What takes how much: from rows alone, but for containers' writable layers, which are walked. */
+/** What takes how much: from rows alone, but for containers' writable layers and volumes, which are walked. */
 import type { Containers } from './containers.js'
 import type { Digest } from '../oci/index.js'
 import type { StoreContext } from './store-context.js'
+import type { Volumes } from './volumes/volumes.js'
 
 export interface UsageLine {
   readonly count: number
@@ -27,13 +28,23 @@ export interface ContainerUsage {
   readonly driver: string
 }
 
+export interface OneVolume {
+  readonly name: string
+  /** One with driver options counts while it is mounted. */
+  readonly size: number
+  /** How many containers were made with it, and others have it mounted. */
+  readonly users: number
+}
+
 export interface DiskUsage {
   readonly images: UsageLine
   readonly layers: UsageLine
   readonly containers: UsageLine
+  readonly volumes: UsageLine
   readonly buildCache: UsageLine
   readonly perImage: readonly ImageUsage[]
   readonly perContainer: readonly ContainerUsage[]
+  readonly perVolume: readonly OneVolume[]
 }
 
 interface ChainRow {
@@ -87,16 +98,29 @@ class Rows {
   }
 }
 
-export async function diskUsage(context: StoreContext, containers: Containers): Promise<DiskUsage> {
+export async function diskUsage(
+  context: StoreContext,
+  containers: Containers,
+  volumes: Volumes,
+): Promise<DiskUsage> {
   const perContainer: ContainerUsage[] = []
   for (const container of containers.list()) {
     const { bytes } = await containers.usage(container)
     perContainer.push({ id: container.id, name: container.name, size: bytes, driver: container.driver })
   }
-  return context.db.snapshot(() => usageOf(new Rows(context), perContainer))
+  const perVolume = volumes.list().map(volume => ({
+    name: volume.name,
+    size: volumes.usage(volume).bytes,
+    users: volumes.users(volume).length,
+  }))
+  return context.db.snapshot(() => usageOf(new Rows(context), perContainer, perVolume))
 }
 
-function usageOf(rows: Rows, perContainer: readonly ContainerUsage[]): DiskUsage {
+function usageOf(
+  rows: Rows,
+  perContainer: readonly ContainerUsage[],
+  perVolume: readonly OneVolume[],
+): DiskUsage {
   const { db } = rows.context
   const images = db.all<{ id: Digest; chain_id: string | null; containers: number }>(
     'SELECT id, chain_id, (SELECT count(*) FROM containers WHERE image = images.id) AS containers FROM images',
@@ -118,7 +142,9 @@ function usageOf(rows: Rows, perContainer: readonly ContainerUsage[]): DiskUsage
     [...layers].filter(layer => !others.some(other => other.has(layer)))
   const cacheOnly = rows.sum(without(ofCache, ofImages, inUse))
   const idle = perContainer.filter(one => !mounted.has(one.id))
-  const total = (list: readonly ContainerUsage[]): number => list.reduce((sum, one) => sum + one.size, 0)
+  const unused = perVolume.filter(one => one.users === 0)
+  const total = (list: readonly { readonly size: number }[]): number =>
+    list.reduce((sum, one) => sum + one.size, 0)
   const layerSize = rows.sum(rows.sizes.keys())
   return {
     images: {
@@ -139,9 +165,16 @@ function usageOf(rows: Rows, perContainer: readonly ContainerUsage[]): DiskUsage
       size: total(perContainer),
       reclaimable: total(idle),
     },
+    volumes: {
+      count: perVolume.length,
+      active: perVolume.length - unused.length,
+      size: total(perVolume),
+      reclaimable: total(unused),
+    },
     buildCache: { count: cached.length, active: 0, size: cacheOnly, reclaimable: cacheOnly },
     perImage: imageUsage(rows, images),
     perContainer,
+    perVolume,
   }
 }
 

@@ -2,6 +2,7 @@ import { existsSync, mkdirSync, readFileSync, rmSync, statSync, symlinkSync, wri
 import { createHash } from 'node:crypto'
 import { join } from 'node:path'
 import t from 'tap'
+import { createContainer, parseVolumeFlag } from '../../src/manager/index.js'
 import { Bench, isRoot, lacking, leftovers, manifest, run } from './fixture.js'
 
 /** The commands as a user types them. */
@@ -173,11 +174,29 @@ void t.test('prune and df: what is unused goes, what is used stays', { skip }, a
   bench.run('image', 'tag', 'two', 'one')
   const store = await bench.open()
   await store.containers.create({ image: 'two', name: 'user' })
+  const { mountpoint } = await store.volumes.create({ name: 'unused' })
+  writeFileSync(join(mountpoint, 'file'), '0123456789')
+  await createContainer(store, { name: 'other', mounts: [parseVolumeFlag('used:/x')] })
   store.close()
   const usage = JSON.parse(bench.run('system', 'df', '--format', 'json')) as {
-    images: { count: number; active: number; size: number; reclaimable: number }
+    images: object
+    volumes: object
+    perVolume: { size: number }[]
   }
   t.match(usage.images, { count: 2, active: 1, size: 6000, reclaimable: 3000 })
+  const [unused = { size: 0 }, used = { size: 0 }] = usage.perVolume
+  t.match(usage.perVolume, [
+    { name: 'unused', users: 0 },
+    { name: 'used', users: 1 },
+  ])
+  t.ok(unused.size > used.size, 'as du counts: blocks')
+  t.match(usage.volumes, {
+    count: 2,
+    active: 1,
+    size: unused.size + used.size,
+    reclaimable: unused.size,
+  })
+  t.match(bench.run('system', 'df', '-v'), /\nVolumes +2 +1 .* kB .*\n[^]*\nunused +0 .* kB\n/)
   t.match(bench.run('image', 'prune', '--dry-run'), /Would free 3.00 kB/)
   t.match(bench.run('image', 'prune'), /Freed 3.00 kB/)
   t.match(bench.run('image', 'prune', '--all'), /Freed 0 B/)
@@ -266,9 +285,9 @@ void t.test('a thousand layers: df and ls answer from rows', { skip }, async t =
     }
   })
   const { diskUsage } = await import('../../src/manager/disk-usage.js')
-  await diskUsage(store, store.containers)
+  await diskUsage(store, store.containers, store.volumes)
   const begin = performance.now()
-  const usage = await diskUsage(store, store.containers)
+  const usage = await diskUsage(store, store.containers, store.volumes)
   const took = performance.now() - begin
   t.equal(usage.layers.count, 1000)
   t.equal(usage.images.size, 1_000_000)

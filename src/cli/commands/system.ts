@@ -13,14 +13,14 @@ export function register(program: Command): void {
 
   onStore(system.command('df'))
     .description('show what takes how much, and what could be freed')
-    .option('-v, --verbose', 'also by image and container')
+    .option('-v, --verbose', 'also by image, container and volume')
     .option('--format <format>', 'table or json', 'table')
     .addHelpText('after', '\nExample:\n  lamina system df -v')
     .action(async (options: { verbose?: boolean; format: string }, command: Command) => {
       const format = choice('--format', options.format, ['table', 'json'])
       await withStore(command, async store => {
         const { diskUsage } = await import('../../manager/disk-usage.js')
-        const usage = await diskUsage(store, store.containers)
+        const usage = await diskUsage(store, store.containers, store.volumes)
         if (format === 'json') {
           printJson(usage)
           return
@@ -36,6 +36,7 @@ export function register(program: Command): void {
               line('Images', usage.images),
               line('Layers', usage.layers),
               line('Containers', usage.containers),
+              line('Volumes', usage.volumes),
               line('Build cache', usage.buildCache),
             ],
           ),
@@ -59,12 +60,22 @@ export function register(program: Command): void {
             ]),
           ),
         )
-        if (usage.perContainer.length === 0) return
-        print('\nContainers:')
+        if (usage.perContainer.length > 0) {
+          const rows = usage.perContainer.map(one => [
+            one.id.slice(0, 12),
+            one.name,
+            one.driver,
+            humanSize(one.size),
+          ])
+          print('\nContainers:')
+          print(table(['CONTAINER ID', 'NAME', 'DRIVER', 'SIZE'], rows))
+        }
+        if (usage.perVolume.length === 0) return
+        print('\nVolumes:')
         print(
           table(
-            ['CONTAINER ID', 'NAME', 'DRIVER', 'SIZE'],
-            usage.perContainer.map(one => [one.id.slice(0, 12), one.name, one.driver, humanSize(one.size)]),
+            ['NAME', 'USERS', 'SIZE'],
+            usage.perVolume.map(one => [one.name, one.users, humanSize(one.size)]),
           ),
         )
       })

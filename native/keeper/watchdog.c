@@ -3,6 +3,7 @@
 #include <dirent.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -33,6 +34,7 @@ static void log_threads(void) {
   snprintf(path, sizeof path, "/proc/%d/task", (int)k.daemon);
   DIR* tasks = opendir(path);
   if (tasks == NULL) return;
+  int idle = 0;
   for (struct dirent* entry; (entry = readdir(tasks)) != NULL;) {
     if (entry->d_name[0] == '.') continue;
     char name[64];
@@ -43,8 +45,14 @@ static void log_threads(void) {
     thread_file(entry->d_name, "syscall", call, sizeof call);
     thread_file(entry->d_name, "stack", where, sizeof where);
     if (where[0] == '\0') thread_file(entry->d_name, "wchan", where, sizeof where);
+    // Of the pools: there are dozens, and they wait for work.
+    if (strstr(where, "futex") != NULL && atoi(entry->d_name) != (int)k.daemon) {
+      idle++;
+      continue;
+    }
     say(LOG_WARNING, "thread %.20s (%s): system call %s; %s", entry->d_name, name, call[0] ? call : "?", where);
   }
+  if (idle > 0) say(LOG_WARNING, "%d more threads wait for work, or for each other", idle);
   closedir(tasks);
 }
 

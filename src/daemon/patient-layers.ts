@@ -49,40 +49,40 @@ export class PatientLayers {
   /** By number, from 1. */
   private readonly remotes: Remote[] = []
 
-  /** Finds out which of `layers` are on such filesystems. None of them need answer now. */
+  /** `numbers`: of each layer, 0 where it never falls silent. */
+  private constructor(readonly numbers: readonly number[]) {}
+
+  /** Finds out which of `layers` are on such filesystems. Layers of one filesystem have one number: its server is one. */
   static over(layers: readonly LayerRoot[]): PatientLayers {
-    const patient = new PatientLayers()
-    for (const layer of layers) patient.consider(layer)
+    const devices = new Map<number, number>()
+    const numbers = layers.map(({ fd }) => {
+      if (!REMOTE.has(sys.fstatfs(fd).type)) return 0
+      const { dev } = sys.statFd(fd)
+      const number = devices.get(dev) ?? devices.size + 1
+      if (number > sys.MOST_REMOTE) return 0
+      devices.set(dev, number)
+      return number
+    })
+    return PatientLayers.again(layers, numbers)
+  }
+
+  /** As a predecessor found out: nothing is asked of a layer that may be silent now. */
+  static again(layers: readonly LayerRoot[], numbers: readonly number[]): PatientLayers {
+    const patient = new PatientLayers(numbers)
+    for (const [i, { fd, path }] of layers.entries()) {
+      const number = numbers[i] ?? 0
+      if (number === 0) continue
+      sys.coverDescriptor(fd, number)
+      const remote = (patient.remotes[number - 1] ??= { paths: [], roots: [], silence: undefined })
+      remote.paths.push(path)
+      remote.roots.push(fd)
+    }
     if (patient.remotes.length > 0) {
       sys.onAnswer(number => {
         patient.answered(number)
       })
     }
     return patient
-  }
-
-  /** Layers of one filesystem have one number: its server is one. */
-  private consider({ fd, path }: LayerRoot): void {
-    const number = this.remotes.length + 1
-    if (number > sys.MOST_REMOTE) return
-    sys.coverDescriptor(fd, number)
-    try {
-      if (!REMOTE.has(sys.fstatfs(fd).type)) {
-        sys.coverDescriptor(fd, 0)
-        return
-      }
-      const device = sys.statFd(fd).dev
-      const known = this.remotes.findIndex(({ roots }) => roots.some(root => deviceOf(root) === device))
-      if (known >= 0) {
-        sys.coverDescriptor(fd, known + 1)
-        this.remotes[known]?.paths.push(path)
-        return
-      }
-    } catch (error) {
-      // Silent already, so it is one of them.
-      if (sys.silentFilesystem(error) === undefined) throw error
-    }
-    this.remotes.push({ paths: [path], roots: [fd], silence: undefined })
   }
 
   /** Layers that do not answer, and since when (milliseconds since 1970). */
@@ -186,14 +186,6 @@ export class PatientLayers {
       `${remote.paths.map(toUtf8).join(', ')} answers again after ${Math.round((Date.now() - since) / 1000)} s`,
     )
     end()
-  }
-}
-
-function deviceOf(fd: number): number | undefined {
-  try {
-    return sys.statFd(fd).dev
-  } catch {
-    return undefined
   }
 }
 

@@ -117,7 +117,7 @@ class RunningMount {
         await mount.listen()
         const connection = session instanceof Session ? session.connection : undefined
         if (kept !== undefined && connection !== undefined) {
-          kept.write(spec, connection, record, overlay, deviceFd)
+          kept.write(spec, connection, record, overlay, patience.numbers, deviceFd)
           kept.ready(spec, record, join(runDirectory(), record.id))
         }
         startThreads()
@@ -137,7 +137,7 @@ class RunningMount {
     const link = KeeperLink.fromEnvironment()
     if (link === undefined) throw new Error('no keeper: start lamina mount')
     const layers = KeptMount.handed(link)
-    const patience = PatientLayers.over(lowerRoots(layers.spec, layers))
+    const patience = PatientLayers.again(lowerRoots(layers.spec, layers), layers.written.patience ?? [])
     // Its names are looked up when they are asked for, but its root is needed.
     await patience.answering()
     const { kept, overlay, device, spec, record, connection } = KeptMount.takeOver(link)

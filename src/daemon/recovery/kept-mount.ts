@@ -28,6 +28,8 @@ interface Written {
   upper: boolean
   lowers: number
   dataOnly: number
+  /** PatientLayers.numbers; absent in what older versions have written. */
+  patience?: readonly number[]
 }
 
 /** How often the heart beats while the event loop turns: so many times in the watchdog's time. */
@@ -59,6 +61,7 @@ export class KeptMount {
     connection: Negotiated,
     record: MountRecord,
     overlay: Overlay,
+    patience: readonly number[],
     device: number,
   ): void {
     const { layers, mountpoint } = overlay.handOver()
@@ -73,6 +76,7 @@ export class KeptMount {
       upper: own.length > 0,
       lowers: lowers.length,
       dataOnly: dataOnly.length,
+      patience,
     }
     this.memory.writeMount(JSON.stringify(written))
     this.link.keep([device, ...own, ...lowers.map(fd => fd.n), ...dataOnly.map(fd => fd.n)])

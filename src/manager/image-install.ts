@@ -82,6 +82,11 @@ export async function installImage(
 ): Promise<{ readonly image: ImageRecord; readonly manifest: ManifestContent }> {
   const manifest = await resolveManifest(source, descriptor, options.platform)
   const { config: configDescriptor, layers } = manifest.manifest
+  if (configDescriptor.size > maxConfigSize)
+    throw new OciError(
+      'limit',
+      `the image config has ${configDescriptor.size} bytes, at most ${maxConfigSize} are read`,
+    )
   const config = await readAll(source.blob(configDescriptor), maxConfigSize, 'image config')
   const diffIds = readDiffIds(config, configDescriptor)
   if (diffIds.length !== layers.length) {

@@ -92,9 +92,9 @@ function downloader(store: Store, registry: Registry): OpenLayer {
       },
       failed: error => {
         // What is complete and did not unpack would not the next time, nor would a beginning that a power cut has spoiled.
-        const complete = (sizeOf(file) ?? 0) >= descriptor.size
-        const wrong = complete || isWrongContent(error)
-        if (wrong) rmSync(file, { force: true })
+        const size = sizeOf(file) ?? 0
+        const wrong = size >= descriptor.size || isWrongContent(error)
+        if (wrong || size === 0) rmSync(file, { force: true })
         claim.release()
         return wrong && before > 0
       },

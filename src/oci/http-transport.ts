@@ -279,16 +279,25 @@ export async function errorText(response: HttpResponse): Promise<string> {
     text = (await readAll(response.body, 256 * 1024, 'error message')).toString('utf8')
     const { errors } = JSON.parse(text) as { errors?: { code?: string; message?: string }[] }
     const first = errors?.[0]
-    if (first !== undefined) return `${first.message ?? ''} (${first.code ?? response.status})`.trim()
+    if (first !== undefined) return oneLine(`${first.message ?? ''} (${first.code ?? response.status})`)
   } catch {
     // not JSON
   }
-  const line = text
-    .replace(/<[^>]*>/g, ' ')
+  const line = oneLine(
+    text
+      .replace(/<[^>]*>/g, ' ')
+      .trim()
+      .split('\n')[0] ?? '',
+  )
+  return line === '' ? `HTTP ${response.status}` : `${line} (HTTP ${response.status})`
+}
+
+/** What the other side says is shown on a terminal: no line breaks, no escape sequences, no novel. */
+function oneLine(text: string): string {
+  return text
+    .replace(/[\u0000-\u001f\u007f-\u009f\u2028\u2029]+/g, ' ')
     .trim()
-    .split('\n')[0]
-    ?.slice(0, 200)
-  return line ? `${line} (HTTP ${response.status})` : `HTTP ${response.status}`
+    .slice(0, 300)
 }
 
 /** A body that can be sent again. */

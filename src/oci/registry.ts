@@ -69,7 +69,12 @@ export class Registry implements ImageSource {
     const stated = response.headers['docker-content-digest']
     if (!isDigest(target) && isDigest(stated)) verifyBytes(bytes, { digest: stated }, what)
     const mediaType = response.headers['content-type']?.split(';')[0]?.trim()
-    return parseManifest(bytes, mediaType)
+    try {
+      return parseManifest(bytes, mediaType)
+    } catch (error) {
+      if (!(error instanceof OciError) || error.message.includes(this.reference.domain)) throw error
+      throw new OciError(error.code, `${what}: ${error.message}`, { cause: error })
+    }
   }
 
   /** Digest, size and type of what a tag names, without its content. undefined when there is no such tag. */
@@ -159,6 +164,18 @@ export class Registry implements ImageSource {
       { method: 'GET', url: this.#connection.url(`blobs/${descriptor.digest}`), headers },
       'pull',
     )
+    if (response.status === 416 && offset > 0) {
+      // A server that cannot, or will not, begin in the middle.
+      discard(response)
+      response = await this.#connection.ask(
+        {
+          method: 'GET',
+          url: this.#connection.url(`blobs/${descriptor.digest}`),
+          headers: { 'accept-encoding': 'identity' },
+        },
+        'pull',
+      )
+    }
     if (response.status === 404 && isForeignLayerType(descriptor.mediaType)) {
       for (const text of descriptor.urls ?? []) {
         const url = new URL(text)

@@ -113,6 +113,36 @@ t.test('a server that cannot seek is read from the beginning again', async t => 
   t.ok((await readAll(registry.blob(blob), 1 << 20, 'blob')).equals(data))
 })
 
+t.test('a server that refuses a range is asked for all of it', async t => {
+  const { host, requests } = await serve(t, (request, response) => {
+    if (request.url === '/v2/') return void response.end()
+    if (request.headers.range === undefined) response.end(data)
+    else response.writeHead(416).end()
+  })
+  const registry = await client(t, host)
+  const rest = await readAll(registry.blob(blob, { offset: 1000 }), 1 << 20, 'blob')
+  t.ok(rest.equals(data.subarray(1000)))
+  t.same(
+    requests.filter(r => r.url.includes('blobs')).map(r => r.range),
+    ['bytes=1000-', undefined],
+  )
+})
+
+t.test('what a registry says is one line without control characters, and names what it is about', async t => {
+  const { host } = await serve(t, (request, response) => {
+    if (request.url === '/v2/') return void response.end()
+    if (request.url?.includes('manifests') === true)
+      return void response.end('{ "schemaVersion": 2, nonsense')
+    const message = 'gone\nsecond line\u001b[31m' + 'x'.repeat(1000)
+    response.writeHead(404).end(JSON.stringify({ errors: [{ code: 'BLOB_UNKNOWN', message }] }))
+  })
+  const registry = await client(t, host)
+  const said = await readAll(registry.blob(blob), 1 << 20, 'blob').catch((error: Error) => error.message)
+  t.match(said, /not found: gone second line \[31mx+$/)
+  t.ok(said.length < 600)
+  await t.rejects(registry.resolve(), { message: `manifest ${host}/team/app:v1: manifest is not valid JSON` })
+})
+
 t.test('a connection that always breaks ends in a network error', async t => {
   const { host } = await serve(t, (request, response) => {
     if (request.url === '/v2/') return void response.end()

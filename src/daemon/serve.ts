@@ -105,7 +105,9 @@ class RunningMount {
       const device = spec.transport === 'fuse-native' ? undefined : await mountFuse(spec, config.mountpoint)
       try {
         const kept = link === undefined || device === undefined ? undefined : KeptMount.begin(link, overlay)
-        const patience = PatientLayers.over(lowerRoots(spec, overlay.handOver().layers))
+        // fuse-native's calls cannot be begun anew.
+        const roots = device === undefined ? [] : lowerRoots(spec, overlay.handOver().layers)
+        const patience = PatientLayers.over(roots)
         const deviceFd = device?.n ?? -1
         const session =
           device === undefined

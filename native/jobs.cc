@@ -357,6 +357,25 @@ napi_value fallocate_job(napi_env env, napi_callback_info info) {
   return start_syscall(args, [=] { return fallocate(fd, mode, offset, length); });
 }
 
+// growDescriptors(count): promise of 0. The kernel waits for all its processors, 5 to 15 ms, whenever the table of descriptors of a
+// process with threads has to grow (expand_files(), fs/file.c): better here than in a request.
+napi_value grow_descriptors_job(napi_env env, napi_callback_info info) {
+  Args args(env, info);
+  const int count = args.i32(0);
+  if (!args.failed() && count < 1) args.wrong(0, "a number of descriptors");
+  if (args.failed()) return args.reject();
+  return start_syscall(args, [count] {
+    const int any = open("/", O_PATH | O_CLOEXEC);
+    if (any < 0) return -1;
+    const int last = fcntl(any, F_DUPFD_CLOEXEC, count - 1);
+    const int errnum = errno;
+    if (last >= 0) close(last);
+    close(any);
+    errno = errnum;
+    return last < 0 ? -1 : 0;
+  });
+}
+
 // copyFileRange(inFd, inOffset, outFd, outOffset, length): promise of the bytes copied or -errno.
 napi_value copy_file_range_job(napi_env env, napi_callback_info info) {
   Args args(env, info);
@@ -385,6 +404,7 @@ bool register_jobs(napi_env env, napi_value exports, State* state) {
          define(env, exports, state, "fdatasyncJob", fdatasync_job) &&
          define(env, exports, state, "syncfsJob", syncfs_job) &&
          define(env, exports, state, "fallocateJob", fallocate_job) &&
+         define(env, exports, state, "growDescriptorsJob", grow_descriptors_job) &&
          define(env, exports, state, "copyFileRangeJob", copy_file_range_job);
 }
 

@@ -9,6 +9,7 @@
 #include <sched.h>
 #include <sys/resource.h>
 #include <unistd.h>
+#include <uv.h>
 
 #include <algorithm>
 #include <cstdint>
@@ -21,10 +22,7 @@ class SpinWait {
   void nothing(uint64_t now) {
     if (since_ != 0) return;
     since_ = now;
-    struct rusage usage;
-    if (getrusage(RUSAGE_THREAD, &usage) != 0 || usage.ru_nivcsw == preempted_) return;
-    preempted_ = usage.ru_nivcsw;
-    rested_ = now + kRest;
+    if (preemptions() != preempted_) rested_ = now + kRest;
   }
 
   // A request has come.
@@ -33,12 +31,15 @@ class SpinWait {
     const uint64_t gap = std::min(now - since_, kCounted);
     mean_ = mean_ - mean_ / 8 + gap / 8;
     since_ = 0;
+    preempted_ = preemptions();
   }
 
-  // True as long as asking again is likely to be cheaper than sleeping.
-  bool wait(uint64_t now) const {
+  // True as long as asking again is likely to be cheaper than sleeping. Who waits for this core has it meanwhile: it may be the
+  // caller who was just answered; but if it is one who keeps it, we had better be asleep and be woken.
+  bool wait(uint64_t now) {
     if (!several_cores_ || mean_ > kWorth || now < rested_ || now - since_ > kLongest) return false;
-    for (int i = 0; i < 16; i++) relax();
+    sched_yield();
+    if (uv_hrtime() - now > kTaken) rested_ = now + kRest;
     return true;
   }
 
@@ -46,14 +47,13 @@ class SpinWait {
   static constexpr uint64_t kLongest = 100'000;    // ns; of a gap that is waited for
   static constexpr uint64_t kWorth = 150'000;      // ns; the mean gap with which waiting begins: one that includes waking up
   static constexpr uint64_t kRest = 10'000'000;    // ns; without waiting, after the core was taken away for somebody else
+  static constexpr uint64_t kTaken = 50'000;       // ns; so long another one had the core that we had offered
   static constexpr uint64_t kCounted = 1'000'000;  // ns; a longer gap says no more than this one
 
-  static void relax() {
-#if defined(__x86_64__) || defined(__i386__)
-    __builtin_ia32_pause();
-#elif defined(__aarch64__)
-    asm volatile("yield");
-#endif
+  // How often the core was taken from this thread.
+  static long preemptions() {
+    struct rusage usage;
+    return getrusage(RUSAGE_THREAD, &usage) == 0 ? usage.ru_nivcsw : 0;
   }
 
   static bool several_cores() {
@@ -66,7 +66,7 @@ class SpinWait {
   const bool several_cores_ = several_cores();
   uint64_t since_ = 0;         // ns; 0: a request is being served
   uint64_t mean_ = kCounted;   // ns; of the gaps between an answer and the next request
-  long preempted_ = 0;         // times that the core was taken away
+  long preempted_ = 0;         // when the request came
   uint64_t rested_ = 0;        // ns; when waiting may begin again
 };
 

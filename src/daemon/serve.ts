@@ -1,4 +1,4 @@
-import { access, closeSync, readdirSync, rmSync, writeFileSync, writeSync } from 'node:fs'
+import { closeSync, readdirSync, rmSync, writeFileSync, writeSync } from 'node:fs'
 import { join } from 'node:path'
 import { Socket } from 'node:net'
 import { Worker } from 'node:worker_threads'
@@ -277,9 +277,12 @@ function mostOpenFiles(): number {
 /**
  * libuv starts its threads with the first thing that needs one, and aborts the process when one of them cannot be started: so this is
  * done while there is room for them. Those of the data plane (native/work-queue.cc) are started when needed, and done without when not.
+ * And that first thing is of use: the first few thousand descriptors cost no request a wait.
  */
 function startThreads(): void {
-  access('/', () => undefined)
+  sys.growDescriptors(Math.min(4096, sys.getrlimitNofile().soft)).catch((error: unknown) => {
+    log?.(`the table of descriptors grows when needed: ${String(error)}`)
+  })
 }
 
 /** @throws Error: one line that names the layer */

@@ -93,6 +93,7 @@ export interface Addon {
   fdatasyncJob(fd: number): Promise<number>
   syncfsJob(fd: number): Promise<number>
   fallocateJob(fd: number, mode: number, offset: number, length: number): Promise<number>
+  growDescriptorsJob(count: number): Promise<number>
   copyFileRangeJob(
     inFd: number,
     inOffset: number,

@@ -1,6 +1,6 @@
 import { execFileSync, spawnSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
-import { existsSync, truncateSync, writeFileSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync, truncateSync, writeFileSync } from 'node:fs'
 import t from 'tap'
 import { E } from '../../src/base/errno.js'
 import type { Fd } from '../../src/base/fd.js'
@@ -229,4 +229,12 @@ t.test('copyCached copies what the page cache holds, whole, or nothing', t => {
   using full = sys.openat(sys.AT_FDCWD, '/dev/full', sys.O_WRONLY)
   t.throws(() => sys.copyCached(from.n, 0, full.n, 0, 10), /No space left/)
   t.end()
+})
+
+t.test('growDescriptors leaves no descriptor open, and says what cannot be had', async t => {
+  const before = readdirSync('/proc/self/fd').length
+  await sys.growDescriptors(1000)
+  t.equal(readdirSync('/proc/self/fd').length, before)
+  t.match(/FDSize:\t(\d+)/.exec(readFileSync('/proc/self/status', 'utf8'))?.[1], /^(1024|[2-9]\d{3,})$/)
+  t.match(await rejection(sys.growDescriptors(sys.getrlimitNofile().soft + 1)), { errno: E.EINVAL })
 })

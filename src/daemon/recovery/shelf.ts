@@ -20,6 +20,9 @@ const MOST_IN_MESSAGE = 253
 /** Messages of things gone that are tolerated: each keeps its object, and the room it takes on disk. */
 const MOST_GONE = 16
 
+/** More messages than any socket holds. */
+const MORE_THAN_FIT = 2 ** 40
+
 interface Side {
   readonly send: number
   readonly receive: number
@@ -30,6 +33,8 @@ export class Shelf {
   private current = 0
   private readonly held = new Map<number, number>()
   private gone = 0
+  /** On the current side: whoever knows how many there are need not ask whether there is another. */
+  private messages = 0
 
   /** Two socket pairs, four descriptors. */
   constructor(fds: readonly number[]) {
@@ -42,7 +47,10 @@ export class Shelf {
 
   put(nodeid: number, fd: number): void {
     this.held.set(nodeid, fd)
-    if (this.send(this.side, [nodeid], [fd])) return
+    if (this.send(this.side, [nodeid], [fd])) {
+      this.messages++
+      return
+    }
     if (this.repack()) return
     log?.(`nodeid ${nodeid}: no room to keep it beyond this daemon`)
   }
@@ -51,8 +59,8 @@ export class Shelf {
     if (!this.held.delete(nodeid)) return
     this.gone++
     if (this.held.size === 0) {
-      sys.discardMessages(this.side.receive)
-      this.gone = 0
+      sys.discardMessages(this.side.receive, this.messages)
+      this.gone = this.messages = 0
     } else if (this.gone > MOST_GONE && this.gone > this.held.size) {
       this.repack()
     }
@@ -74,8 +82,10 @@ export class Shelf {
     for (const [nodeid, fd] of wanted) this.held.set(nodeid, fd)
     const other = this.sides[1 - this.current] as Side
     sys.discardMessages(other.receive)
+    if (wanted.size > 0 && this.repack()) return
     if (wanted.size === 0) sys.discardMessages(this.side.receive)
-    else this.repack()
+    // Where repacking failed nobody knows: then all that are there are taken.
+    this.messages = wanted.size === 0 ? 0 : MORE_THAN_FIT
   }
 
   private get side(): Side {
@@ -131,6 +141,7 @@ export class Shelf {
     const before = this.side
     this.current = 1 - this.current
     this.gone = 0
+    this.messages = Math.ceil(all.length / MOST_IN_MESSAGE)
     sys.discardMessages(before.receive)
     return true
   }

@@ -313,8 +313,14 @@ export class Containers {
     }
   }
 
-  /** Removes the container and its writable layer. @throws StoreError in-use while it is mounted, unless forced */
-  async remove(ref: string, options: { readonly force?: boolean } = {}): Promise<void> {
+  /**
+   * Removes the container and its writable layer; its anonymous volumes are the `lease`'s then, to be removed.
+   * @throws StoreError in-use while it is mounted, unless forced
+   */
+  async remove(
+    ref: string,
+    options: { readonly force?: boolean; readonly lease?: string | undefined } = {},
+  ): Promise<void> {
     const container = this.find(ref)
     using claim = await this.#claim(container)
     const target = this.mountpoint(container)
@@ -329,6 +335,7 @@ export class Containers {
     try {
       await collect(this.context, () => {
         if (options.force !== true) this.#refuseIfStarting(container)
+        if (options.lease !== undefined) this.rootfsMounts.volumes.leave(container.id, options.lease)
         this.context.db.run('DELETE FROM mounts WHERE container = ?', container.id)
         this.context.db.run('DELETE FROM containers WHERE id = ?', container.id)
       })

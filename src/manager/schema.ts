@@ -192,7 +192,8 @@ export const MIGRATIONS: readonly string[] = [
   ALTER TABLE container_uses ADD COLUMN counted INTEGER NOT NULL DEFAULT 1;
   `,
   `
-  -- The lease of the command that makes it for a container that has no row yet: without that row it goes with the command.
+  -- The lease of the command that makes it for a container that has no row yet, or removes it with a container that has none any
+  -- more: it goes with the command.
   ALTER TABLE volumes ADD COLUMN made_by TEXT;
   `,
   `

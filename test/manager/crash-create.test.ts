@@ -3,7 +3,7 @@ import { once } from 'node:events'
 import { fileURLToPath } from 'node:url'
 import t from 'tap'
 import { Database } from '../../src/manager/database.js'
-import { createContainer } from '../../src/manager/containers/create.js'
+import { createContainer, removeContainer } from '../../src/manager/containers/create.js'
 import { Store } from '../../src/manager/index.js'
 import { checkStore } from '../../src/manager/check.js'
 import { parseVolumeFlag } from '../../src/manager/mounts/mount-spec.js'
@@ -14,7 +14,8 @@ import { Bench, isRoot, leftovers } from './fixture.js'
  * neither is. The test starts itself as the command that is killed.
  */
 
-const [, , mode, root = '', count = ''] = process.argv
+const [, , mode, root = '', count = '', removes] = process.argv
+const MOUNTS = ['/anonymous', 'named:/named', '/more'].map(text => parseVolumeFlag(text))
 
 if (mode === 'command') await command(root, Number(count))
 else await tests()
@@ -28,8 +29,8 @@ async function command(root: string, last: number): Promise<void> {
     if (statements === last) process.kill(process.pid, 'SIGKILL')
     return run.apply(this, words)
   }
-  const mounts = ['/anonymous', 'named:/named', '/more'].map(text => parseVolumeFlag(text))
-  await createContainer(store, { name: 'web', mounts })
+  if (removes === 'remove') await removeContainer(store, 'web', { volumes: true })
+  else await createContainer(store, { name: 'web', mounts: MOUNTS })
 }
 
 async function tests(): Promise<void> {
@@ -52,6 +53,29 @@ async function tests(): Promise<void> {
       if (code === 0) break
     }
     t.ok(without > 8, `${without} times before the container was there`)
+  })
+
+  await t.test('container rm -v, killed at each statement', { skip: !isRoot && 'needs root' }, async t => {
+    const bench = new Bench(t)
+    let between = 0
+    for (let last = 1; ; last += 1) {
+      t.ok(last < 100, 'ends')
+      {
+        using store = await Store.open({ root: bench.root, driver: 'vfs' })
+        if (store.containers.list().length === 0)
+          await createContainer(store, { name: 'web', mounts: MOUNTS })
+      }
+      const child = fork(fileURLToPath(import.meta.url), ['command', bench.root, String(last), 'remove'])
+      const [code] = (await once(child, 'exit')) as [number | null]
+      using store = await Store.open({ root: bench.root, driver: 'vfs' })
+      const there = store.containers.list().length === 1
+      if (!there && code !== 0) between += 1
+      t.equal(store.volumes.list().length, there ? 3 : 1, `killed at statement ${last}`)
+      t.same(await checkStore(store), [])
+      t.same(leftovers(bench.root), [])
+      if (code === 0) break
+    }
+    t.ok(between > 0, `${between} times after the container was gone`)
   })
 
   await t.test(

@@ -1,5 +1,6 @@
 /** Making and removing containers together with the volumes that they use. */
 import type { Digest } from '../../oci/index.js'
+import type { Claim } from '../claims.js'
 import type { ContainerRecord } from '../containers.js'
 import type { LeasedUse } from './container-record.js'
 import type { IdMaps } from '../drivers/driver.js'
@@ -39,14 +40,19 @@ export async function createContainer(store: Store, options: CreateWithMounts): 
   try {
     return await createLeased(store, options, mounts, claim.id)
   } finally {
-    // Of a container that was not made, the volumes go; killed before it could say so, by the next command.
-    await store.volumes.endLease(claim.id).then(
-      () => claim.release(),
-      (error: unknown) => {
-        claim.abandon()
-        throw error
-      },
-    )
+    // Of a container that was not made, the volumes go.
+    await endLease(store, claim)
+  }
+}
+
+/** What is the lease's own goes; where that cannot be, or the command is killed before it, by the next command. */
+async function endLease(store: Store, claim: Claim): Promise<void> {
+  try {
+    await store.volumes.endLease(claim.id)
+    claim.release()
+  } catch (error) {
+    claim.abandon()
+    throw error
   }
 }
 
@@ -163,20 +169,22 @@ export async function removeContainer(
     )
   }
   for (const process of running) endProcess(process)
-  await store.containers.remove(container.id, { force: options.force === true }).catch((error: unknown) => {
-    // The `run --rm` whose process has just been ended was faster.
-    if (running.length === 0 || !isNotFound(error)) throw error
-  })
-  const removed: string[] = []
-  for (const { name } of options.volumes === true ? anonymous : []) {
-    const volume = store.volumes.lookup(name)
-    if (volume === undefined || store.volumes.users(volume).length > 0) continue
-    await store.volumes.remove(name).catch((error: unknown) => {
-      if (!isNotFound(error)) throw error
-    })
-    removed.push(name)
+  // The anonymous volumes are the lease's from the moment on at which the container is gone: killed in between, they still go.
+  const claim = openLease(store)
+  const lease = options.volumes === true ? claim.id : undefined
+  try {
+    await store.containers
+      .remove(container.id, { force: options.force === true, lease })
+      .catch((error: unknown) => {
+        // The `run --rm` whose process has just been ended was faster.
+        if (running.length === 0 || !isNotFound(error)) throw error
+      })
+  } finally {
+    await endLease(store, claim)
   }
-  return removed
+  return options.volumes === true
+    ? anonymous.map(({ name }) => name).filter(name => store.volumes.lookup(name) === undefined)
+    : []
 }
 
 const isNotFound = (error: unknown): boolean => error instanceof StoreError && error.code === 'not-found'

@@ -287,15 +287,21 @@ export class Volumes {
     this.context.db.run('UPDATE volumes SET made_by = NULL WHERE made_by = ?', lease)
   }
 
-  /** Ends what a command with this lease had in use, and removes what it has made for a container that never came. */
+  /** In the transaction that removes a container: what only it could name goes with the lease. */
+  leave(container: string, lease: string): void {
+    const users = 'SELECT volume FROM volume_users WHERE container = ?'
+    const sql = `UPDATE volumes SET made_by = ? WHERE anonymous = 1 AND name IN (${users})`
+    this.context.db.run(sql, lease, container)
+  }
+
+  /** Ends what a command with this lease had in use, and removes what is its own: of a container that never came, or went. */
   async endLease(lease: string): Promise<void> {
     await this.#releaseAll(lease)
     const sql = 'SELECT name FROM volumes WHERE made_by = ?'
     for (const { name } of this.context.db.all<{ name: string }>(sql, lease)) {
       await this.remove(name).catch((error: unknown) => {
         // Another container has taken it by its name, or somebody has removed it.
-        if (!(error instanceof StoreError && (error.code === 'in-use' || error.code === 'not-found')))
-          throw error
+        if (!isTaken(error)) throw error
       })
     }
     this.keepMade(lease)
@@ -367,7 +373,7 @@ export class Volumes {
         if (options.dryRun !== true) await this.remove(volume.name)
       } catch (error) {
         // Taken into use, or removed, since we looked.
-        if (error instanceof StoreError && (error.code === 'in-use' || error.code === 'not-found')) continue
+        if (isTaken(error)) continue
         throw error
       }
       names.push(volume.name)
@@ -380,6 +386,9 @@ export class Volumes {
     return toVolume(row, this.context.paths.volumes)
   }
 }
+
+const isTaken = (error: unknown): boolean =>
+  error instanceof StoreError && (error.code === 'in-use' || error.code === 'not-found')
 
 export class VolumeUse implements AsyncDisposable {
   constructor(

@@ -12,6 +12,7 @@ import { applyChange } from './config-change.js'
 import type { ImageRecord } from './images.js'
 import { packTree, sourceDateEpoch } from './layer-tar.js'
 import type { LayerRecord } from './layers.js'
+import type { Lease } from './leases.js'
 import type { Store } from './store.js'
 
 export interface NewImageOptions {
@@ -89,7 +90,8 @@ export async function importRootfs(
   using lease = store.lease()
   const layer = await store.layers.add(source, lease, { ...transferOptions(options), trusted: true })
   const base = withChanges(emptyConfig(options.platform), options.changes ?? [])
-  return record(store, withLayer(base, layer.diffId, 'lamina image import', options.comment), options)
+  const config = withLayer(base, layer.diffId, 'lamina image import', options.comment)
+  return record(store, config, options, lease)
 }
 
 /**
@@ -109,14 +111,14 @@ export async function commitContainer(
       ? chainConfig(store, container.chainId)
       : store.images.config(container.image)
   const changed = withChanges(base, options.changes ?? [])
-  return record(store, withLayer(changed, layer.diffId, 'lamina commit', options.comment), options)
+  return record(store, withLayer(changed, layer.diffId, 'lamina commit', options.comment), options, lease)
 }
 
 /** The changes of a container as a stored layer, without an image. */
 export async function commitLayer(
   store: Store,
   ref: string,
-  lease: ReturnType<Store['lease']>,
+  lease: Lease,
   options: NewImageOptions = {},
 ): Promise<LayerRecord> {
   const container = store.containers.find(ref)
@@ -144,7 +146,7 @@ export async function commitUpper(
   })
   const config = image === undefined ? emptyConfig(options.platform) : store.images.config(image.id)
   const changed = withChanges(config, options.changes ?? [])
-  return record(store, withLayer(changed, layer.diffId, 'lamina commit', options.comment), options)
+  return record(store, withLayer(changed, layer.diffId, 'lamina commit', options.comment), options, lease)
 }
 
 function transferOptions(options: NewImageOptions): {
@@ -171,12 +173,16 @@ function withChanges(config: ImageConfig, changes: readonly string[]): ImageConf
   return { ...config, config: run }
 }
 
-/** The config as an image of the store. */
+/** The config as an image of the store, which takes over what was leased for it. */
 export function record(
   store: Store,
   config: ImageConfig,
   options: Pick<NewImageOptions, 'name' | 'author'>,
+  lease?: Lease,
 ): ImageRecord {
   const finished = options.author === undefined ? config : { ...config, author: options.author }
-  return store.images.add(encodeJson(finished), options.name === undefined ? [] : [options.name])
+  return store.db.transaction(() => {
+    lease?.drop()
+    return store.images.add(encodeJson(finished), options.name === undefined ? [] : [options.name])
+  })
 }

@@ -110,7 +110,11 @@ export async function installImage(
     source.kind === 'docker-archive'
       ? undefined
       : { digest: manifest.digest, mediaType: manifest.mediaType, content: manifest.bytes }
-  return { image: store.images.add(config, names, kept), manifest }
+  const image = store.db.transaction(() => {
+    lease.drop()
+    return store.images.add(config, names, kept)
+  })
+  return { image, manifest }
 }
 
 function readDiffIds(config: Buffer, descriptor: Descriptor): Digest[] {

@@ -31,6 +31,11 @@ export class Lease implements Disposable {
     return this.db.run(sql, this.id, chainId) > 0
   }
 
+  /** To be called in the transaction that commits what was leased for: it saves one of its own. */
+  drop(): void {
+    dropLease(this.db, this.id)
+  }
+
   [Symbol.dispose](): void {
     if (this.claim.fd.closed) return
     dropLease(this.db, this.id)

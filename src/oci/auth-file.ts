@@ -61,7 +61,7 @@ async function readAuthFile(file: string): Promise<JsonObject | undefined> {
     bytes = await readFile(file)
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined
-    throw error
+    throw new OciError('malformed', `cannot read ${file}: ${(error as Error).message}`, { cause: error })
   }
   return bytes.length === 0 ? {} : parseJsonObject(bytes, maxFile, file)
 }

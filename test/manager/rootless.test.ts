@@ -184,6 +184,22 @@ if (missing !== undefined) {
   })
 
   await t.test('volumes and limits', async t => {
+    await lamina(
+      'run',
+      '-d',
+      '--name',
+      'behind',
+      'box',
+      'sh',
+      '-c',
+      'hostname; cat /etc/hostname; sleep 1; exit 4',
+    )
+    t.equal(await lamina('wait', 'behind'), '4')
+    const [own, written] = (await lamina('logs', 'behind')).split('\n')
+    t.equal(own, written)
+    await lamina('start', 'behind')
+    t.equal(await lamina('stop', '-t', '0', 'behind'), 'behind')
+    await lamina('container', 'rm', 'behind')
     await lamina('run', '--rm', '-v', 'data:/d', 'box', 'sh', '-ec', 'echo two > /d/two; chown 33 /d/two')
     await lamina('volume', 'backup', '-o', `${machine.home}/data.tar.zst`, 'data')
     await lamina('volume', 'restore', `${machine.home}/data.tar.zst`, 'again')

@@ -1,4 +1,6 @@
 import { setImmediate as nextTurn } from 'node:timers/promises'
+import { E } from '../base/errno.js'
+import { SysError } from '../base/sys-error.js'
 import {
   decompress,
   detectCompression,
@@ -17,6 +19,9 @@ export interface TarLimits {
   bytes: number
   entries: number
 }
+
+/** What no filesystem takes. */
+const WRONG_NAMES: ReadonlySet<number> = new Set([E.ENOTDIR, E.ENAMETOOLONG])
 
 /** Far above any image, below what fills a large machine by accident. */
 export const defaultTarLimits: TarLimits = { bytes: 1024 ** 4, entries: 20_000_000 }
@@ -176,6 +181,9 @@ export async function applyLayer(
     return { ...result, compression, blobSize, blobDigest: blobDigest ?? result.diffId }
   } catch (error) {
     // What is wrong inside an archive says where in it; which archive it was is known here.
+    // A file on the way to another, a name of 300 bytes: it is the archive that is wrong, and it is to be named.
+    if (options.what !== undefined && error instanceof SysError && WRONG_NAMES.has(error.errno))
+      throw new OciError('malformed', `${what}: ${error.message}`, { cause: error })
     if (!(error instanceof OciError) || options.what === undefined || error.message.includes(what))
       throw error
     throw new OciError(error.code, `${what}: ${error.message}`, { cause: error })

@@ -101,6 +101,7 @@ function round(root: string, archive: string, keeper: boolean): Map<string, Cost
 
 /** The median, and between which two samples that of all possible ones lies, with a probability of 95 percent at least. */
 function interval(ratios: readonly number[]): string {
+  if (ratios.length === 0) return 'nothing to do'
   const sorted = [...ratios].sort((a, b) => a - b)
   const n = sorted.length
   // The binomial distribution of how many samples lie below the true median.

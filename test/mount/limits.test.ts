@@ -103,10 +103,10 @@ t.test('address space: what the daemon cannot have is ENOMEM, or another daemon'
   using it = limited('limits-address')
   const size = /VmSize:\s+(\d+) kB/.exec(fs.readFileSync(`/proc/${it.mount.pid}/status`, 'utf8'))?.[1]
   const most = String((Number(size) + 1024) * 1024)
-  execFileSync('prlimit', ['--pid', String(it.mount.pid), `--as=${most}:${most}`])
+  execFileSync('prlimit', ['--pid', String(it.mount.pid), `--as=${most}:`])
   const done = await work(it)
   for (const { code, said } of done) if (code !== 0) t.match(said, 'Cannot allocate memory')
-  execFileSync('prlimit', ['--pid', String(it.mount.pid), '--as=unlimited'])
+  execFileSync('prlimit', ['--pid', String(it.mount.pid), '--as=unlimited:'])
   // Whoever was refused tries again.
   for (const [i, { code }] of done.entries()) {
     if (code === 0) continue

@@ -6,6 +6,11 @@ import { errnoName } from '../../src/base/errno.js'
 import * as sys from '../../src/sys/index.js'
 
 type Act = (x: string, y: string, dir: string) => unknown
+/** One that is two system calls: what others do may come in between. */
+interface OnFile {
+  readonly flags: string
+  readonly then: (fd: number) => unknown
+}
 
 function renameWith(flags: number): (from: string, to: string) => void {
   return (from, to) => sys.renameat2(sys.AT_FDCWD, from, sys.AT_FDCWD, to, flags)
@@ -15,11 +20,10 @@ const exchange = renameWith(sys.RENAME_EXCHANGE)
 const noReplace = renameWith(sys.RENAME_NOREPLACE)
 
 /** What they give is part of the outcome where it does not depend on times and numbers. */
-export const ACTS: Readonly<Record<string, Act>> = {
-  // Without content: written afterwards, it would meet what came in between, which no order of the two explains.
+export const ACTS: Readonly<Record<string, Act | OnFile>> = {
   create: x => fs.closeSync(fs.openSync(x, 'wx')),
-  write: x => fs.writeFileSync(x, 'written'),
-  append: x => fs.appendFileSync(x, '+'),
+  write: { flags: 'w', then: fd => fs.writeSync(fd, 'written') },
+  append: { flags: 'a', then: fd => fs.writeSync(fd, '+') },
   unlink: x => fs.unlinkSync(x),
   mkdir: x => fs.mkdirSync(x),
   rmdir: x => fs.rmdirSync(x),
@@ -33,10 +37,10 @@ export const ACTS: Readonly<Record<string, Act>> = {
   // A socket: whoever opens a pipe would wait.
   mknod: x => sys.mknodat(sys.AT_FDCWD, x, sys.S_IFSOCK | 0o600, 0),
   chmod: x => fs.chmodSync(x, 0o640),
-  truncate: x => fs.truncateSync(x, 2),
+  truncate: { flags: 'r+', then: fd => fs.ftruncateSync(fd, 2) },
   utimes: x => fs.lutimesSync(x, 1, 2),
   setxattr: x => sys.setxattrAt(sys.AT_FDCWD, x, 'trusted.race', Buffer.from('1')),
-  read: x => void fs.readFileSync(x),
+  read: { flags: 'r', then: fd => void fs.readFileSync(fd) },
   list: (_x, _y, dir) => void fs.readdirSync(dir),
 }
 
@@ -52,17 +56,60 @@ export const STATES: Readonly<Record<string, (x: string, y: string) => void>> = 
   },
 }
 
-/** 'ok', or the errno's name. */
-export function act(name: string, dir: string): string {
-  const [x, y] = ['x', 'y'].map(each => path.join(dir, each)) as [string, string]
-  try {
-    ACTS[name]?.(x, y, dir)
-    return 'ok'
-  } catch (error) {
-    if (error instanceof SysError) return errnoName(error.errno)
-    return (error as NodeJS.ErrnoException).code ?? String(error)
+/** An act that goes on with each `step`, until there is an outcome. */
+export class Acting {
+  /** 'ok', or the errno's name. */
+  outcome: string | undefined
+  private fd = -1
+
+  constructor(
+    private readonly name: string,
+    private readonly dir: string,
+  ) {}
+
+  step(): void {
+    if (this.outcome !== undefined) return
+    try {
+      if (this.advance()) this.outcome = 'ok'
+    } catch (error) {
+      this.outcome =
+        error instanceof SysError
+          ? errnoName(error.errno)
+          : ((error as NodeJS.ErrnoException).code ?? String(error))
+    }
+    if (this.outcome !== undefined && this.fd >= 0) fs.closeSync(this.fd)
+  }
+
+  /** True when all is done. */
+  private advance(): boolean {
+    const what = ACTS[this.name]
+    const [x, y] = ['x', 'y'].map(each => path.join(this.dir, each)) as [string, string]
+    if (typeof what === 'function') what(x, y, this.dir)
+    else if (this.fd >= 0) what?.then(this.fd)
+    else {
+      this.fd = fs.openSync(x, what?.flags ?? 'r')
+      return false
+    }
+    return true
   }
 }
+
+/** 'ok', or the errno's name. */
+export function act(name: string, dir: string): string {
+  const acting = new Acting(name, dir)
+  while (acting.outcome === undefined) acting.step()
+  return acting.outcome
+}
+
+/** Whose turn it is, of two of at most two steps each: all orders. */
+export const ORDERS: readonly (readonly (0 | 1)[])[] = [
+  [0, 0, 1, 1],
+  [0, 1, 0, 1],
+  [0, 1, 1, 0],
+  [1, 0, 0, 1],
+  [1, 0, 1, 0],
+  [1, 1, 0, 0],
+]
 
 /** What is there in the end, without times and numbers. */
 export function shown(dir: string): string {

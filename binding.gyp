@@ -6,6 +6,7 @@
         'native/addon.cc',
         'native/abi.cc',
         'native/account.cc',
+        'native/answers.cc',
         'native/attr.cc',
         'native/channel.cc',
         'native/channel-methods.cc',

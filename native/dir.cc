@@ -1,4 +1,5 @@
 // Directory listings: one getdents64 a call, its names as one array, types and inode numbers in shared memory.
+#include <fcntl.h>
 #include <unistd.h>
 
 #include <cstring>
@@ -100,10 +101,36 @@ napi_value getdents_(napi_env env, napi_callback_info info) {
   }
 }
 
+// hasPrefix(dirfd, prefix, most): whether one of the first `most` entries of the directory begins with it. 0 no, 1 yes, 2 not known:
+// there are more, or the filesystem may fall silent; or -errno.
+napi_value has_prefix(napi_env env, napi_callback_info info) {
+  Args args(env, info);
+  const int dirfd = args.fd(0);
+  const Name prefix(args, 1);
+  uint32_t left = args.u32(2);
+  if (args.failed()) return args.reject();
+  if (remote_of(dirfd) != nullptr) return integer(env, 2);
+  const ScopedFd dir(openat(dirfd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (!dir.ok()) return result(env, -1);
+  alignas(8) char records[16 * 1024];
+  const size_t length = strlen(prefix.c_str());
+  for (;;) {
+    const long bytes = syscall(SYS_getdents64, dir.get(), records, sizeof records);
+    if (bytes < 0) return result(env, -1);
+    if (bytes == 0) return integer(env, 0);
+    for (long at = 0; at < bytes; left--) {
+      const auto* entry = reinterpret_cast<const linux_dirent64*>(records + at);
+      if (strncmp(entry->d_name, prefix.c_str(), length) == 0) return integer(env, 1);
+      if (left == 0) return integer(env, 2);
+      at += entry->d_reclen;
+    }
+  }
+}
+
 }  // namespace
 
 bool register_dir(napi_env env, napi_value exports, State* state) {
-  return define(env, exports, state, "getdents", getdents_) &&
+  return define(env, exports, state, "getdents", getdents_) && define(env, exports, state, "hasPrefix", has_prefix) &&
          define(env, exports, state, "direntBuffers", dirent_buffers);
 }
 

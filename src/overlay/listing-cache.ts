@@ -2,6 +2,12 @@
 import type { DirInode } from './inode.js'
 import type { Listing } from './listing.js'
 
+/** Entries that are added between two looks at the bounds. */
+const GROWTH = 256
+const MOST_UNREAD = 16_384
+/** Milliseconds without a READDIR after which nobody is taken to be in the middle of a listing. */
+const QUIET = 60_000
+
 export class ListingCache {
   /** In order of use, oldest first. */
   private readonly held = new Map<DirInode, number>()
@@ -19,6 +25,22 @@ export class ListingCache {
       if (this.entries <= this.maxEntries || oldest === dir) break
       this.drop(oldest)
     }
+  }
+
+  /**
+   * An entry was added. Positions are kept for readers; where there is none, the gaps of what went go too, and a long listing is not
+   * kept for lookups alone.
+   */
+  grown(dir: DirInode): void {
+    const { listing } = dir
+    if (listing === null || listing.names.length % GROWTH !== 0) return
+    const unread = Date.now() - listing.readAt > QUIET
+    if (!unread || (!listing.worn && listing.size <= MOST_UNREAD)) {
+      this.hold(dir, listing)
+      return
+    }
+    this.drop(dir)
+    if (listing.size <= MOST_UNREAD) this.hold(dir, listing.withoutGaps())
   }
 
   drop(dir: DirInode): void {

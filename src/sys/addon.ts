@@ -60,6 +60,7 @@ export interface Addon {
 
   // native/dir.cc
   getdents(fd: number): string[] | number | undefined
+  hasPrefix(dirfd: number, prefix: string, most: number): number
   direntBuffers(): [types: Uint8Array, inos: Float64Array]
 
   // native/xattr.cc

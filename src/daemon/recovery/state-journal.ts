@@ -196,8 +196,8 @@ export class StateJournal implements Journal, RequestJournal {
     this.shelf.put(inode.nodeid, fd)
   }
 
-  unhold(inode: Inode): void {
-    this.shelf.drop(inode.nodeid)
+  unhold(inode: Inode, fd: number): void {
+    this.shelf.drop(inode.nodeid, fd)
   }
 
   below(inode: Inode): void {

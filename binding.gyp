@@ -20,6 +20,7 @@
         'native/map.cc',
         'native/mount.cc',
         'native/name.cc',
+        'native/orphan-holder.cc',
         'native/patience.cc',
         'native/process.cc',
         'native/socket.cc',

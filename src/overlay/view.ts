@@ -203,9 +203,10 @@ export class View {
   /** Undoes {@link hold}: there is a name again, or nobody asks any more. */
   unhold(inode: Inode): void {
     if (inode.orphan === null) return
+    // First: a successor must not be given what another descriptor is by then.
+    this.table.journal?.unhold(inode, inode.orphan.n)
     inode.orphan.close()
     inode.orphan = null
-    this.table.journal?.unhold(inode)
   }
 
   private dropped(inode: Inode): void {

@@ -153,6 +153,10 @@ export interface Addon {
   // native/js-stack.cc
   reportStack(socket: number): number
 
+  // native/orphan-holder.cc
+  pidfdSelf(): number
+  holdOrphans(table: Uint8Array, self: number, a: number, b: number): number
+
   // native/patience.cc
   coverDescriptor(fd: number, filesystem: number): number
   onAnswer(callback: (filesystem: number) => void): void

@@ -326,15 +326,31 @@ export class Mount implements Disposable {
 /** The one child of a process; undefined when it has none, or has ended itself. */
 export function childOf(pid: number): number | undefined {
   try {
-    const first = fs.readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').split(' ')[0] ?? ''
-    return first === '' ? undefined : Number(first)
+    const children = fs.readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').split(' ').filter(Boolean)
+    const daemon = children.find(child => !isOrphanHolder(Number(child)))
+    return daemon === undefined ? undefined : Number(daemon)
   } catch {
     return undefined
   }
 }
 
+/** The process of native/orphan-holder.cc; the one that starts it is there for a moment. */
+export function isOrphanHolder(pid: number): boolean {
+  return fs.readFileSync(`/proc/${pid}/comm`, 'utf8') === 'lamina-orphans\n'
+}
+
+/** But for one that the daemon has of itself, since it first unlinked what may be open. */
 function openDescriptors(pid: number): number {
-  return fs.readdirSync(`/proc/${pid}/fd`).length
+  const fds = fs.readdirSync(`/proc/${pid}/fd`)
+  return fds.filter(fd => !linkOf(`/proc/${pid}/fd/${fd}`).includes('pidfd')).length
+}
+
+function linkOf(file: string): string {
+  try {
+    return fs.readlinkSync(file)
+  } catch {
+    return ''
+  }
 }
 
 /** Runs `lamina`; its standard output. @throws Error with its standard error */

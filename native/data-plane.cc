@@ -341,6 +341,10 @@ ssize_t DataPlane::receive(Memory& block) {
       pipes_->close();
     }
   }
+  if (pipe_ != nullptr) {
+    pipes_->give(std::move(pipe_));
+    pipes_->trim();
+  }
   const ssize_t n = ::read(device_->fd(), block.data(), block.size());
   if (n > 0) expect(block.data(), static_cast<size_t>(n));
   return n;

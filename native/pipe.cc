@@ -57,6 +57,7 @@ std::unique_ptr<Pipe> PipePool::take() {
     const std::lock_guard<std::mutex> lock(mutex_);
     if (closed_ || used_ == kMost) return nullptr;
     used_++;
+    keep_ = true;
     if (!free_.empty()) {
       std::unique_ptr<Pipe> pipe = std::move(free_.back());
       free_.pop_back();
@@ -76,14 +77,19 @@ std::unique_ptr<Pipe> PipePool::take() {
 void PipePool::give(std::unique_ptr<Pipe> pipe) {
   const std::lock_guard<std::mutex> lock(mutex_);
   used_--;
-  if (pipe->left() == 0 && !closed_) free_.push_back(std::move(pipe));
+  if (pipe->left() == 0 && keep_ && !closed_) free_.push_back(std::move(pipe));
+}
+
+void PipePool::trim() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  keep_ = false;
+  free_.clear();
 }
 
 void PipePool::close() {
-  std::vector<std::unique_ptr<Pipe>> free;
   const std::lock_guard<std::mutex> lock(mutex_);
   closed_ = true;
-  free.swap(free_);
+  free_.clear();
 }
 
 }  // namespace lamina

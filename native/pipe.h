@@ -51,6 +51,8 @@ class PipePool {
   std::unique_ptr<Pipe> take();
   // One in which something is left, after an error, is closed.
   void give(std::unique_ptr<Pipe> pipe);
+  // Closes those that nobody has, and those that come back until one is taken again: what a user may have of them is limited.
+  void trim();
   // There will be none any more.
   void close();
 
@@ -61,6 +63,7 @@ class PipePool {
   // Under mutex_.
   std::vector<std::unique_ptr<Pipe>> free_;
   size_t used_ = 0;
+  bool keep_ = true;
   bool closed_ = false;
 };
 

@@ -200,7 +200,7 @@ void Channel::drain() {
     if (!kept_ && block_ == nullptr && (block_ = plane_->blocks().take()) == nullptr) break;  // no memory: at the next turn
     // What a successor is to find it must find however soon this process dies: a FORGET that was read is not sent again.
     const Memory& frame = kept_ ? *input_ : *block_;
-    const ssize_t n = read(device_->fd(), frame.data(), frame.size());
+    const ssize_t n = kept_ ? read(device_->fd(), frame.data(), frame.size()) : plane_->receive(*block_);
     if (n < 0) {
       // ENOENT: the request was interrupted before it could be read.
       if (errno == EINTR || errno == ENOENT) continue;

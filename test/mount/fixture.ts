@@ -339,18 +339,24 @@ export function isOrphanHolder(pid: number): boolean {
   return fs.readFileSync(`/proc/${pid}/comm`, 'utf8') === 'lamina-orphans\n'
 }
 
-/** But for one that the daemon has of itself, since it first unlinked what may be open. */
-function openDescriptors(pid: number): number {
-  const fds = fs.readdirSync(`/proc/${pid}/fd`)
-  return fds.filter(fd => !linkOf(`/proc/${pid}/fd/${fd}`).includes('pidfd')).length
+/** What each of its descriptors is. */
+export function linksOf(pid: number): string[] {
+  const directory = `/proc/${pid}/fd`
+  return fs.readdirSync(directory).flatMap(fd => {
+    try {
+      return [fs.readlinkSync(path.join(directory, fd))]
+    } catch {
+      return [] // closed meanwhile
+    }
+  })
 }
 
-function linkOf(file: string): string {
-  try {
-    return fs.readlinkSync(file)
-  } catch {
-    return ''
-  }
+/**
+ * Without what it keeps for itself: pipes as long as it expects large writes (big-writes.test.ts looks at their number), and a pidfd of
+ * its own since it first unlinked what may be open.
+ */
+function openDescriptors(pid: number): number {
+  return linksOf(pid).filter(link => !link.startsWith('pipe:') && !link.includes('pidfd')).length
 }
 
 /** Runs `lamina`; its standard output. @throws Error with its standard error */

@@ -26,8 +26,6 @@ namespace {
 // several at once; so a larger WRITE is done there only when no other request waits.
 constexpr uint32_t kInlineRead = 256 * 1024;
 constexpr uint32_t kInlineWrite = 256 * 1024;
-// The same of a READ that has to wait for a quick disk, which is what a lookup on the main thread does as well.
-constexpr uint32_t kInlineWait = 64 * 1024;
 // Smaller data is copied for a thread; larger data is handed over with the block that it was read into.
 constexpr size_t kHandOver = 64 * 1024;
 // From here on a WRITE goes through a pipe; below, the calls that this takes cost more than the copy that it saves.
@@ -403,11 +401,10 @@ bool DataPlane::read_inline(const abi::fuse_in_header& header, const abi::fuse_r
   uint8_t* const data = read_buffer_->data();
   const size_t size = std::min<size_t>(in.size, read_buffer_->size());
   size_t done = 0;
-  uint64_t waiting_since = 0;
   while (done < size) {
     iovec part = {data + done, size - done};
     const off_t offset = static_cast<off_t>(in.offset + done);
-    const int flags = file.reads == File::Reads::kNowait && waiting_since == 0 ? RWF_NOWAIT : 0;
+    const int flags = file.reads == File::Reads::kNowait ? RWF_NOWAIT : 0;
     const ssize_t n = preadv2(file.fd(), &part, 1, offset, flags);
     if (n > 0) {
       done += static_cast<size_t>(n);
@@ -415,11 +412,7 @@ bool DataPlane::read_inline(const abi::fuse_in_header& header, const abi::fuse_r
     }
     if (n == 0) break;
     if (errno == EINTR) continue;
-    if (errno == EAGAIN) {
-      if (in.size > kInlineWait || reads_.slow(now()) || others_wait()) return false;
-      waiting_since = now();
-      continue;
-    }
+    if (errno == EAGAIN) return false;
     if (errno == EOPNOTSUPP && file.reads == File::Reads::kNowait) {
       struct statfs fs;
       const bool memory = fstatfs(file.fd(), &fs) == 0 &&
@@ -432,7 +425,6 @@ bool DataPlane::read_inline(const abi::fuse_in_header& header, const abi::fuse_r
     answer_read(*device_, header.unique, -reply_errno(errno), nullptr);
     return true;
   }
-  if (waiting_since != 0) reads_.took(waiting_since, now());
   counters_.bytes_read += done;
   answer_read(*device_, header.unique, static_cast<ssize_t>(done), data);
   return true;

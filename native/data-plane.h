@@ -208,7 +208,6 @@ class DataPlane {
   int unexpected_ = kPatience;
   std::unique_ptr<Memory> read_buffer_;
   Counters counters_;
-  Slowness reads_;
   Slowness writes_;
   std::shared_ptr<Shared> shared_;
   WorkQueue queue_;

@@ -15,15 +15,15 @@
 namespace lamina {
 namespace {
 
-// Names that the kernel and everyday tools ask each file for, though hardly any has them: the first write to a file, ls -l, cp -a.
-enum Name : uint8_t { kOther = 0, kCapability = 1, kSelinux = 2, kAccessAcl = 4, kDefaultAcl = 8, kIma = 16 };
+// Names that the kernel and everyday tools ask each file for, though hardly any has them: the first write to a file, ls -l, cp -a. None
+// that a layer's filesystem sets by itself on a file that is there (security.ima).
+enum Name : uint8_t { kOther = 0, kCapability = 1, kSelinux = 2, kAccessAcl = 4, kDefaultAcl = 8 };
 
 Name name_of(std::string_view name) {
   if (name == "security.capability") return kCapability;
   if (name == "security.selinux") return kSelinux;
   if (name == "system.posix_acl_access") return kAccessAcl;
   if (name == "system.posix_acl_default") return kDefaultAcl;
-  if (name == "security.ima") return kIma;
   return kOther;
 }
 

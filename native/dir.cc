@@ -101,8 +101,8 @@ napi_value getdents_(napi_env env, napi_callback_info info) {
   }
 }
 
-// hasPrefix(dirfd, prefix, most): whether one of the first `most` entries of the directory begins with it. 0 no, 1 yes, 2 not known:
-// there are more, or the filesystem may fall silent; or -errno.
+// hasPrefix(dirfd, prefix, most): whether an entry of the directory begins with it. 0 no, 1 yes, 2 not known: it has more than `most`
+// entries, cannot be read, or its filesystem may fall silent.
 napi_value has_prefix(napi_env env, napi_callback_info info) {
   Args args(env, info);
   const int dirfd = args.fd(0);
@@ -111,12 +111,12 @@ napi_value has_prefix(napi_env env, napi_callback_info info) {
   if (args.failed()) return args.reject();
   if (remote_of(dirfd) != nullptr) return integer(env, 2);
   const ScopedFd dir(openat(dirfd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  if (!dir.ok()) return result(env, -1);
+  if (!dir.ok()) return integer(env, 2);
   alignas(8) char records[16 * 1024];
   const size_t length = strlen(prefix.c_str());
   for (;;) {
     const long bytes = syscall(SYS_getdents64, dir.get(), records, sizeof records);
-    if (bytes < 0) return result(env, -1);
+    if (bytes < 0) return integer(env, 2);
     if (bytes == 0) return integer(env, 0);
     for (long at = 0; at < bytes; left--) {
       const auto* entry = reinterpret_cast<const linux_dirent64*>(records + at);

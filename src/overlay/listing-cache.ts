@@ -1,12 +1,14 @@
-/** Which listings are held: bounded by entries, the least recently read goes first. */
+/** Which listings are held: bounded by entries, the least recently used goes first. */
 import type { DirInode } from './inode.js'
 import type { Listing } from './listing.js'
 
+/** Entries that take as much memory as an empty listing. */
+const ITSELF = 8
 /** Entries that are added between two looks at the bounds. */
 const GROWTH = 256
 const MOST_UNREAD = 16_384
 /** Milliseconds without a READDIR after which nobody is taken to be in the middle of a listing. */
-const QUIET = 60_000
+const QUIET = 600_000
 
 export class ListingCache {
   /** In order of use, oldest first. */
@@ -17,9 +19,10 @@ export class ListingCache {
 
   /** Marks the directory's listing as used just now. */
   hold(dir: DirInode, listing: Listing): void {
-    this.entries += listing.size - (this.held.get(dir) ?? 0)
+    const entries = listing.size + ITSELF
+    this.entries += entries - (this.held.get(dir) ?? 0)
     this.held.delete(dir)
-    this.held.set(dir, listing.size)
+    this.held.set(dir, entries)
     dir.listing = listing
     for (const oldest of this.held.keys()) {
       if (this.entries <= this.maxEntries || oldest === dir) break

@@ -76,10 +76,11 @@ void Answers::replied(const uint8_t* reply, size_t size) {
   constexpr size_t payload = sizeof header;
   if (opcode == abi::FUSE_GETXATTR) {
     if (header.error == -ENODATA && name_ != kOther) absent(nodeid_, name_);
+    has_xattrs_ = header.error != -ENOSYS;
   } else if (opcode == abi::FUSE_CREATE || opcode == abi::FUSE_MKNOD) {
     // A new file has no capabilities until somebody gives it some, which is what its first write asks.
     abi::fuse_entry_out entry;
-    if (header.error == 0 && read_at(reply, size, payload, &entry)) absent(entry.nodeid, kCapability);
+    if (has_xattrs_ && header.error == 0 && read_at(reply, size, payload, &entry)) absent(entry.nodeid, kCapability);
   } else if (opcode == abi::FUSE_GETATTR) {
     abi::fuse_attr_out out;
     Followed* directory = followed(nodeid_);

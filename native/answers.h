@@ -79,6 +79,9 @@ class Answers {
   uint32_t opcode_ = 0;
   uint8_t name_ = 0;
 
+  // A GETXATTR was answered: not by ENOSYS, which the kernel has to hear, since it then asks no more.
+  bool has_xattrs_ = false;
+
   std::array<Followed, 32> directories_;
   size_t next_ = 0;
 

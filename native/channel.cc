@@ -243,6 +243,7 @@ bool Channel::serve(Entered* entered, const Memory& frame, size_t size) {
   } else if (answers_.has_forgotten() && !goes_before_forgets(opcode) && !deliver_forgets(entered)) {
     return false;
   }
+  if (closed_) return true;  // by what JavaScript was told: nobody can be answered
   if (alone) {
     if (const auto reply = answers_.answer(frame.data(), size)) {
       device_->write(reply->data, reply->size);

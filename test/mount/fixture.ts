@@ -327,16 +327,20 @@ export class Mount implements Disposable {
 export function childOf(pid: number): number | undefined {
   try {
     const children = fs.readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').split(' ').filter(Boolean)
-    const daemon = children.find(child => !isOrphanHolder(Number(child)))
+    const daemon = children.find(child => !/^lamina-(holder|orphans)$/m.test(nameOf(Number(child))))
     return daemon === undefined ? undefined : Number(daemon)
   } catch {
     return undefined
   }
 }
 
-/** The process of native/orphan-holder.cc; the one that starts it is there for a moment. */
+/** The process of native/orphan-holder.cc. It, and who starts it, are called lamina-holder for a moment. */
 export function isOrphanHolder(pid: number): boolean {
-  return fs.readFileSync(`/proc/${pid}/comm`, 'utf8') === 'lamina-orphans\n'
+  return nameOf(pid) === 'lamina-orphans\n'
+}
+
+function nameOf(pid: number): string {
+  return fs.readFileSync(`/proc/${pid}/comm`, 'utf8')
 }
 
 /** What each of its descriptors is. */

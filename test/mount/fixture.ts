@@ -41,6 +41,8 @@ export interface Stats {
   requests: Record<string, number>
   /** Inodes that the kernel holds a reference to, the root included. */
   inodes: number
+  /** Names looked up before they were asked for, and how many of these were. */
+  ahead: { found: number; used: number }
   /** Open descriptors of the daemon. */
   fds: number
   /** Unexpected exceptions, each answered EIO. */
@@ -511,7 +513,7 @@ function stateOf(pid: number): string | undefined {
   }
 }
 
-function pause(milliseconds: number): void {
+export function pause(milliseconds: number): void {
   Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, milliseconds)
 }
 

@@ -256,3 +256,25 @@ t.test('deaths do not put off the day when the journal is written anew', async t
   log.rewrite(() => undefined)
   t.notOk(new JournalLog(it.memory).worn)
 })
+
+t.test('inodes that live are written once, however many; what they were is not kept longer than they', async t => {
+  using it = new Succession(false)
+  let log = new JournalLog(it.memory)
+  const slots: number[] = []
+  const add = (log: JournalLog, i: number): number => log.append(KIND.inode, i + 2, 1, 8, `name-${i}`, 1, i)
+  for (let i = 0; i < 60_000; i++) slots.push(add(log, i))
+  t.ok(log.size > 3 * 2 ** 20)
+  t.notOk(log.worn, 'nothing in it is out of date')
+  let killed = 0
+  while (!log.worn && killed < slots.length) {
+    log.kill(slots[killed++] ?? 0)
+    if (killed % 1000 === 0) log = new JournalLog(it.memory)
+  }
+  t.ok(killed > 29_000 && killed < 31_000, `${killed} of ${slots.length} are gone`)
+  log.rewrite(() => {
+    for (let i = killed; i < slots.length; i++) add(log, i)
+  })
+  t.notOk(log.worn)
+  t.ok(log.size < 1.7 * 2 ** 20, `${log.size} bytes`)
+  t.equal(readLog(new JournalLog(it.memory)).inodes.left, slots.length - killed)
+})

@@ -56,7 +56,7 @@ const W = { kind: 0, bytes: 1, sum: 2, nlookup: 3, text: 11, small: 10 } as cons
 /** Indices of 8 byte words. */
 const D = { ino: 2, nodeid: 3, other: 4 } as const
 
-/** The journal is rewritten when it is longer than this, and twice as long as after the last time. */
+/** The journal is rewritten when it is longer than this, and more than half of it is waste. */
 const SMALLEST = 1 << 20
 
 export class JournalLog {
@@ -64,14 +64,19 @@ export class JournalLog {
   private base: number
   /** Bytes used, from `base`. */
   private tail: number
-  private threshold = SMALLEST
+  /**
+   * Bytes of what may say nothing any more: inodes that are dead, and whatever else was appended since the journal was written last. So
+   * a rewrite leaves half of the length at most, and inodes that only become more cause none. Dying in the midst of one leaves too
+   * much of it, which is harmless.
+   */
+  private waste: number
 
   constructor(private readonly memory: StateMemory) {
     this.half = memory.u32(AT.half) & 1
     this.base = memory.half(this.half)
     this.tail = memory.u32(AT.tails + this.half * 4)
-    // As the predecessor had it: taken from this length it would grow with every death.
-    this.threshold = Math.max(SMALLEST, memory.u32(AT.threshold))
+    // As the predecessor had it: counted from its death on, the journal would grow with every death.
+    this.waste = memory.u32(AT.waste)
   }
 
   /** Gives the record's slot: its place in this half, never 0. */
@@ -111,7 +116,8 @@ export class JournalLog {
     words[word + W.sum] = sumOf(words, word, size)
     const slot = this.tail
     this.tail += size
-    memory.setU32(AT.tails + this.half * 4, this.tail)
+    words[(AT.tails >>> 2) + this.half] = this.tail
+    if (kind !== KIND.inode) words[AT.waste >>> 2] = this.waste += size
     return slot
   }
 
@@ -124,12 +130,14 @@ export class JournalLog {
   }
 
   kill(slot: number): void {
-    const word = ((this.base + slot) >>> 2) + W.kind
-    this.memory.words[word] = (this.memory.words[word] as number) | DEAD
+    const { words } = this.memory
+    const word = (this.base + slot) >>> 2
+    words[word + W.kind] = (words[word + W.kind] as number) | DEAD
+    words[AT.waste >>> 2] = this.waste += words[word + W.bytes] as number
   }
 
   get worn(): boolean {
-    return this.tail > this.threshold
+    return this.tail > SMALLEST && this.waste * 2 > this.tail
   }
 
   get size(): number {
@@ -146,8 +154,8 @@ export class JournalLog {
     memory.setU32(AT.tails + this.half * 4, 0)
     write()
     memory.setU32(AT.half, this.half)
-    this.threshold = Math.max(SMALLEST, this.tail * 2)
-    memory.setU32(AT.threshold, this.threshold)
+    this.waste = 0
+    memory.setU32(AT.waste, 0)
     return old
   }
 

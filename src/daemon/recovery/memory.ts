@@ -60,8 +60,8 @@ export const AT = {
   lastBacking: 120,
   /** The last nodeids of which the kernel was told to ask again. */
   notices: 128,
-  /** How long the journal may get before it is written anew, bytes. */
-  threshold: 640,
+  /** How much of the journal may say nothing any more, bytes. */
+  waste: 640,
   request: 2048,
 } as const
 

@@ -275,6 +275,6 @@ t.test('inodes that live are written once, however many; what they were is not k
     for (let i = killed; i < slots.length; i++) add(log, i)
   })
   t.notOk(log.worn)
-  t.ok(log.size < 1.7 * 2 ** 20, `${log.size} bytes`)
+  t.ok(log.size < 2 * 2 ** 20, `${log.size} bytes`)
   t.equal(readLog(new JournalLog(it.memory)).inodes.left, slots.length - killed)
 })

@@ -77,7 +77,7 @@ export const REFERENCE_ROOM = (MOUNT - REFERENCES) / 16
 export const SAID = { changing: 1, moved: 2, before: 4, notBefore: 8, complete: 16 } as const
 
 export class StateMemory {
-  readonly bytes: Buffer
+  readonly bytes: Buffer<ArrayBuffer>
   readonly words: Uint32Array
   readonly doubles: Float64Array
   readonly halfBytes = HALF

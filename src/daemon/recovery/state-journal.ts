@@ -165,7 +165,17 @@ export class StateJournal implements Journal, RequestJournal {
   }
 
   named(inode: Inode, parent: DirInode, name: string): void {
-    if (inode.slot === 0) this.add(inode, parent.nodeid, name)
+    // An inode that the kernel has not seen before: in one call, since most of them come before this is compiled.
+    if (inode.slot === 0)
+      inode.slot = this.log.append(
+        KIND.inode,
+        inode.nodeid,
+        parent.nodeid,
+        inode.type >>> 12,
+        name,
+        inode.nlookup,
+        inode.ino,
+      )
     else this.log.append(KIND.named, inode.nodeid, parent.nodeid, 0, name)
   }
 

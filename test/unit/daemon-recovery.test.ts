@@ -4,6 +4,7 @@ import { join } from 'node:path'
 import t from 'tap'
 import { JournalLog, KIND } from '../../src/daemon/recovery/journal-log.js'
 import { readLog } from '../../src/daemon/recovery/known-inodes.js'
+import { AT, FIRST_REFERENCE } from '../../src/daemon/recovery/memory.js'
 import { Random } from '../fuzz/random.js'
 import { frame } from './fuse-frames.js'
 import { Succession } from './recovery-fixture.js'
@@ -233,7 +234,8 @@ t.test('a reference that was listed and not counted is not taken back', async t 
   const { nodeid } = it.overlay.lookup(1, 'f')
   const again = frame('LOOKUP', { unique: 4n, names: ['f'] })
   it.begin(again)
-  it.memory.reference(nodeid, 2)
+  it.memory.doubles.set([nodeid, 2], FIRST_REFERENCE)
+  it.memory.setU32(AT.references, 1)
   it.takeOver()
   it.begin(again, true)
   t.equal(it.overlay.references(nodeid), 1)

@@ -70,6 +70,8 @@ export const FORGOTTEN_ALL = 0xffff_ffff
 
 export const NOTICES = 64
 export const REQUEST_ROOM = 4096 - AT.request
+/** Index of the first reference: two doubles each, a nodeid, and how many the kernel has to it with this one. */
+export const FIRST_REFERENCE = REFERENCES >>> 3
 /** More than a READDIRPLUS of 1 MiB has entries. */
 export const REFERENCE_ROOM = (MOUNT - REFERENCES) / 16
 
@@ -157,20 +159,10 @@ export class StateMemory {
 
   // ---- the answer's references
 
-  /** With it the inode has `total`. */
-  reference(nodeid: number, total: number): void {
-    const count = this.u32(AT.references)
-    if (count >= REFERENCE_ROOM) return
-    const at = (REFERENCES >>> 3) + count * 2
-    this.doubles[at] = nodeid
-    this.doubles[at + 1] = total
-    this.setU32(AT.references, count + 1)
-  }
-
   references(): { nodeid: number; total: number }[] {
     const count = Math.min(this.u32(AT.references), REFERENCE_ROOM)
     return Array.from({ length: count }, (_, i) => {
-      const at = (REFERENCES >>> 3) + i * 2
+      const at = FIRST_REFERENCE + i * 2
       return { nodeid: this.doubles[at] as number, total: this.doubles[at + 1] as number }
     })
   }

@@ -122,12 +122,26 @@ async function underLoad(
     // So that there is some progress, however busy the machine is.
     while (kill % 2 === 0 && !serves(mount)) await later(10)
     await later(random.next() * LONGEST)
-    process.kill(pid, 'SIGKILL')
+    // The process that keeps descriptors looks like a daemon until it has its name, and the one that starts it ends at once.
+    if (!killed(pid)) {
+      kill--
+      continue
+    }
     last = pid
   }
   scratch.renew()
   fs.writeFileSync(stop, '')
   return Promise.all(ended)
+}
+
+/** False: there is no such process any more. */
+function killed(pid: number): boolean {
+  try {
+    return process.kill(pid, 'SIGKILL')
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ESRCH') throw error
+    return false
+  }
 }
 
 function later(milliseconds: number): Promise<void> {

@@ -5,25 +5,29 @@
  *     4 KiB      references that the answer being made gives to the kernel (nodeid, and how many there are with it)
  *     128 KiB    the mount: one JSON text, written once
  *     2 MiB      the frame that JavaScript handles, or was handling (the channel's input)
+ *     3.4 MiB    FORGETs that were read and JavaScript has not been told of (native/answers.h)
  *     3.5 MiB    descriptors that outlive the daemon (held-table.ts)
  *     4 MiB      the journal, two halves; one of them counts (journal-log.ts)
  *
  * Written by one thread, so a daemon that is killed leaves what it has stored up to an instruction. What consists of several words
  * counts when one word says so, which is written last.
  */
-import { Frame } from '../../fuse/index.js'
+import { Frame, writeBatchForget } from '../../fuse/index.js'
 import { mapFile } from '../../sys/index.js'
 
 export const MAGIC = 'LAMKEEP1'
 /** Of everything in here. A daemon that finds another one does not start, and the keeper goes back to the one before. */
-export const VERSION = 2
+export const VERSION = 3
 
 const SIZE = 512 << 20
 const REFERENCES = 4096
 const MOUNT = 128 << 10
 const INPUT = 2 << 20
+const FORGETS = 3520 << 10
 const HELD = 3584 << 10
 const JOURNAL = 4 << 20
+/** Answers::kMostForgets. */
+const MOST_FORGETS = 128
 const HALF = (SIZE - JOURNAL) / 2
 
 /** Byte offsets in the keeper's page. */
@@ -170,16 +174,36 @@ export class StateMemory {
   // ---- the frame
 
   /** For the channel. */
-  get input(): { fd: number; offset: number } {
-    return { fd: this.fd, offset: INPUT }
+  get input(): { fd: number; offset: number; forgets: number } {
+    return { fd: this.fd, offset: INPUT, forgets: FORGETS }
   }
 
   /** A copy of what the channel has read last for JavaScript. */
   frame(): Frame {
-    const length = Math.min(this.u32(INPUT), HELD - INPUT)
+    const length = Math.min(this.u32(INPUT), FORGETS - INPUT)
     const memory = new ArrayBuffer((length + 47) & ~7)
     this.bytes.copy(Buffer.from(memory), 0, INPUT, INPUT + length)
     return new Frame(memory)
+  }
+
+  /** Whether the FORGET with that `unique` is among those that were taken in. */
+  isTakenIn(high: number, low: number): boolean {
+    const [stateLow, stateHigh] = [this.u32(FORGETS), this.u32(FORGETS + 4)]
+    return (stateLow & 0xffff) > 0 && stateLow >>> 16 === (low & 0xffff) && stateHigh === uniqueAbove16(high, low)
+  }
+
+  /**
+   * Makes a BATCH_FORGET of the FORGETs that were taken in, where the frame being handled is, as Answers::forgotten does: dying in
+   * here leaves them in one of the two places. False: there are none.
+   */
+  bringForgets(): boolean {
+    const [stateLow, stateHigh] = [this.u32(FORGETS), this.u32(FORGETS + 4)]
+    const count = Math.min(stateLow & 0xffff, MOST_FORGETS)
+    if (count === 0) return false
+    const unique = { high: stateHigh >>> 16, low: ((stateHigh << 16) | (stateLow >>> 16)) >>> 0 }
+    writeBatchForget(this, INPUT, FORGETS + 8, count, unique)
+    this.setU32(FORGETS, 0)
+    return true
   }
 
   /** How many entries of that FORGET are carried out. */
@@ -210,6 +234,11 @@ export class StateMemory {
     const from = AT.notices >>> 3
     return [...this.doubles.subarray(from, from + Math.min(this.u32(AT.noticeCount), NOTICES))]
   }
+}
+
+/** Bits 16 to 47. */
+function uniqueAbove16(high: number, low: number): number {
+  return ((high << 16) | (low >>> 16)) >>> 0
 }
 
 function sum(bytes: Uint8Array): number {

@@ -189,7 +189,9 @@ export class StateMemory {
   /** Whether the FORGET with that `unique` is among those that were taken in. */
   isTakenIn(high: number, low: number): boolean {
     const [stateLow, stateHigh] = [this.u32(FORGETS), this.u32(FORGETS + 4)]
-    return (stateLow & 0xffff) > 0 && stateLow >>> 16 === (low & 0xffff) && stateHigh === uniqueAbove16(high, low)
+    return (
+      (stateLow & 0xffff) > 0 && stateLow >>> 16 === (low & 0xffff) && stateHigh === uniqueAbove16(high, low)
+    )
   }
 
   /**

@@ -283,7 +283,8 @@ export class StateJournal implements Journal, RequestJournal {
   // ---- listings
 
   listing(dir: DirInode, names: readonly (string | undefined)[]): void {
-    this.log.append(KIND.listing, dir.nodeid, 0, 0, names.map(name => name ?? '').join('\0'))
+    // What is undefined is empty in it.
+    this.log.append(KIND.listing, dir.nodeid, 0, 0, names.join('\0'))
   }
 
   listed(dir: DirInode, name: string): void {

@@ -16,6 +16,7 @@
         'native/file.cc',
         'native/handle.cc',
         'native/jobs.cc',
+        'native/journal.cc',
         'native/js-stack.cc',
         'native/map.cc',
         'native/mount.cc',

@@ -49,13 +49,14 @@ napi_value init(napi_env env, napi_value exports) {
                   register_file(env, exports, state) &&      //
                   register_handle(env, exports, state) &&    //
                   register_jobs(env, exports, state) &&      //
+                  register_journal(env, exports, state) &&   //
                   register_js_stack(env, exports, state) &&  //
-             register_map(env, exports, state) &&       //
+                  register_map(env, exports, state) &&       //
                   register_mount(env, exports, state) &&     //
                   register_name(env, exports, state) &&      //
                   register_orphan_holder(env, exports, state) &&
                   register_patience(env, exports, state) &&  //
-             register_process(env, exports, state) &&   //
+                  register_process(env, exports, state) &&   //
                   register_socket(env, exports, state) &&    //
                   register_xattr(env, exports, state);
   return ok ? exports : fail(env);

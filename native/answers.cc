@@ -6,9 +6,11 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <new>
 #include <string_view>
+#include <utility>
 
 #include "patience.h"
 
@@ -193,37 +195,51 @@ void Answers::changed(uint64_t nodeid) {
 
 // ---- FORGET
 
+void Answers::keep_forgets(std::shared_ptr<Memory> memory) {
+  kept_forgets_ = std::move(memory);
+  forgets_ = reinterpret_cast<Forgets*>(kept_forgets_->data());
+}
+
 bool Answers::forget(const uint8_t* frame, size_t size) {
   abi::fuse_in_header header;
   if (!read_at(frame, size, 0, &header) || header.len != size) return false;
   constexpr size_t body = sizeof header;
+  const size_t before = forget_count();
+  size_t count = 1;
   if (header.opcode == abi::FUSE_FORGET) {
     abi::fuse_forget_in in;
-    if (!read_at(frame, size, body, &in) || forget_count_ == kMostForgets) return false;
-    forgets_[forget_count_++] = {header.nodeid, in.nlookup};
-    unfollow(header.nodeid);
-    return true;
+    if (!read_at(frame, size, body, &in) || before == kMostForgets) return false;
+    forgets_->entries[before] = {header.nodeid, in.nlookup};
+  } else {
+    abi::fuse_batch_forget_in in;
+    if (!read_at(frame, size, body, &in) || in.count > kMostForgets - before) return false;
+    if (size - body - sizeof in < in.count * sizeof(abi::fuse_forget_one)) return false;
+    count = in.count;
+    memcpy(&forgets_->entries[before], frame + body + sizeof in, count * sizeof(abi::fuse_forget_one));
   }
-  abi::fuse_batch_forget_in in;
-  if (!read_at(frame, size, body, &in) || in.count > kMostForgets - forget_count_) return false;
-  if (size - body - sizeof in < in.count * sizeof(abi::fuse_forget_one)) return false;
-  memcpy(&forgets_[forget_count_], frame + body + sizeof in, in.count * sizeof(abi::fuse_forget_one));
-  for (size_t end = forget_count_ + in.count; forget_count_ < end; forget_count_++) unfollow(forgets_[forget_count_].nodeid);
+  for (size_t i = before; i < before + count; i++) unfollow(forgets_->entries[i].nodeid);
+  __atomic_store_n(&forgets_->state, header.unique << 16 | (before + count), __ATOMIC_RELEASE);
   return true;
 }
 
 size_t Answers::forgotten(uint8_t* frame) {
-  const size_t entries = forget_count_ * sizeof(abi::fuse_forget_one);
+  const size_t count = forget_count();
+  const size_t entries = count * sizeof(abi::fuse_forget_one);
   abi::fuse_in_header header{};
   abi::fuse_batch_forget_in in{};
   const size_t size = sizeof header + sizeof in + entries;
   header.len = static_cast<uint32_t>(size);
-  header.opcode = abi::FUSE_BATCH_FORGET;
-  in.count = static_cast<uint32_t>(forget_count_);
+  header.unique = forgets_->state >> 16;
+  in.count = static_cast<uint32_t>(count);
+  auto* const opcode = reinterpret_cast<uint32_t*>(frame + offsetof(abi::fuse_in_header, opcode));
+  // No request until all of it is there.
+  __atomic_store_n(opcode, 0, __ATOMIC_RELAXED);
+  std::atomic_signal_fence(std::memory_order_seq_cst);
   memcpy(frame, &header, sizeof header);
   memcpy(frame + sizeof header, &in, sizeof in);
-  memcpy(frame + sizeof header + sizeof in, forgets_.data(), entries);
-  forget_count_ = 0;
+  memcpy(frame + sizeof header + sizeof in, forgets_->entries.data(), entries);
+  __atomic_store_n(opcode, abi::FUSE_BATCH_FORGET, __ATOMIC_RELEASE);
+  __atomic_store_n(&forgets_->state, 0, __ATOMIC_RELEASE);
   return size;
 }
 

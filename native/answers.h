@@ -45,13 +45,26 @@ class Answers {
   };
   std::optional<Reply> answer(const uint8_t* frame, size_t size);
 
+  static constexpr size_t kMostForgets = 128;
+
+  // What was taken in of FORGETs. `state` is written last, in one store: how many entries there are in its low 16 bits, above them those
+  // of the `unique` of the last frame. So a successor that sees this memory and that frame knows whether the one is in the other.
+  // src/daemon/recovery/memory.ts reads it.
+  struct Forgets {
+    uint64_t state;
+    std::array<abi::fuse_forget_one, kMostForgets> entries;
+  };
+  // From now on they are in `memory`, as long as this lives: it begins with a Forgets, in which nothing is.
+  void keep_forgets(std::shared_ptr<Memory> memory);
+
   // Takes in a FORGET or BATCH_FORGET. False: it is no complete one, or there is no more room.
   bool forget(const uint8_t* frame, size_t size);
-  bool has_forgotten() const { return forget_count_ > 0; }
-  // Writes what was taken in as one BATCH_FORGET of at most kBatchBytes, and begins anew. Its size.
+  bool has_forgotten() const { return forget_count() > 0; }
+  bool is_full() const { return forget_count() == kMostForgets; }
+  // Writes what was taken in as one BATCH_FORGET of at most kBatchBytes, and begins anew. Its size. At every moment one of the two
+  // has all of it: a successor looks at `frame` only when it is a FORGET, and not when its `unique` is that in `state`.
   size_t forgotten(uint8_t* frame);
 
-  static constexpr size_t kMostForgets = 128;
   static constexpr size_t kBatchBytes =
       sizeof(abi::fuse_in_header) + sizeof(abi::fuse_batch_forget_in) + kMostForgets * sizeof(abi::fuse_forget_one);
 
@@ -91,8 +104,11 @@ class Answers {
   uint64_t* slot(uint64_t nodeid) const;
   std::unique_ptr<Memory> absent_;
 
-  std::array<abi::fuse_forget_one, kMostForgets> forgets_;
-  size_t forget_count_ = 0;
+  size_t forget_count() const { return forgets_->state & 0xffff; }
+
+  Forgets own_forgets_{};
+  std::shared_ptr<Memory> kept_forgets_;
+  Forgets* forgets_ = &own_forgets_;
 
   struct {
     abi::fuse_out_header header;

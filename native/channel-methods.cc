@@ -71,8 +71,9 @@ uint64_t nodeid_of(Args& args, size_t i) {
 
 }  // namespace
 
-// new Channel(fd, bufferSize, onFrame, onEnd, file?, offset?). The descriptor is the channel's when nothing is thrown. With a file,
-// `input` is that part of it: a successor sees the frame that JavaScript was at when this process was killed.
+// new Channel(fd, bufferSize, onFrame, onEnd, file?, offset?, forgets?). The descriptor is the channel's when nothing is thrown. With a
+// file, `input` is that part of it: a successor sees the frame that JavaScript was at when this process was killed; and FORGETs that
+// were taken in are in its page at `forgets`.
 napi_value Channel::construct(napi_env env, napi_callback_info info) {
   napi_value target = nullptr;
   if (napi_get_new_target(env, info, &target) != napi_ok || target == nullptr) {
@@ -88,6 +89,7 @@ napi_value Channel::construct(napi_env env, napi_callback_info info) {
   const int64_t size = args.i64(1);
   const int shared = args.missing(4) ? -1 : args.fd(4);
   const int64_t offset = args.missing(5) ? 0 : args.i64(5);
+  const int64_t forgets_at = args.missing(6) ? 0 : args.i64(6);
   if (args.failed()) return args.reject();
   if (fd < 0 || fd > INT_MAX || fcntl(static_cast<int>(fd), F_GETFD) < 0) {
     return type_error(env, "argument 1 must be an open file descriptor");
@@ -103,7 +105,8 @@ napi_value Channel::construct(napi_env env, napi_callback_info info) {
   std::unique_ptr<Memory> block = Memory::map(pages);
   std::shared_ptr<Memory> input = shared < 0 ? Memory::map(pages) : Memory::map_file(shared, offset, pages);
   std::shared_ptr<Memory> output = Memory::map(pages);
-  if (block == nullptr || input == nullptr || output == nullptr) {
+  std::shared_ptr<Memory> forgets = shared < 0 ? nullptr : Memory::map_file(shared, forgets_at, 4096);
+  if (block == nullptr || input == nullptr || output == nullptr || (shared >= 0 && forgets == nullptr)) {
     napi_throw_error(env, "ENOMEM", "no memory for the channel's buffers");
     return nullptr;
   }
@@ -116,6 +119,7 @@ napi_value Channel::construct(napi_env env, napi_callback_info info) {
   channel->block_ = std::move(block);
   channel->input_ = std::move(input);
   channel->kept_ = shared >= 0;
+  if (forgets != nullptr) channel->answers_.keep_forgets(std::move(forgets));
   channel->output_ = std::move(output);
   // On failure from here on the wrap's finalizer, or nobody, owns the channel; an exception is pending.
   if (napi_wrap(env, self, channel, on_collected, nullptr, &channel->this_ref_) != napi_ok) {

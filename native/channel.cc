@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 
 #include "fuse-abi.h"
@@ -236,11 +237,10 @@ bool Channel::serve(Entered* entered, const Memory& frame, size_t size) {
   }
   if (opcode < 64) requests_[opcode]++;
   const bool alone = !asks_all_;
-  if (alone && !kept_ && (opcode == abi::FUSE_FORGET || opcode == abi::FUSE_BATCH_FORGET)) {
-    if (answers_.forget(frame.data(), size)) return true;
-    if (!deliver_forgets(entered)) return false;
-    if (answers_.forget(frame.data(), size)) return true;
-  } else if (answers_.has_forgotten() && !goes_before_forgets(opcode) && !deliver_forgets(entered)) {
+  if (alone && (opcode == abi::FUSE_FORGET || opcode == abi::FUSE_BATCH_FORGET)) {
+    // One for which there is no room goes to JavaScript by itself: in which order they are carried out is no matter.
+    if (answers_.forget(frame.data(), size)) return !answers_.is_full() || deliver_forgets(entered);
+  } else if (answers_.has_forgotten() && !goes_before_forgets(opcode) && !deliver_forgets_before(entered, frame, size)) {
     return false;
   }
   if (closed_) return true;  // by what JavaScript was told: nobody can be answered
@@ -263,6 +263,22 @@ bool Channel::deliver(Entered* entered, const Memory* frame, size_t size) {
   if (frame != nullptr) memcpy(input_->data(), frame->data(), size);
   call(entered->on_frame, entered->receiver, static_cast<double>(size));
   return true;
+}
+
+// With a request of `size` bytes in `frame` that is not a FORGET.
+bool Channel::deliver_forgets_before(Entered* entered, const Memory& frame, size_t size) {
+  if (!kept_) return deliver_forgets(entered);
+  std::unique_ptr<Memory> aside = plane_->blocks().take();
+  if (aside == nullptr) return true;  // no memory: later
+  memcpy(aside->data(), frame.data(), size);
+  const bool delivered = deliver_forgets(entered);
+  // First what it is: a successor would carry out a FORGET with another number once more.
+  constexpr size_t opcode = offsetof(abi::fuse_in_header, opcode);
+  memcpy(frame.data() + opcode, aside->data() + opcode, sizeof(uint32_t));
+  std::atomic_signal_fence(std::memory_order_seq_cst);
+  memcpy(frame.data(), aside->data(), size);
+  plane_->blocks().give(std::move(aside));
+  return delivered;
 }
 
 bool Channel::deliver_forgets(Entered* entered) {

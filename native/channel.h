@@ -93,6 +93,7 @@ class Channel {
   void drain();
   bool serve(Entered* entered, const Memory& frame, size_t size);
   bool deliver(Entered* entered, const Memory* frame, size_t size);
+  bool deliver_forgets_before(Entered* entered, const Memory& frame, size_t size);
   bool deliver_forgets(Entered* entered);
   void resume();
   void pause();

@@ -14,6 +14,7 @@ bool register_dir(napi_env env, napi_value exports, State* state);
 bool register_file(napi_env env, napi_value exports, State* state);
 bool register_handle(napi_env env, napi_value exports, State* state);
 bool register_jobs(napi_env env, napi_value exports, State* state);
+bool register_journal(napi_env env, napi_value exports, State* state);
 bool register_js_stack(napi_env env, napi_value exports, State* state);
 bool register_map(napi_env env, napi_value exports, State* state);
 bool register_mount(napi_env env, napi_value exports, State* state);

@@ -18,6 +18,7 @@ export {
   isRelease,
   readChange,
   readForgets,
+  writeBatchForget,
   type ChangeRequest,
   type RequestJournal,
   type Settled,

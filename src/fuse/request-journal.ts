@@ -3,7 +3,7 @@
  * time, so a daemon that dies leaves at most one change that was made and not answered; everything else that was not answered was not
  * begun, or can be done again (a READ, a WRITE at its offset, an fsync).
  */
-import type { Frame } from './frame.js'
+import { type Frame, HIGH, LOW } from './frame.js'
 import { Op } from './opcodes.js'
 import * as S from './structs.js'
 
@@ -71,6 +71,31 @@ export function* readForgets(frame: Frame): Generator<{ nodeid: number; nlookup:
     const at = args + S.BatchForgetIn.size + i * S.ForgetOne.size
     yield { nodeid: frame.u64(at), nlookup: frame.u64(at + S.ForgetOne.at.nlookup) }
   }
+}
+
+/**
+ * Writes a BATCH_FORGET to byte `to` of the memory, with the `count` entries that are at byte `from`. Whoever finds it half written
+ * finds no request.
+ */
+export function writeBatchForget(
+  memory: { readonly words: Uint32Array; readonly bytes: Buffer },
+  to: number,
+  from: number,
+  count: number,
+  unique: { readonly high: number; readonly low: number },
+): void {
+  const { words, bytes } = memory
+  const { at, size } = S.InHeader
+  const entries = to + size + S.BatchForgetIn.size
+  const opcode = (to + at.opcode) >>> 2
+  words[opcode] = 0
+  words.fill(0, (to + at.unique) >>> 2, entries >>> 2)
+  words[(to + at.len) >>> 2] = entries - to + count * S.ForgetOne.size
+  words[((to + at.unique) >>> 2) + HIGH] = unique.high
+  words[((to + at.unique) >>> 2) + LOW] = unique.low
+  words[(to + size) >>> 2] = count
+  bytes.copy(bytes, entries, from, from + count * S.ForgetOne.size)
+  words[opcode] = Op.BATCH_FORGET
 }
 
 const RENAME_EXCHANGE = 2

@@ -42,6 +42,7 @@ export interface FuseAddon {
     onEnd: (errno: number) => void,
     inputFile?: number,
     inputOffset?: number,
+    forgetsOffset?: number,
   ) => Channel
   /** The compiler's view of the protocol: `size` and `[offset, size]` of each field. */
   abi(): Record<string, { size: number; fields: Record<string, [offset: number, size: number]> }>
@@ -62,9 +63,13 @@ export class DeviceTransport implements Transport {
   /**
    * `fd` is an open /dev/fuse; it belongs to the transport from here on and is made non-blocking.
    * `maxWrite` is the largest READ or WRITE that INIT will agree on, bytes. `input`: a file that holds the frame being handled,
-   * for whoever goes on after this process.
+   * and FORGETs that are not handled yet, for whoever goes on after this process.
    */
-  constructor(fd: number, maxWrite: number, input?: { readonly fd: number; readonly offset: number }) {
+  constructor(
+    fd: number,
+    maxWrite: number,
+    input?: { readonly fd: number; readonly offset: number; readonly forgets: number },
+  ) {
     this.channel = new native.Channel(
       fd,
       maxWrite + HEADROOM,
@@ -76,6 +81,7 @@ export class DeviceTransport implements Transport {
       },
       input?.fd,
       input?.offset,
+      input?.forgets,
     )
     this.input = this.channel.input
     this.output = this.channel.output

@@ -13,6 +13,17 @@ export interface AccountHandle {
   readonly [accountBrand]: never
 }
 
+/** Writes a record of the recovery journal: gives its place, or 0 when there is no room. See daemon/recovery/journal-log.ts. */
+export type JournalAppend = (
+  kind: number,
+  nodeid: number,
+  other: number,
+  small: number,
+  text: string,
+  nlookup?: number,
+  ino?: number,
+) => number
+
 export interface Addon {
   // native/attr.cc
   readonly statBuffer: Float64Array
@@ -174,6 +185,17 @@ export interface Addon {
   peekFds(socket: number, buffer: Uint8Array): number[] | number
   setPeekOffset(socket: number, offset: number): number
   discardMessages(socket: number, most: number): number
+
+  // native/journal.cc
+  journalWriter(
+    memory: ArrayBuffer,
+    half: number,
+    size: number,
+    tail: number,
+    waste: number,
+    lost: number,
+    inode: number,
+  ): JournalAppend
 
   // native/map.cc
   mapFile(fd: number, length: number): ArrayBuffer | number

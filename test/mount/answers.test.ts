@@ -156,21 +156,29 @@ function acl(): Buffer {
   return out
 }
 
-t.test('files are made, written and removed with three requests to JavaScript each', { skip }, child => {
-  using scratch = new Scratch('answers', 60)
-  const mount = scratch.overlay('lamina')
-  mkdir(join(mount.mountpoint, 'd'))
-  const path = (i: number): string => join(mount.mountpoint, 'd', `f${i}`)
-  write(path(-1), 'x')
-  stat(join(mount.mountpoint, 'd'))
-  const asked = framesToJs(mount, () => {
-    for (let i = 0; i < 100; i++) write(path(i), 'x')
-    for (let i = 0; i < 100; i++) unlink(path(i))
-  })
-  // LOOKUP, CREATE, UNLINK; FORGETs come together, or one by one where this test was held up.
-  child.ok(asked >= 300 && asked < 420, `${asked} for 100 files`)
-  child.end()
-})
+for (const keeper of [0, 1])
+  t.test(
+    `files are made, written and removed with three requests to JavaScript each, keeper=${keeper}`,
+    { skip },
+    child => {
+      using scratch = new Scratch('answers', 60)
+      const mount = scratch.overlay('lamina', 1, [`keeper=${keeper}`])
+      mkdir(join(mount.mountpoint, 'd'))
+      const path = (i: number): string => join(mount.mountpoint, 'd', `f${i}`)
+      write(path(-1), 'x')
+      stat(join(mount.mountpoint, 'd'))
+      const rounds = [1, 2, 3, 4].map(() =>
+        framesToJs(mount, () => {
+          for (let i = 0; i < 100; i++) write(path(i), 'x')
+          for (let i = 0; i < 100; i++) unlink(path(i))
+        }),
+      )
+      // LOOKUP, CREATE, UNLINK; FORGETs come together, or one by one where this test was held up.
+      const asked = Math.min(...rounds)
+      child.ok(asked >= 300 && asked < 360, `${rounds.join(', ')} for 100 files`)
+      child.end()
+    },
+  )
 
 t.test('what is asked with getxattr again and again is asked of JavaScript once', { skip }, child => {
   using scratch = new Scratch('answers', 60)
@@ -185,44 +193,47 @@ t.test('what is asked with getxattr again and again is asked of JavaScript once'
   child.end()
 })
 
-t.test('the room of what was removed is there for the next write', { skip }, child => {
-  using scratch = new Scratch('answers', 60)
-  const disk = scratch.mkdir('disk')
-  mountTmpfs(disk, 'size=8m')
-  try {
-    for (const dir of ['upper', 'work']) mkdir(join(disk, dir))
-    const mount = scratch.mount({
-      subject: 'lamina',
-      lowers: [scratch.mkdir('lower0')],
-      upper: join(disk, 'upper'),
-      work: join(disk, 'work'),
-      mountpoint: scratch.mkdir('mnt'),
-    })
-    const file = join(mount.mountpoint, 'file')
-    const data = Buffer.alloc(6 << 20, 'x')
-    for (let i = 0; i < 100; i++) {
+for (const keeper of [0, 1])
+  t.test(`the room of what was removed is there for the next write, keeper=${keeper}`, { skip }, child => {
+    using scratch = new Scratch('answers', 60)
+    const disk = scratch.mkdir('disk')
+    mountTmpfs(disk, 'size=8m')
+    try {
+      for (const dir of ['upper', 'work']) mkdir(join(disk, dir))
+      const mount = scratch.mount({
+        subject: 'lamina',
+        lowers: [scratch.mkdir('lower0')],
+        upper: join(disk, 'upper'),
+        work: join(disk, 'work'),
+        mountpoint: scratch.mkdir('mnt'),
+        options: [`keeper=${keeper}`],
+      })
+      const file = join(mount.mountpoint, 'file')
+      const data = Buffer.alloc(6 << 20, 'x')
+      for (let i = 0; i < 100; i++) {
+        write(file, data)
+        unlink(file)
+      }
       write(file, data)
-      unlink(file)
+      child.equal(text(file).length, data.length)
+      mount.unmount()
+    } finally {
+      umount(disk)
     }
-    write(file, data)
-    child.equal(text(file).length, data.length)
-    mount.unmount()
-  } finally {
-    umount(disk)
-  }
-  child.end()
-})
+    child.end()
+  })
 
-t.test('what the kernel forgets is forgotten', { skip }, child => {
-  using scratch = new Scratch('answers', 60)
-  const lower = scratch.mkdir('lower0')
-  for (let i = 0; i < 300; i++) write(join(lower, `f${i}`), '')
-  const mount = scratch.overlay('lamina')
-  for (let i = 0; i < 300; i++) facts(join(mount.mountpoint, `f${i}`))
-  const before = mount.stats().inodes
-  mount.dropCaches()
-  const limit = Date.now() + 10_000
-  while (mount.stats().inodes > 1 && Date.now() < limit);
-  child.ok(before > 300 && mount.stats().inodes === 1, `${before} before, ${mount.stats().inodes} after`)
-  child.end()
-})
+for (const keeper of [0, 1])
+  t.test(`what the kernel forgets is forgotten, keeper=${keeper}`, { skip }, child => {
+    using scratch = new Scratch('answers', 60)
+    const lower = scratch.mkdir('lower0')
+    for (let i = 0; i < 300; i++) write(join(lower, `f${i}`), '')
+    const mount = scratch.overlay('lamina', 1, [`keeper=${keeper}`])
+    for (let i = 0; i < 300; i++) facts(join(mount.mountpoint, `f${i}`))
+    const before = mount.stats().inodes
+    mount.dropCaches()
+    const limit = Date.now() + 10_000
+    while (mount.stats().inodes > 1 && Date.now() < limit);
+    child.ok(before > 300 && mount.stats().inodes === 1, `${before} before, ${mount.stats().inodes} after`)
+    child.end()
+  })

@@ -4,6 +4,7 @@ import { join } from 'node:path'
 import t from 'tap'
 import { JournalLog, KIND } from '../../src/daemon/recovery/journal-log.js'
 import { readLog } from '../../src/daemon/recovery/known-inodes.js'
+import { AT, FIRST_REFERENCE } from '../../src/daemon/recovery/memory.js'
 import { Random } from '../fuzz/random.js'
 import { frame } from './fuse-frames.js'
 import { Succession } from './recovery-fixture.js'
@@ -226,6 +227,68 @@ t.test('a FORGET takes its references back once, wherever in it a daemon dies', 
   }
 })
 
+t.test(
+  'FORGETs that were read and not begun are carried out once, wherever they are when a daemon dies',
+  async t => {
+    const FORGETS = 3520 << 10
+    for (const where of [
+      'taken in',
+      'taken in, and another is begun',
+      'half brought',
+      'brought',
+      'carried out',
+    ]) {
+      using it = new Succession(false)
+      const { memory } = it
+      const nodeids = ['f', 'g', 'h'].map(name => {
+        writeFileSync(join(it.root, 'upper', name), 'x')
+        let nodeid = 0
+        for (let i = 0; i < 3; i++) {
+          it.begin(frame('LOOKUP', { unique: BigInt(2 + 2 * i), names: [name] }))
+          nodeid = it.overlay.lookup(1, name).nodeid
+        }
+        return nodeid
+      })
+      const [f = 0, g = 0, h = 0] = nodeids
+      // As the channel has it: the last of the two is still the frame that was read last.
+      it.read(frame('FORGET', { unique: 0x1_2345_6782n, nodeid: g, fields: { nlookup: 1 } }))
+      for (const [i, [nodeid, count]] of [[f, 2] as const, [g, 1] as const].entries()) {
+        memory.bytes.writeBigUInt64LE(BigInt(nodeid), FORGETS + 8 + i * 16)
+        memory.bytes.writeBigUInt64LE(BigInt(count), FORGETS + 16 + i * 16)
+      }
+      memory.bytes.writeBigUInt64LE((0x1_2345_6782n << 16n) | 2n, FORGETS)
+      const expected = [1, 2, 3]
+      if (where === 'taken in, and another is begun') {
+        const other = it.read(frame('FORGET', { unique: 0x1_2345_6784n, nodeid: h, fields: { nlookup: 2 } }))
+        it.journal.beginForget(other)
+        expected[2] = 1
+      } else if (where !== 'taken in') {
+        const state = memory.bytes.readBigUInt64LE(FORGETS)
+        t.ok(memory.bringForgets())
+        if (where === 'half brought') {
+          memory.bytes.writeBigUInt64LE(state, FORGETS)
+        } else if (where === 'carried out') {
+          const batch = memory.frame()
+          it.journal.beginForget(batch)
+          for (const [i, [nodeid, count]] of [[f, 2] as const, [g, 1] as const].entries()) {
+            it.journal.forgetting(i, nodeid, count)
+            it.overlay.forget(nodeid, count)
+          }
+        }
+      }
+      for (let deaths = 0; deaths < 3; deaths++) {
+        it.takeOver()
+        t.strictSame(
+          nodeids.map(nodeid => it.overlay.references(nodeid)),
+          expected,
+          `died when they were ${where}, ${deaths + 1} times`,
+        )
+      }
+      t.notOk(memory.bringForgets(), 'nothing is left of them')
+    }
+  },
+)
+
 t.test('a reference that was listed and not counted is not taken back', async t => {
   using it = new Succession(false)
   writeFileSync(join(it.root, 'upper', 'f'), 'x')
@@ -233,7 +296,8 @@ t.test('a reference that was listed and not counted is not taken back', async t 
   const { nodeid } = it.overlay.lookup(1, 'f')
   const again = frame('LOOKUP', { unique: 4n, names: ['f'] })
   it.begin(again)
-  it.memory.reference(nodeid, 2)
+  it.memory.doubles.set([nodeid, 2], FIRST_REFERENCE)
+  it.memory.setU32(AT.references, 1)
   it.takeOver()
   it.begin(again, true)
   t.equal(it.overlay.references(nodeid), 1)
@@ -256,3 +320,28 @@ t.test('deaths do not put off the day when the journal is written anew', async t
   log.rewrite(() => undefined)
   t.notOk(new JournalLog(it.memory).worn)
 })
+
+t.test(
+  'inodes that live are written once, however many; what they were is not kept longer than they',
+  async t => {
+    using it = new Succession(false)
+    let log = new JournalLog(it.memory)
+    const slots: number[] = []
+    const add = (log: JournalLog, i: number): number => log.append(KIND.inode, i + 2, 1, 8, `name-${i}`, 1, i)
+    for (let i = 0; i < 60_000; i++) slots.push(add(log, i))
+    t.ok(log.size > 3 * 2 ** 20)
+    t.notOk(log.worn, 'nothing in it is out of date')
+    let killed = 0
+    while (!log.worn && killed < slots.length) {
+      log.kill(slots[killed++] ?? 0)
+      if (killed % 1000 === 0) log = new JournalLog(it.memory)
+    }
+    t.ok(killed > 29_000 && killed < 31_000, `${killed} of ${slots.length} are gone`)
+    log.rewrite(() => {
+      for (let i = killed; i < slots.length; i++) add(log, i)
+    })
+    t.notOk(log.worn)
+    t.ok(log.size < 2 * 2 ** 20, `${log.size} bytes`)
+    t.equal(readLog(new JournalLog(it.memory)).inodes.left, slots.length - killed)
+  },
+)

@@ -15,6 +15,7 @@
  *
  * It counts from the moment when the half's tail lies behind it.
  */
+import { journalWriter, type JournalAppend } from '../../sys/index.js'
 import { AT, type StateMemory } from './memory.js'
 
 export const KIND = {
@@ -56,63 +57,38 @@ const W = { kind: 0, bytes: 1, sum: 2, nlookup: 3, text: 11, small: 10 } as cons
 /** Indices of 8 byte words. */
 const D = { ino: 2, nodeid: 3, other: 4 } as const
 
-/** The journal is rewritten when it is longer than this, and twice as long as after the last time. */
+/** The journal is rewritten when it is longer than this, and more than half of it is waste. */
 const SMALLEST = 1 << 20
+/** Word indices in the keeper's page. */
+const TAILS = AT.tails >>> 2
+const WASTE = AT.waste >>> 2
 
 export class JournalLog {
   private half: number
   private base: number
-  /** Bytes used, from `base`. */
-  private tail: number
-  private threshold = SMALLEST
+  /** For each half: stores of native/journal.cc. */
+  private readonly writers: readonly [JournalAppend, JournalAppend]
+  /** Gives the record's slot: its place in this half, never 0; or 0 when the memory is full. */
+  append: JournalAppend
 
   constructor(private readonly memory: StateMemory) {
     this.half = memory.u32(AT.half) & 1
     this.base = memory.half(this.half)
-    this.tail = memory.u32(AT.tails + this.half * 4)
-    // As the predecessor had it: taken from this length it would grow with every death.
-    this.threshold = Math.max(SMALLEST, memory.u32(AT.threshold))
+    const writer = (half: number): JournalAppend =>
+      journalWriter(
+        memory.bytes.buffer,
+        memory.half(half),
+        memory.halfBytes,
+        { tail: AT.tails + half * 4, waste: AT.waste, lost: AT.lost },
+        KIND.inode,
+      )
+    this.writers = [writer(0), writer(1)]
+    this.append = this.writers[this.half as 0 | 1]
   }
 
-  /** Gives the record's slot: its place in this half, never 0. */
-  append(
-    kind: Kind,
-    nodeid: number,
-    other: number,
-    small: number,
-    text: string,
-    nlookup = 0,
-    ino = 0,
-  ): number {
-    const { memory, base } = this
-    const { words, doubles, bytes } = memory
-    const length = text.length
-    const size = (HEAD + length + 7) & ~7
-    // Never 0, so that 0 can say "nowhere".
-    if (this.tail === 0) this.tail = 8
-    if (this.tail + size > memory.halfBytes) {
-      memory.setU32(AT.lost, 1)
-      return 0
-    }
-    const at = base + this.tail
-    const word = at >>> 2
-    doubles[(at + size - 8) >>> 3] = 0
-    words[word + W.kind] = kind
-    words[word + W.bytes] = size
-    words[word + W.nlookup] = nlookup
-    doubles[(at >>> 3) + D.ino] = ino
-    doubles[(at >>> 3) + D.nodeid] = nodeid
-    doubles[(at >>> 3) + D.other] = other
-    words[word + W.small] = small
-    words[word + W.text] = length
-    const textAt = at + HEAD
-    if (length > 24) bytes.write(text, textAt, 'latin1')
-    else for (let i = 0; i < length; i++) bytes[textAt + i] = text.charCodeAt(i)
-    words[word + W.sum] = sumOf(words, word, size)
-    const slot = this.tail
-    this.tail += size
-    memory.setU32(AT.tails + this.half * 4, this.tail)
-    return slot
+  /** Bytes used, from `base`. */
+  private get tail(): number {
+    return this.memory.u32(AT.tails + this.half * 4)
   }
 
   setNlookup(slot: number, nlookup: number): void {
@@ -124,12 +100,17 @@ export class JournalLog {
   }
 
   kill(slot: number): void {
-    const word = ((this.base + slot) >>> 2) + W.kind
-    this.memory.words[word] = (this.memory.words[word] as number) | DEAD
+    const { words } = this.memory
+    const word = (this.base + slot) >>> 2
+    words[word + W.kind] = (words[word + W.kind] as number) | DEAD
+    words[WASTE] = (words[WASTE] as number) + (words[word + W.bytes] as number)
   }
 
+  /** More than half of it may say nothing any more. Inodes that only become more never make it so. */
   get worn(): boolean {
-    return this.tail > this.threshold
+    const { words } = this.memory
+    const tail = words[TAILS + this.half] as number
+    return tail > SMALLEST && (words[WASTE] as number) * 2 > tail
   }
 
   get size(): number {
@@ -142,12 +123,12 @@ export class JournalLog {
     const { memory } = this
     this.half = 1 - this.half
     this.base = memory.half(this.half)
-    this.tail = 0
+    this.append = this.writers[this.half as 0 | 1]
     memory.setU32(AT.tails + this.half * 4, 0)
     write()
     memory.setU32(AT.half, this.half)
-    this.threshold = Math.max(SMALLEST, this.tail * 2)
-    memory.setU32(AT.threshold, this.threshold)
+    // A death before this leaves too much of it: then the journal is written anew sooner than need be.
+    memory.setU32(AT.waste, 0)
     return old
   }
 

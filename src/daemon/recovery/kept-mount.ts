@@ -146,7 +146,7 @@ export class KeptMount {
   }
 
   /** Where the frame being handled is kept. */
-  get input(): { fd: number; offset: number } {
+  get input(): { fd: number; offset: number; forgets: number } {
     return this.memory.input
   }
 

@@ -5,25 +5,29 @@
  *     4 KiB      references that the answer being made gives to the kernel (nodeid, and how many there are with it)
  *     128 KiB    the mount: one JSON text, written once
  *     2 MiB      the frame that JavaScript handles, or was handling (the channel's input)
+ *     3.4 MiB    FORGETs that were read and JavaScript has not been told of (native/answers.h)
  *     3.5 MiB    descriptors that outlive the daemon (held-table.ts)
  *     4 MiB      the journal, two halves; one of them counts (journal-log.ts)
  *
  * Written by one thread, so a daemon that is killed leaves what it has stored up to an instruction. What consists of several words
  * counts when one word says so, which is written last.
  */
-import { Frame } from '../../fuse/index.js'
+import { Frame, writeBatchForget } from '../../fuse/index.js'
 import { mapFile } from '../../sys/index.js'
 
 export const MAGIC = 'LAMKEEP1'
 /** Of everything in here. A daemon that finds another one does not start, and the keeper goes back to the one before. */
-export const VERSION = 2
+export const VERSION = 3
 
 const SIZE = 512 << 20
 const REFERENCES = 4096
 const MOUNT = 128 << 10
 const INPUT = 2 << 20
+const FORGETS = 3520 << 10
 const HELD = 3584 << 10
 const JOURNAL = 4 << 20
+/** Answers::kMostForgets. */
+const MOST_FORGETS = 128
 const HALF = (SIZE - JOURNAL) / 2
 
 /** Byte offsets in the keeper's page. */
@@ -60,8 +64,8 @@ export const AT = {
   lastBacking: 120,
   /** The last nodeids of which the kernel was told to ask again. */
   notices: 128,
-  /** How long the journal may get before it is written anew, bytes. */
-  threshold: 640,
+  /** How much of the journal may say nothing any more, bytes. */
+  waste: 640,
   request: 2048,
 } as const
 
@@ -70,6 +74,8 @@ export const FORGOTTEN_ALL = 0xffff_ffff
 
 export const NOTICES = 64
 export const REQUEST_ROOM = 4096 - AT.request
+/** Index of the first reference: two doubles each, a nodeid, and how many the kernel has to it with this one. */
+export const FIRST_REFERENCE = REFERENCES >>> 3
 /** More than a READDIRPLUS of 1 MiB has entries. */
 export const REFERENCE_ROOM = (MOUNT - REFERENCES) / 16
 
@@ -77,7 +83,7 @@ export const REFERENCE_ROOM = (MOUNT - REFERENCES) / 16
 export const SAID = { changing: 1, moved: 2, before: 4, notBefore: 8, complete: 16 } as const
 
 export class StateMemory {
-  readonly bytes: Buffer
+  readonly bytes: Buffer<ArrayBuffer>
   readonly words: Uint32Array
   readonly doubles: Float64Array
   readonly halfBytes = HALF
@@ -157,20 +163,10 @@ export class StateMemory {
 
   // ---- the answer's references
 
-  /** With it the inode has `total`. */
-  reference(nodeid: number, total: number): void {
-    const count = this.u32(AT.references)
-    if (count >= REFERENCE_ROOM) return
-    const at = (REFERENCES >>> 3) + count * 2
-    this.doubles[at] = nodeid
-    this.doubles[at + 1] = total
-    this.setU32(AT.references, count + 1)
-  }
-
   references(): { nodeid: number; total: number }[] {
     const count = Math.min(this.u32(AT.references), REFERENCE_ROOM)
     return Array.from({ length: count }, (_, i) => {
-      const at = (REFERENCES >>> 3) + i * 2
+      const at = FIRST_REFERENCE + i * 2
       return { nodeid: this.doubles[at] as number, total: this.doubles[at + 1] as number }
     })
   }
@@ -178,16 +174,38 @@ export class StateMemory {
   // ---- the frame
 
   /** For the channel. */
-  get input(): { fd: number; offset: number } {
-    return { fd: this.fd, offset: INPUT }
+  get input(): { fd: number; offset: number; forgets: number } {
+    return { fd: this.fd, offset: INPUT, forgets: FORGETS }
   }
 
   /** A copy of what the channel has read last for JavaScript. */
   frame(): Frame {
-    const length = Math.min(this.u32(INPUT), HELD - INPUT)
+    const length = Math.min(this.u32(INPUT), FORGETS - INPUT)
     const memory = new ArrayBuffer((length + 47) & ~7)
     this.bytes.copy(Buffer.from(memory), 0, INPUT, INPUT + length)
     return new Frame(memory)
+  }
+
+  /** Whether the FORGET with that `unique` is among those that were taken in. */
+  isTakenIn(high: number, low: number): boolean {
+    const [stateLow, stateHigh] = [this.u32(FORGETS), this.u32(FORGETS + 4)]
+    return (
+      (stateLow & 0xffff) > 0 && stateLow >>> 16 === (low & 0xffff) && stateHigh === uniqueAbove16(high, low)
+    )
+  }
+
+  /**
+   * Makes a BATCH_FORGET of the FORGETs that were taken in, where the frame being handled is, as Answers::forgotten does: dying in
+   * here leaves them in one of the two places. False: there are none.
+   */
+  bringForgets(): boolean {
+    const [stateLow, stateHigh] = [this.u32(FORGETS), this.u32(FORGETS + 4)]
+    const count = Math.min(stateLow & 0xffff, MOST_FORGETS)
+    if (count === 0) return false
+    const unique = { high: stateHigh >>> 16, low: ((stateHigh << 16) | (stateLow >>> 16)) >>> 0 }
+    writeBatchForget(this, INPUT, FORGETS + 8, count, unique)
+    this.setU32(FORGETS, 0)
+    return true
   }
 
   /** How many entries of that FORGET are carried out. */
@@ -218,6 +236,11 @@ export class StateMemory {
     const from = AT.notices >>> 3
     return [...this.doubles.subarray(from, from + Math.min(this.u32(AT.noticeCount), NOTICES))]
   }
+}
+
+/** Bits 16 to 47. */
+function uniqueAbove16(high: number, low: number): number {
+  return ((high << 16) | (low >>> 16)) >>> 0
 }
 
 function sum(bytes: Uint8Array): number {

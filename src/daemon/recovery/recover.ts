@@ -173,10 +173,16 @@ function settleLast(
   memory.setU32(AT.serving, 0)
 }
 
-/** A FORGET that was read is not sent again: what was not done of it is done now. */
-function forgetRest(memory: StateMemory, overlay: Overlay, { count }: TakeBack): void {
+/** A FORGET that was read is not sent again: what was not done is done now, of that which was begun, and then of those taken in. */
+function forgetRest(memory: StateMemory, overlay: Overlay, takeBack: TakeBack): void {
+  finishForget(memory, overlay, takeBack)
+  if (memory.bringForgets()) finishForget(memory, overlay, takeBack)
+}
+
+function finishForget(memory: StateMemory, overlay: Overlay, { count }: TakeBack): void {
   const frame = memory.frame()
   const [high, low] = [frame.high(8), frame.low(8)]
+  if (memory.isTakenIn(high, low)) return
   const begun = memory.forgottenOf(high, low)
   let index = 0
   for (const { nodeid, nlookup } of readForgets(frame)) {

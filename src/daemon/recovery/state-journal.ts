@@ -9,7 +9,15 @@ import * as sys from '../../sys/index.js'
 import { isChange, type Frame, type RequestJournal, type Settled } from '../../fuse/index.js'
 import type { DirInode, Identity, Inode, Journal, OpenFacts, Real } from '../../overlay/index.js'
 import { type JournalLog, KIND } from './journal-log.js'
-import { AT, FORGOTTEN_ALL, REQUEST_ROOM, SAID, type StateMemory } from './memory.js'
+import {
+  AT,
+  FIRST_REFERENCE,
+  FORGOTTEN_ALL,
+  REFERENCE_ROOM,
+  REQUEST_ROOM,
+  SAID,
+  type StateMemory,
+} from './memory.js'
 import type { Shelf } from './shelf.js'
 
 /** Of a settled request; the handle that it opened is shifted by `handle`. */
@@ -47,6 +55,9 @@ const WORD = {
   said: AT.said >>> 2,
   request: AT.request >>> 2,
 } as const
+/** Indices of 8 byte words. */
+const LAST_ID = AT.lastId >>> 3
+const SAID_TIME = AT.saidTime >>> 3
 const UNIQUE = 8
 const PAGE = 4096
 
@@ -147,7 +158,7 @@ export class StateJournal implements Journal, RequestJournal {
   changing(moved?: Identity, before?: boolean): void {
     const { memory } = this
     let said: number = SAID.changing
-    memory.setDouble(AT.saidTime, Date.now())
+    memory.doubles[SAID_TIME] = Date.now()
     if (moved !== undefined) {
       memory.setDouble(AT.movedDev, moved.dev)
       memory.setU32(AT.movedHi, moved.inoHi)
@@ -155,17 +166,27 @@ export class StateJournal implements Journal, RequestJournal {
       said |= SAID.moved
     }
     if (before !== undefined) said |= before ? SAID.before : SAID.notBefore
-    memory.setU32(AT.said, said)
+    memory.words[WORD.said] = said
   }
 
   // ---- objects
 
   issued(nodeid: number): void {
-    this.memory.setDouble(AT.lastId, nodeid)
+    this.memory.doubles[LAST_ID] = nodeid
   }
 
   named(inode: Inode, parent: DirInode, name: string): void {
-    if (inode.slot === 0) this.add(inode, parent.nodeid, name)
+    // An inode that the kernel has not seen before: in one call, since most of them come before this is compiled.
+    if (inode.slot === 0)
+      inode.slot = this.log.append(
+        KIND.inode,
+        inode.nodeid,
+        parent.nodeid,
+        inode.type >>> 12,
+        name,
+        inode.nlookup,
+        inode.ino,
+      )
     else this.log.append(KIND.named, inode.nodeid, parent.nodeid, 0, name)
   }
 
@@ -181,10 +202,18 @@ export class StateJournal implements Journal, RequestJournal {
   }
 
   counted(inode: Inode): void {
+    const { nodeid, nlookup, slot } = inode
+    const { words, doubles } = this.memory
     // First the list: a count without an entry in it could not be taken back. An entry without a count is told by its total.
-    this.memory.reference(inode.nodeid, inode.nlookup)
-    if (inode.slot === 0) this.add(inode, 0, '')
-    else this.log.setNlookup(inode.slot, inode.nlookup)
+    const count = words[WORD.references] as number
+    if (count < REFERENCE_ROOM) {
+      const at = FIRST_REFERENCE + count * 2
+      doubles[at] = nodeid
+      doubles[at + 1] = nlookup
+      words[WORD.references] = count + 1
+    }
+    if (slot === 0) this.add(inode, 0, '')
+    else this.log.setNlookup(slot, nlookup)
   }
 
   forgot(inode: Inode): void {
@@ -254,7 +283,8 @@ export class StateJournal implements Journal, RequestJournal {
   // ---- listings
 
   listing(dir: DirInode, names: readonly (string | undefined)[]): void {
-    this.log.append(KIND.listing, dir.nodeid, 0, 0, names.map(name => name ?? '').join('\0'))
+    // What is undefined is empty in it.
+    this.log.append(KIND.listing, dir.nodeid, 0, 0, names.join('\0'))
   }
 
   listed(dir: DirInode, name: string): void {

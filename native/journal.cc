@@ -1,0 +1,142 @@
+// The recovery journal's records (src/daemon/recovery/journal-log.ts has the format), written in one call. Written in JavaScript, by
+// loops over bytes and words, they cost a new inode 2 to 5 us until TurboFan had compiled that, which is as long as most mounts see new
+// files; so 0.7 to 1.4, with all else that the journal is told of it.
+#include <array>
+#include <cstddef>
+#include <cstring>
+#include <new>
+
+#include "args.h"
+#include "register.h"
+
+namespace lamina {
+namespace {
+
+struct Head {
+  uint32_t kind;
+  uint32_t bytes;
+  uint32_t sum;
+  uint32_t nlookup;
+  double ino;
+  double nodeid;
+  double other;
+  uint32_t small;
+  uint32_t text;
+};
+static_assert(sizeof(Head) == 48);
+static_assert(offsetof(Head, nodeid) == 24);
+
+// Word index of the first field that the sum is over: what comes before changes in place, or is in it from the start.
+constexpr uint32_t kSummed = offsetof(Head, nodeid) / 4;
+
+struct Writer {
+  napi_ref memory = nullptr;  // keeps the ArrayBuffer
+  uint8_t* half = nullptr;    // this half of the journal
+  uint32_t size = 0;
+  uint32_t* tail = nullptr;   // bytes of it that count
+  uint32_t* waste = nullptr;  // bytes of what may say nothing any more
+  uint32_t* lost = nullptr;   // 1: it has run over
+  uint32_t inode = 0;         // records of this kind are no waste when they are written
+};
+
+// `words` of a record whose head is complete but for the sum.
+uint32_t sum_of(const uint8_t* record, uint32_t bytes, uint32_t kind) {
+  uint32_t hash = bytes ^ kind;
+  for (uint32_t at = kSummed * 4; at < bytes; at += 4) {
+    uint32_t word;
+    memcpy(&word, record + at, sizeof word);
+    hash = (hash ^ word) * 0x9e3779b1u;
+    hash ^= hash >> 15;
+  }
+  return hash;
+}
+
+// append(kind, nodeid, other, small, text, [nlookup, ino]): the record's place in this half, never 0; or 0 when there is no room.
+// A daemon that is killed in here leaves the tail where it was: what was written behind it is not seen.
+napi_value append(napi_env env, napi_callback_info info) {
+  size_t count = 7;
+  napi_value values[7];
+  void* data = nullptr;
+  if (napi_get_cb_info(env, info, &count, values, nullptr, &data) != napi_ok) return nullptr;
+  const Writer& writer = *static_cast<Writer*>(data);
+  Head head{};
+  size_t length = 0;
+  if (count < 5 || napi_get_value_uint32(env, values[0], &head.kind) != napi_ok ||
+      napi_get_value_double(env, values[1], &head.nodeid) != napi_ok ||
+      napi_get_value_double(env, values[2], &head.other) != napi_ok ||
+      napi_get_value_uint32(env, values[3], &head.small) != napi_ok ||
+      napi_get_value_string_latin1(env, values[4], nullptr, 0, &length) != napi_ok ||
+      (count > 5 && napi_get_value_uint32(env, values[5], &head.nlookup) != napi_ok) ||
+      (count > 6 && napi_get_value_double(env, values[6], &head.ino) != napi_ok)) {
+    napi_throw_type_error(env, "ERR_INVALID_ARG_TYPE", "a record is two numbers, a number and a text");
+    return nullptr;
+  }
+  // Never 0, so that 0 can say "nowhere".
+  const uint32_t slot = *writer.tail == 0 ? 8 : *writer.tail;
+  const size_t bytes = (sizeof head + length + 7) & ~size_t{7};
+  napi_value out = nullptr;
+  // Behind the text there is a NUL, which belongs to no record when the text ends with one. A tail that is not what was written is a
+  // damaged one, and nothing can be written to.
+  if (slot % 8 != 0 || slot > writer.size || length > writer.size || bytes + 8 > writer.size - slot) {
+    *writer.lost = 1;
+    napi_create_uint32(env, 0, &out);
+    return out;
+  }
+  uint8_t* const record = writer.half + slot;
+  head.bytes = static_cast<uint32_t>(bytes);
+  head.text = static_cast<uint32_t>(length);
+  memset(record + bytes - 8, 0, 8);
+  memcpy(record, &head, sizeof head);
+  napi_get_value_string_latin1(env, values[4], reinterpret_cast<char*>(record) + sizeof head, length + 1, nullptr);
+  const uint32_t sum = sum_of(record, head.bytes, head.kind);
+  memcpy(record + offsetof(Head, sum), &sum, sizeof sum);
+  __atomic_store_n(writer.tail, slot + head.bytes, __ATOMIC_RELEASE);
+  if (head.kind != writer.inode) *writer.waste += head.bytes;
+  napi_create_uint32(env, slot, &out);
+  return out;
+}
+
+// journalWriter(memory, half, size, tail, waste, lost, inode): `append` for the half of `size` bytes that begins at byte `half`; `tail`,
+// `waste` and `lost` are where those words are; records of kind `inode` are no waste.
+napi_value journal_writer(napi_env env, napi_callback_info info) {
+  Args args(env, info);
+  void* data = nullptr;
+  size_t length = 0;
+  if (args.failed() || napi_get_arraybuffer_info(env, args.raw(0), &data, &length) != napi_ok) args.wrong(0, "an ArrayBuffer");
+  std::array<uint32_t, 6> numbers{};
+  for (size_t i = 0; i < numbers.size(); i++) numbers[i] = args.u32(i + 1);
+  const auto [half, size, tail, waste, lost, inode] = numbers;
+  if (!args.failed() && (half % 8 != 0 || half > length || size > length - half)) args.wrong(1, "a half of the memory");
+  for (size_t i = 2; i < 5; i++) {
+    if (!args.failed() && (numbers[i] % 4 != 0 || numbers[i] + size_t{4} > length)) args.wrong(i + 1, "the place of a word");
+  }
+  if (args.failed()) return args.reject();
+  auto* const bytes = static_cast<uint8_t*>(data);
+  const auto word = [bytes](uint32_t at) { return reinterpret_cast<uint32_t*>(bytes + at); };
+  auto* writer = new (std::nothrow) Writer{nullptr, bytes + half, size, word(tail), word(waste), word(lost), inode};
+  if (writer == nullptr) return failure(env, ENOMEM);
+  const auto drop = [](napi_env its_env, void* gone, void*) {
+    napi_delete_reference(its_env, static_cast<Writer*>(gone)->memory);
+    delete static_cast<Writer*>(gone);
+  };
+  napi_value function = nullptr;
+  if (napi_create_function(env, "append", NAPI_AUTO_LENGTH, append, writer, &function) != napi_ok ||
+      napi_create_reference(env, args.raw(0), 1, &writer->memory) != napi_ok) {
+    delete writer;
+    return nullptr;
+  }
+  if (napi_add_finalizer(env, function, writer, drop, nullptr, nullptr) != napi_ok) {
+    napi_delete_reference(env, writer->memory);
+    delete writer;
+    return nullptr;
+  }
+  return function;
+}
+
+}  // namespace
+
+bool register_journal(napi_env env, napi_value exports, State* state) {
+  return define(env, exports, state, "journalWriter", journal_writer);
+}
+
+}  // namespace lamina

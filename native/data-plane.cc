@@ -128,7 +128,7 @@ Device::~Device() {
 }
 
 File::File(int fd, bool writable) : fd_(fd), writable_(writable), far_(remote_of(fd) != nullptr) {
-  if (far_) reads = Reads::kThreads;
+  if (far_ && !remote_of(fd)->on_disk()) reads = Reads::kThreads;
 }
 
 File::~File() { close_fd(fd_); }
@@ -431,8 +431,8 @@ bool DataPlane::read_inline(const abi::fuse_in_header& header, const abi::fuse_r
   return true;
 }
 
-bool DataPlane::write_may_block(const abi::fuse_in_header& header, const abi::fuse_write_in& in) const {
-  if (in.size > kInlineWrite) return true;
+bool DataPlane::write_may_block(const abi::fuse_in_header& header, const abi::fuse_write_in& in, const File& file) const {
+  if (in.size > kInlineWrite || file.far()) return true;
   if (slow_until_ != 0 && now() < slow_until_) return true;
   if (shared_->writing.load(std::memory_order_acquire) == 0) return false;
   const std::lock_guard<std::mutex> lock(shared_->mutex);
@@ -444,7 +444,7 @@ void DataPlane::write(const uint8_t* frame, const std::shared_ptr<File>& file, s
   const auto in = load<abi::fuse_write_in>(frame + sizeof(abi::fuse_in_header));
   const uint8_t* data = frame + sizeof(abi::fuse_in_header) + sizeof(abi::fuse_write_in);
 
-  if (!write_may_block(header, in)) {
+  if (!write_may_block(header, in, *file)) {
     const uint64_t begin = now();
     const ssize_t n = write_file(*file, data, in);
     const uint64_t end = now();

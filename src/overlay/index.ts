@@ -151,6 +151,12 @@ export class Overlay implements FileSystem {
     }
   }
 
+  /** Where ways into what this mount changes begin: upper, and what belongs to it. */
+  changeable(): number[] {
+    const { upper, workdir, work, index } = this.layers
+    return [upper?.rootFd, workdir, work?.fd, index?.layer.rootFd].flatMap(fd => (fd == null ? [] : [fd.n]))
+  }
+
   /** No nodeid up to this one is given out again. */
   usedUp(nodeid: number): void {
     this.view.table.usedUp(nodeid)

@@ -153,7 +153,8 @@ export interface Addon {
   reportStack(socket: number): number
 
   // native/patience.cc
-  coverDescriptor(fd: number, filesystem: number): number
+  coverDescriptor(fd: number, filesystem: number, use: number): number
+  serving(on: boolean): void
   onAnswer(callback: (filesystem: number) => void): void
 
   // native/process.cc

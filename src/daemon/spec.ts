@@ -113,8 +113,7 @@ export function mountSpec(
     keeper: parsed.keeper ?? defaults.keeper,
     watchdog: parsed.watchdog ?? WATCHDOG,
     watchdogAction: parsed.watchdogAction ?? 'replace',
-    // A disk's layers cost the first look at each name a little: for mounts that are to outlive whatever happens.
-    patience: parsed.patience ?? ((parsed.keeper ?? defaults.keeper) ? 'lower' : 'remote'),
+    patience: parsed.patience ?? 'remote',
   }
   if (parsed.propagation !== undefined) spec.propagation = parsed.propagation
   if (parsed.allowOther !== undefined) spec.allowOther = parsed.allowOther

@@ -139,7 +139,7 @@ const ways: readonly [Kind, string][] = [
   ['server', 'keeper=0'],
   ['server', 'keeper=1'],
   ['disk', 'patience=lower'],
-  ['disk', 'keeper=1'],
+  ['disk', 'keeper=1,patience=lower'],
   ['disk', 'patience=all'],
 ]
 for (const [kind, option] of ways)
@@ -233,7 +233,7 @@ for (const kind of ['server', 'disk'] as const)
   t.test(`a daemon that dies meanwhile: its successor begins when the ${kind} answers`, { skip }, async t => {
     using scratch = new Scratch('silent-death', 40)
     using far = Far.begin(scratch, kind, fillFar)
-    using view = mountOver(scratch, far, ['keeper=1', 'watchdog=2'])
+    using view = mountOver(scratch, far, ['keeper=1', 'watchdog=2', 'patience=lower'])
     const at = (...names: string[]): string => path.join(view.mountpoint, ...names)
     fs.statSync(at('far'))
     fs.statSync(at('near'))

@@ -53,6 +53,7 @@ napi_value init(napi_env env, napi_value exports) {
              register_map(env, exports, state) &&       //
                   register_mount(env, exports, state) &&     //
                   register_name(env, exports, state) &&      //
+                  register_orphan_holder(env, exports, state) &&
                   register_patience(env, exports, state) &&  //
              register_process(env, exports, state) &&   //
                   register_socket(env, exports, state) &&    //

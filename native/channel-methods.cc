@@ -23,7 +23,7 @@ constexpr double kMaxSafe = 9007199254740991.0;
 // Slots of counters(); src/fuse/transport-device.ts reads the same order. Below 64: requests by opcode.
 enum CounterSlot : size_t {
   kFramesToJs = 64, kReadsInline, kReadsThreaded, kWritesInline, kWritesThreaded, kBytesRead, kBytesWritten,
-  kRegistered, kWakeups, kCounterSlots,
+  kRegistered, kWakeups, kFollowed, kCounterSlots,
 };
 
 // A notification: written by a thread of its own, because the kernel may first want a lock that a request holds which
@@ -183,6 +183,7 @@ napi_value Channel::send(napi_env env, napi_callback_info info) {
     return args.reject();
   }
   if (channel->closed_) return failure(env, EBADF);
+  channel->answers_.replied(channel->output_->data(), static_cast<size_t>(length));
   return integer(env, channel->device_->write(channel->output_->data(), static_cast<size_t>(length)));
 }
 
@@ -317,6 +318,39 @@ napi_value Channel::resubmit(napi_env env, napi_callback_info info) {
   return undefined(env);
 }
 
+// followAttributes(nodeid, fd, oneLink): after the GETATTR of a directory that is being handled, its further ones are answered with
+// the attributes of the object behind `fd`, which stays the caller's.
+napi_value Channel::follow_attributes(napi_env env, napi_callback_info info) {
+  Channel* channel = self(env, info);
+  if (channel == nullptr) return nullptr;
+  Args args(env, info);
+  const uint64_t nodeid = nodeid_of(args, 0);
+  const int fd = args.fd(1);
+  const bool one_link = args.boolean(2);
+  if (args.failed()) return args.reject();
+  if (!channel->closed_) channel->answers_.follow(nodeid, fd, one_link);
+  return undefined(env);
+}
+
+// answersChanged(nodeid): what was answered about it may no longer be true.
+napi_value Channel::answers_changed(napi_env env, napi_callback_info info) {
+  Channel* channel = self(env, info);
+  if (channel == nullptr) return nullptr;
+  Args args(env, info);
+  const uint64_t nodeid = nodeid_of(args, 0);
+  if (args.failed()) return args.reject();
+  channel->answers_.changed(nodeid);
+  return undefined(env);
+}
+
+// askAll(): from now on every request comes to onFrame but READ and WRITE of registered files.
+napi_value Channel::ask_all(napi_env env, napi_callback_info info) {
+  Channel* channel = self(env, info);
+  if (channel == nullptr) return nullptr;
+  channel->asks_all_ = true;
+  return undefined(env);
+}
+
 napi_value Channel::backing_open(napi_env env, napi_callback_info info) {
   Channel* channel = self(env, info);
   if (channel == nullptr) return nullptr;
@@ -364,6 +398,7 @@ napi_value Channel::counters(napi_env env, napi_callback_info info) {
   slots[kBytesRead] = static_cast<double>(io.bytes_read);
   slots[kBytesWritten] = static_cast<double>(io.bytes_written);
   slots[kRegistered] = static_cast<double>(channel->plane_->files().size());
+  slots[kFollowed] = static_cast<double>(channel->answers_.following());
   slots[kWakeups] = static_cast<double>(channel->wakeups_);
   return array;
 }
@@ -387,6 +422,9 @@ bool Channel::define_class(napi_env env, napi_value exports, std::shared_ptr<Cha
       method("pin", pin),
       method("evict", evict),
       method("resubmit", resubmit),
+      method("followAttributes", follow_attributes),
+      method("answersChanged", answers_changed),
+      method("askAll", ask_all),
       method("backingOpen", backing_open),
       method("backingClose", backing_close),
       method("counters", counters),

@@ -15,6 +15,17 @@ namespace {
 // One wakeup serves at most so much before timers and other descriptors have their turn.
 constexpr int kBudgetRequests = 256;
 constexpr uint64_t kBudgetNs = 4'000'000;
+// Nothing has come for so long: JavaScript is left, so that what it has queued is run.
+constexpr uint64_t kIdleNs = 10'000;
+static_assert(Answers::kBatchBytes <= abi::FUSE_MIN_READ_BUFFER);
+
+// Whether what was forgotten may be told to JavaScript after a request with this opcode. Not where that needs room, which an object
+// that is gone and forgotten still takes.
+bool goes_before_forgets(uint32_t opcode) {
+  return opcode == abi::FUSE_LOOKUP || opcode == abi::FUSE_GETATTR || opcode == abi::FUSE_GETXATTR ||
+         opcode == abi::FUSE_UNLINK || opcode == abi::FUSE_RMDIR || opcode == abi::FUSE_READ ||
+         opcode == abi::FUSE_READDIR || opcode == abi::FUSE_READDIRPLUS;
+}
 
 }  // namespace
 
@@ -180,6 +191,7 @@ void Channel::call(napi_value function, napi_value receiver, double argument) {
 void Channel::drain() {
   Entered entered;
   const uint64_t begin = uv_hrtime();
+  uint64_t idle = 0;  // since when nothing has come
   for (int served = 0; served < kBudgetRequests && !closed_; served++) {
     if (!plane_->room()) {
       pause();
@@ -188,7 +200,7 @@ void Channel::drain() {
     if (!kept_ && block_ == nullptr && (block_ = plane_->blocks().take()) == nullptr) break;  // no memory: at the next turn
     // What a successor is to find it must find however soon this process dies: a FORGET that was read is not sent again.
     const Memory& frame = kept_ ? *input_ : *block_;
-    const ssize_t n = read(device_->fd(), frame.data(), frame.size());
+    const ssize_t n = kept_ ? read(device_->fd(), frame.data(), frame.size()) : plane_->receive(*block_);
     if (n < 0) {
       // ENOENT: the request was interrupted before it could be read.
       if (errno == EINTR || errno == ENOENT) continue;
@@ -201,26 +213,62 @@ void Channel::drain() {
       const uint64_t now = uv_hrtime();
       spin_.nothing(now);
       if (served == 0 || now - begin > kBudgetNs || !spin_.wait(now)) break;
-      leave(&entered);
+      // Leaving and entering again costs as much as some requests do: worth it once nothing comes for a while.
+      if (idle == 0) idle = now;
+      if (now - idle > kIdleNs) leave(&entered);
       served--;
       continue;
     }
+    idle = 0;
     spin_.arrived(uv_hrtime());
-    const auto size = static_cast<size_t>(n);
-    uint32_t opcode = 0;
-    if (size >= sizeof(abi::fuse_in_header)) {
-      memcpy(&opcode, frame.data() + offsetof(abi::fuse_in_header, opcode), sizeof opcode);
-    }
-    if (opcode < 64) requests_[opcode]++;
-    const bool io = (opcode == abi::FUSE_READ || opcode == abi::FUSE_WRITE) && DataPlane::valid(frame.data(), size);
-    if (io && plane_->serve(frame.data(), kept_ ? nullptr : &block_)) continue;
-    if (!enter(&entered)) break;
-    frames_to_js_++;
-    if (!kept_) memcpy(input_->data(), frame.data(), size);
-    call(entered.on_frame, entered.receiver, static_cast<double>(size));
+    if (!serve(&entered, frame, static_cast<size_t>(n))) break;
     if (uv_hrtime() - begin > kBudgetNs) break;
   }
+  if (!closed_) deliver_forgets(&entered);
   leave(&entered);
+}
+
+// One request of `size` bytes in `frame`, which is input_ where a successor is to see it. False: JavaScript cannot be entered.
+bool Channel::serve(Entered* entered, const Memory& frame, size_t size) {
+  uint32_t opcode = 0;
+  if (size >= sizeof(abi::fuse_in_header)) {
+    memcpy(&opcode, frame.data() + offsetof(abi::fuse_in_header, opcode), sizeof opcode);
+  }
+  if (opcode < 64) requests_[opcode]++;
+  const bool alone = !asks_all_;
+  if (alone && !kept_ && (opcode == abi::FUSE_FORGET || opcode == abi::FUSE_BATCH_FORGET)) {
+    if (answers_.forget(frame.data(), size)) return true;
+    if (!deliver_forgets(entered)) return false;
+    if (answers_.forget(frame.data(), size)) return true;
+  } else if (answers_.has_forgotten() && !goes_before_forgets(opcode) && !deliver_forgets(entered)) {
+    return false;
+  }
+  if (closed_) return true;  // by what JavaScript was told: nobody can be answered
+  if (alone) {
+    if (const auto reply = answers_.answer(frame.data(), size)) {
+      device_->write(reply->data, reply->size);
+      return true;
+    }
+  }
+  const bool io = (opcode == abi::FUSE_READ || opcode == abi::FUSE_WRITE) && DataPlane::valid(frame.data(), size);
+  if (io && plane_->serve(frame.data(), kept_ ? nullptr : &block_)) return true;
+  answers_.asked(frame.data(), size);
+  return deliver(entered, kept_ ? nullptr : &frame, size);
+}
+
+// Hands a frame to JavaScript: `frame`, or what is in input_ already.
+bool Channel::deliver(Entered* entered, const Memory* frame, size_t size) {
+  if (!enter(entered)) return false;
+  frames_to_js_++;
+  if (frame != nullptr) memcpy(input_->data(), frame->data(), size);
+  call(entered->on_frame, entered->receiver, static_cast<double>(size));
+  return true;
+}
+
+bool Channel::deliver_forgets(Entered* entered) {
+  if (!answers_.has_forgotten()) return true;
+  if (!enter(entered)) return false;
+  return deliver(entered, nullptr, answers_.forgotten(input_->data()));
 }
 
 // The device said that it is over. JavaScript hears of it once.

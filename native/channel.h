@@ -1,8 +1,8 @@
 // class Channel: one mounted FUSE connection, driven by the event loop.
 //
 // uv_poll says that the device can be read; drain() reads requests until there are none or its budget is used, hands
-// READ and WRITE of registered files to the data plane, and every other frame to JavaScript. JavaScript is only entered
-// (scopes, microtasks) on wakeups that have a frame for it.
+// READ and WRITE of registered files to the data plane, answers what answers.h knows, and gives every other frame to JavaScript,
+// which is only entered (scopes, microtasks) when there is one for it.
 //
 // Threads: everything is on the loop's thread, but wake(), which any thread calls to make the loop run on_wake().
 //
@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "account-value.h"
+#include "answers.h"
 #include "data-plane.h"
 #include "env.h"
 #include "memory.h"
@@ -62,6 +63,9 @@ class Channel {
   static napi_value pin(napi_env env, napi_callback_info info);
   static napi_value evict(napi_env env, napi_callback_info info);
   static napi_value resubmit(napi_env env, napi_callback_info info);
+  static napi_value follow_attributes(napi_env env, napi_callback_info info);
+  static napi_value ask_all(napi_env env, napi_callback_info info);
+  static napi_value answers_changed(napi_env env, napi_callback_info info);
   static napi_value backing_open(napi_env env, napi_callback_info info);
   static napi_value backing_close(napi_env env, napi_callback_info info);
   static napi_value counters(napi_env env, napi_callback_info info);
@@ -77,15 +81,6 @@ class Channel {
   static void on_collected(napi_env env, void* self, void* hint);
   static void wake(void* self);
 
-  int begin();
-  void drain();
-  void resume();
-  void pause();
-  void end(int errnum);
-  void shut();
-  void close_async_when_drained();
-  void release_when_done();
-
   // JavaScript is entered at the first call of a wakeup and left by leave().
   struct Entered {
     napi_handle_scope handles = nullptr;
@@ -93,6 +88,18 @@ class Channel {
     napi_value receiver = nullptr;
     napi_value on_frame = nullptr;
   };
+  int begin();
+  void drain();
+  bool serve(Entered* entered, const Memory& frame, size_t size);
+  bool deliver(Entered* entered, const Memory* frame, size_t size);
+  bool deliver_forgets(Entered* entered);
+  void resume();
+  void pause();
+  void end(int errnum);
+  void shut();
+  void close_async_when_drained();
+  void release_when_done();
+
   bool enter(Entered* entered);
   void leave(Entered* entered);
   void call(napi_value function, napi_value receiver, double argument);
@@ -128,6 +135,9 @@ class Channel {
   napi_ref on_end_ = nullptr;
   napi_async_context context_ = nullptr;
   napi_async_cleanup_hook_handle hook_ = nullptr;
+
+  Answers answers_;
+  bool asks_all_ = false;  // JavaScript wants to see all that no file is registered for
 
   uint64_t requests_[64] = {};
   uint64_t frames_to_js_ = 0;

@@ -1,6 +1,7 @@
 #include "data-plane.h"
 
 #include <linux/magic.h>
+#include <poll.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
 #include <sys/vfs.h>
@@ -15,28 +16,27 @@
 #include <vector>
 
 #include "patience.h"
+#include "write-data.h"
 
 namespace lamina {
 namespace {
 
-// Up to this, a READ that need not wait and a WRITE are done on the main thread: the copies take less than handing them
-// over. Beyond it they would hold up other requests for longer than that (a megabyte is two copies of 100 microseconds),
-// and threads can do several at once.
+// Up to this, a READ that need not wait and a WRITE are done on the main thread: the copies take less than handing them over. Beyond
+// it they would hold up other requests for longer than that (a megabyte is two copies of 100 microseconds), and threads can do
+// several at once; so a larger WRITE is done there only when no other request waits.
 constexpr uint32_t kInlineRead = 256 * 1024;
 constexpr uint32_t kInlineWrite = 256 * 1024;
-// An inline WRITE that took longer (a full journal, dirty throttling, a slow disk) sends the next ones to threads.
-constexpr uint64_t kSlowWriteNs = 2'000'000;
-constexpr uint64_t kSlowForNs = 500'000'000;
 // Smaller data is copied for a thread; larger data is handed over with the block that it was read into.
 constexpr size_t kHandOver = 64 * 1024;
+// From here on a WRITE goes through a pipe; below, the calls that this takes cost more than the copy that it saves.
+constexpr size_t kSplice = 64 * 1024;
+constexpr size_t kWriteHead = sizeof(abi::fuse_in_header) + sizeof(abi::fuse_write_in);
 // WRITE data that may wait for a thread before the device is no longer read; and when it is read again.
 constexpr size_t kMaxQueued = 64 * 1024 * 1024;
 constexpr size_t kResumeQueued = kMaxQueued / 2;
 constexpr size_t kThreads = 4;
 // Each takes one READ that does not come back, and 256 KiB of address space.
 constexpr size_t kFarThreads = 64;
-// The kernel refuses a reply with a larger one, and its caller would wait for ever.
-constexpr int kMaxReplyErrno = 511;
 
 uint64_t now() {
   timespec ts;
@@ -51,55 +51,17 @@ T load(const uint8_t* at) {
   return value;
 }
 
-int bounded(int errnum) { return errnum > 0 && errnum <= kMaxReplyErrno ? errnum : EIO; }
-
 // Reads until `size` bytes, the end of the file, or an error. The bytes, or -errno where there were none.
 ssize_t read_all(int fd, uint8_t* data, size_t size, uint64_t offset) {
   size_t done = 0;
   while (done < size) {
     const ssize_t n = pread(fd, data + done, size - done, static_cast<off_t>(offset + done));
     if (n < 0 && errno == EINTR) continue;
-    if (n < 0) return done > 0 ? static_cast<ssize_t>(done) : -bounded(errno);
+    if (n < 0) return done > 0 ? static_cast<ssize_t>(done) : -reply_errno(errno);
     if (n == 0) break;
     done += static_cast<size_t>(n);
   }
   return static_cast<ssize_t>(done);
-}
-
-ssize_t write_all(int fd, const uint8_t* data, size_t size, uint64_t offset) {
-  size_t done = 0;
-  while (done < size) {
-    const ssize_t n = pwrite(fd, data + done, size - done, static_cast<off_t>(offset + done));
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) return done > 0 ? static_cast<ssize_t>(done) : -bounded(errno);
-    if (n == 0) break;
-    done += static_cast<size_t>(n);
-  }
-  return static_cast<ssize_t>(done);
-}
-
-// FUSE_WRITE_KILL_SUIDGID, as the VFS does for a writer without CAP_FSETID: setgid without group execution is the
-// mark of mandatory locking and stays. security.capability is removed by the write itself.
-int kill_suidgid(int fd) {
-  struct stat st;
-  if (fstat(fd, &st) != 0) return -bounded(errno);
-  mode_t mode = st.st_mode & ~static_cast<mode_t>(S_ISUID);
-  if ((mode & S_IXGRP) != 0) mode &= ~static_cast<mode_t>(S_ISGID);
-  if (mode == st.st_mode) return 0;
-  return fchmod(fd, mode & 07777) == 0 ? 0 : -bounded(errno);
-}
-
-ssize_t write_file(const File& file, const uint8_t* data, const abi::fuse_write_in& in) {
-  const int fd = file.fd();
-  if ((in.write_flags & abi::FUSE_WRITE_KILL_SUIDGID) != 0) {
-    const int rc = kill_suidgid(fd);
-    if (rc < 0) return rc;
-  }
-  if (file.account() != nullptr) {
-    return file.account()->write(file.nodeid(), fd, in.offset, in.size,
-                                 [&](size_t size) { return write_all(fd, data, size, in.offset); });
-  }
-  return write_all(fd, data, in.size, in.offset);
 }
 
 void answer_read(const Device& device, uint64_t unique, ssize_t n, const uint8_t* data) {
@@ -238,11 +200,12 @@ void FileTable::clear() {
 
 // What tasks need of the data plane, alive as long as one of them is.
 struct DataPlane::Shared {
-  Shared(std::shared_ptr<Device> d, std::shared_ptr<BlockPool> b, void (*w)(void*), void* data)
-      : device(std::move(d)), blocks(std::move(b)), wake(w), wake_data(data) {}
+  Shared(std::shared_ptr<Device> d, std::shared_ptr<BlockPool> b, std::shared_ptr<PipePool> p, void (*w)(void*), void* data)
+      : device(std::move(d)), blocks(std::move(b)), pipes(std::move(p)), wake(w), wake_data(data) {}
 
   std::shared_ptr<Device> device;
   const std::shared_ptr<BlockPool> blocks;
+  const std::shared_ptr<PipePool> pipes;
   void (*const wake)(void*);
   void* const wake_data;
   ThreadCounters counters;
@@ -290,29 +253,25 @@ class ReadTask final : public Task {
 
 class WriteTask final : public Task {
  public:
-  // The data is in `block` at `data`, or, without a block, in memory that `copy` owns.
   WriteTask(std::shared_ptr<DataPlane::Shared> shared, WorkQueue* queue, std::shared_ptr<File> file,
-            const abi::fuse_in_header& header, const abi::fuse_write_in& in, std::unique_ptr<Memory> block,
-            std::unique_ptr<uint8_t[]> copy, const uint8_t* data)
+            const abi::fuse_in_header& header, const abi::fuse_write_in& in, WriteData data)
       : shared_(std::move(shared)),
         queue_(queue),
         file_(std::move(file)),
         nodeid_(header.nodeid),
         unique_(header.unique),
         in_(in),
-        block_(std::move(block)),
-        copy_(std::move(copy)),
-        data_(data) {}
+        data_(std::move(data)) {}
 
   // What was taken from the kernel is written also when the connection ends meanwhile.
   bool must_run() const override { return true; }
 
   void run() override {
-    const ssize_t n = write_file(*file_, data_, in_);
+    const ssize_t n = data_.write(*file_, in_);
     if (n > 0) shared_->counters.bytes_written.fetch_add(static_cast<uint64_t>(n), std::memory_order_relaxed);
     next();
     answer_write(*shared_->device, unique_, n);
-    if (block_ != nullptr) shared_->blocks->give(std::move(block_));
+    data_.release(shared_->blocks.get(), shared_->pipes.get());
     const size_t left = shared_->queued_bytes.fetch_sub(in_.size, std::memory_order_acq_rel) - in_.size;
     if (left <= kResumeQueued && shared_->starved.exchange(false)) shared_->wake(shared_->wake_data);
   }
@@ -342,9 +301,7 @@ class WriteTask final : public Task {
   const uint64_t nodeid_;
   const uint64_t unique_;
   const abi::fuse_write_in in_;
-  std::unique_ptr<Memory> block_;
-  const std::unique_ptr<uint8_t[]> copy_;
-  const uint8_t* const data_;
+  WriteData data_;
 };
 
 }  // namespace
@@ -354,7 +311,8 @@ class WriteTask final : public Task {
 DataPlane::DataPlane(std::shared_ptr<Device> device, size_t block_size, void (*wake)(void*), void* data)
     : device_(std::move(device)),
       blocks_(std::make_shared<BlockPool>(block_size)),
-      shared_(std::make_shared<Shared>(device_, blocks_, wake, data)),
+      pipes_(std::make_shared<PipePool>()),
+      shared_(std::make_shared<Shared>(device_, blocks_, pipes_, wake, data)),
       queue_(kThreads, wake, data),
       far_queue_(kFarThreads, wake, data) {}
 
@@ -370,17 +328,58 @@ bool DataPlane::valid(const uint8_t* frame, size_t size) {
   return in.size == size - sizeof(abi::fuse_in_header) - sizeof(abi::fuse_write_in);
 }
 
-bool DataPlane::serve(const uint8_t* frame, std::unique_ptr<Memory>* block) {
+ssize_t DataPlane::receive(Memory& block) {
+  if (unexpected_ < kPatience) {
+    if (pipe_ == nullptr) pipe_ = pipes_->take();
+    if (pipe_ != nullptr) {
+      const ssize_t n = receive_piped(block);
+      if (n >= 0 || errno != EINVAL) return n;
+      // A device that cannot, or whose WRITEs are larger than the pipe.
+      pipe_.reset();
+      pipes_->close();
+    }
+  }
+  if (pipe_ != nullptr) {
+    pipes_->give(std::move(pipe_));
+    pipes_->trim();
+  }
+  const ssize_t n = ::read(device_->fd(), block.data(), block.size());
+  if (n > 0) expect(block.data(), static_cast<size_t>(n));
+  return n;
+}
+
+ssize_t DataPlane::receive_piped(Memory& block) {
+  const ssize_t n = pipe_->receive(device_->fd());
+  if (n <= 0) return n;
+  const size_t head = std::min<size_t>(static_cast<size_t>(n), kWriteHead);
+  if (pipe_->read(block.data(), head)) {
+    expect(block.data(), static_cast<size_t>(n));
+    if (unexpected_ == 0 || pipe_->read(block.data() + head, pipe_->left())) return n;
+  }
+  // Cannot be: it is in the pipe.
+  errno = EIO;
+  return -1;
+}
+
+void DataPlane::expect(const uint8_t* frame, size_t size) {
+  const bool large = size >= kWriteHead + kSplice && valid(frame, size) &&
+                     load<abi::fuse_in_header>(frame).opcode == abi::FUSE_WRITE;
+  unexpected_ = large ? 0 : std::min(unexpected_ + 1, +kPatience);
+}
+
+bool DataPlane::serve(uint8_t* frame, std::unique_ptr<Memory>* block) {
   const auto header = load<abi::fuse_in_header>(frame);
   const std::shared_ptr<File>* file = files_.find(header.nodeid);
-  if (file == nullptr) return false;
-  if (header.opcode == abi::FUSE_READ) {
+  if (file != nullptr && header.opcode == abi::FUSE_READ) {
     read(frame, *file);
     return true;
   }
-  if (!(*file)->writable()) return false;
-  write(frame, *file, block);
-  return true;
+  if (file != nullptr && (*file)->writable()) {
+    write(frame, *file, block);
+    return true;
+  }
+  if (block != nullptr && pipe_ != nullptr) pipe_->read(frame + kWriteHead, pipe_->left());
+  return false;
 }
 
 void DataPlane::read(const uint8_t* frame, const std::shared_ptr<File>& file) {
@@ -423,7 +422,7 @@ bool DataPlane::read_inline(const abi::fuse_in_header& header, const abi::fuse_r
       continue;
     }
     if (done > 0) break;
-    answer_read(*device_, header.unique, -bounded(errno), nullptr);
+    answer_read(*device_, header.unique, -reply_errno(errno), nullptr);
     return true;
   }
   counters_.bytes_read += done;
@@ -432,47 +431,55 @@ bool DataPlane::read_inline(const abi::fuse_in_header& header, const abi::fuse_r
 }
 
 bool DataPlane::write_may_block(const abi::fuse_in_header& header, const abi::fuse_write_in& in, const File& file) const {
-  if (in.size > kInlineWrite || file.far()) return true;
-  if (slow_until_ != 0 && now() < slow_until_) return true;
+  if (file.far() || writes_.slow(now())) return true;
+  if (in.size > kInlineWrite && others_wait()) return true;
   if (shared_->writing.load(std::memory_order_acquire) == 0) return false;
   const std::lock_guard<std::mutex> lock(shared_->mutex);
   return shared_->behind.find(header.nodeid) != shared_->behind.end();
 }
 
+bool DataPlane::others_wait() const {
+  pollfd device = {device_->fd(), POLLIN, 0};
+  return poll(&device, 1, 0) > 0;
+}
+
 void DataPlane::write(const uint8_t* frame, const std::shared_ptr<File>& file, std::unique_ptr<Memory>* block) {
   const auto header = load<abi::fuse_in_header>(frame);
   const auto in = load<abi::fuse_write_in>(frame + sizeof(abi::fuse_in_header));
-  const uint8_t* data = frame + sizeof(abi::fuse_in_header) + sizeof(abi::fuse_write_in);
+  const uint8_t* memory = frame + kWriteHead;
+  const bool piped = block != nullptr && pipe_ != nullptr && pipe_->left() > 0;
 
   if (!write_may_block(header, in, *file)) {
+    WriteData data = piped ? WriteData(std::move(pipe_)) : WriteData(memory);
     const uint64_t begin = now();
-    const ssize_t n = write_file(*file, data, in);
-    const uint64_t end = now();
-    slow_until_ = end - begin > kSlowWriteNs ? end + kSlowForNs : 0;
+    const ssize_t n = data.write(*file, in);
+    writes_.took(begin, now());
     counters_.writes_inline++;
     if (n > 0) counters_.bytes_written += static_cast<uint64_t>(n);
     answer_write(*device_, header.unique, n);
+    data.release(blocks_.get(), pipes_.get());
     return;
   }
 
-  std::unique_ptr<Memory> taken;
-  std::unique_ptr<uint8_t[]> copy;
-  if (block != nullptr && in.size > kHandOver) {
-    taken = std::move(*block);
+  WriteData data(memory);
+  if (piped) {
+    data = WriteData(std::move(pipe_));
+  } else if (block != nullptr && in.size > kHandOver) {
+    data = WriteData(memory, std::move(*block));
     *block = blocks_->take();
   } else {
-    copy.reset(new (std::nothrow) uint8_t[in.size]);
+    std::unique_ptr<uint8_t[]> copy(new (std::nothrow) uint8_t[in.size]);
     if (copy == nullptr) {
       answer_write(*device_, header.unique, -ENOMEM);
       return;
     }
-    memcpy(copy.get(), data, in.size);
-    data = copy.get();
+    memcpy(copy.get(), memory, in.size);
+    data = WriteData(std::move(copy));
   }
   counters_.writes_threaded++;
   shared_->queued_bytes.fetch_add(in.size, std::memory_order_acq_rel);
-  auto task = std::unique_ptr<Task>(
-      new WriteTask(shared_, &queue_, file, header, in, std::move(taken), std::move(copy), data));
+  WorkQueue* const queue = file->far() ? &far_queue_ : &queue_;
+  auto task = std::unique_ptr<Task>(new WriteTask(shared_, queue, file, header, in, std::move(data)));
   {
     const std::lock_guard<std::mutex> lock(shared_->mutex);
     const auto [at, first] = shared_->behind.try_emplace(header.nodeid);
@@ -482,7 +489,7 @@ void DataPlane::write(const uint8_t* frame, const std::shared_ptr<File>& file, s
     }
     shared_->writing.fetch_add(1, std::memory_order_release);
   }
-  queue_.submit(std::move(task));
+  queue->submit(std::move(task));
 }
 
 bool DataPlane::room() {
@@ -504,6 +511,8 @@ DataPlane::Counters DataPlane::counters() const {
 void DataPlane::stop() {
   queue_.stop();
   far_queue_.stop();
+  pipe_.reset();
+  pipes_->close();
   files_.clear();
 }
 

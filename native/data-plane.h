@@ -7,6 +7,7 @@
 #pragma once
 
 #include <atomic>
+#include <cerrno>
 #include <cstddef>
 #include <cstdint>
 #include <deque>
@@ -17,9 +18,13 @@
 #include "account.h"
 #include "fuse-abi.h"
 #include "memory.h"
+#include "pipe.h"
 #include "work-queue.h"
 
 namespace lamina {
+
+// The errno that a reply may have: the kernel refuses a reply with a larger one, and its caller would wait for ever.
+inline int reply_errno(int errnum) { return errnum > 0 && errnum <= 511 ? errnum : EIO; }
 
 // The connection. The descriptor is closed when the last thread that may still answer on it lets go.
 class Device {
@@ -116,6 +121,19 @@ class FileTable {
   Slot* newest_ = nullptr;
 };
 
+// Whether the disk is one to wait for on the main thread: one request that took long there (a full journal, dirty throttling, a slow
+// disk) sends those of the next moment to threads. Nanoseconds of CLOCK_MONOTONIC.
+class Slowness {
+ public:
+  bool slow(uint64_t now) const { return now < until_; }
+  void took(uint64_t begin, uint64_t end) { until_ = end - begin > kSlow ? end + kFor : 0; }
+
+ private:
+  static constexpr uint64_t kSlow = 2'000'000;
+  static constexpr uint64_t kFor = 500'000'000;
+  uint64_t until_ = 0;
+};
+
 // What tasks count; everything else is counted by the main thread.
 struct ThreadCounters {
   std::atomic<uint64_t> bytes_read{0};
@@ -142,11 +160,15 @@ class DataPlane {
   FileTable& files() { return files_; }
   BlockPool& blocks() { return *blocks_; }
 
+  // Reads one request of the device into `block`: of a large WRITE, where one is to be expected, only the head; its data then waits in a
+  // pipe for serve(). The size of all of it, or -1 and errno.
+  ssize_t receive(Memory& block);
+
   // Serves a READ or WRITE whose nodeid is registered for it; false: it is not, and nothing was done.
   // `block` is the memory that `frame` lies in, or nullptr: a large WRITE takes it along to a thread and leaves
   // another in its place (or none, when memory is out: check it).
   // Preconditions: valid().
-  bool serve(const uint8_t* frame, std::unique_ptr<Memory>* block);
+  bool serve(uint8_t* frame, std::unique_ptr<Memory>* block);
 
   // Whether this is a complete READ or WRITE.
   static bool valid(const uint8_t* frame, size_t size);
@@ -170,17 +192,26 @@ class DataPlane {
   bool read_inline(const abi::fuse_in_header& header, const abi::fuse_read_in& in, File& file);
   void write(const uint8_t* frame, const std::shared_ptr<File>& file, std::unique_ptr<Memory>* block);
   bool write_may_block(const abi::fuse_in_header& header, const abi::fuse_write_in& in, const File& file) const;
+  // Whether the device has more requests.
+  bool others_wait() const;
+  ssize_t receive_piped(Memory& block);
+  void expect(const uint8_t* frame, size_t size);
 
   std::shared_ptr<Device> device_;
   const std::shared_ptr<BlockPool> blocks_;
+  const std::shared_ptr<PipePool> pipes_;
   FileTable files_;
+  // What the next large WRITE is received through, or has been.
+  std::unique_ptr<Pipe> pipe_;
+  // Requests since the last large WRITE. So many, and the next one is not expected to be one.
+  static constexpr int kPatience = 4;
+  int unexpected_ = kPatience;
   std::unique_ptr<Memory> read_buffer_;
   Counters counters_;
-  // Until when WRITEs go to threads because one was slow inline, nanoseconds of CLOCK_MONOTONIC.
-  uint64_t slow_until_ = 0;
+  Slowness writes_;
   std::shared_ptr<Shared> shared_;
   WorkQueue queue_;
-  // READs of filesystems that may fall silent, which must not take the threads that others need.
+  // What is for filesystems that may fall silent, which must not take the threads that others need.
   WorkQueue far_queue_;
 };
 

@@ -1,4 +1,5 @@
 // Directory listings: one getdents64 a call, its names as one array, types and inode numbers in shared memory.
+#include <fcntl.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -131,10 +132,36 @@ napi_value getdents_(napi_env env, napi_callback_info info) {
   }
 }
 
+// hasPrefix(dirfd, prefix, most): whether an entry of the directory begins with it. 0 no, 1 yes, 2 not known: it has more than `most`
+// entries, cannot be read, or its filesystem may fall silent.
+napi_value has_prefix(napi_env env, napi_callback_info info) {
+  Args args(env, info);
+  const int dirfd = args.fd(0);
+  const Name prefix(args, 1);
+  uint32_t left = args.u32(2);
+  if (args.failed()) return args.reject();
+  if (remote_of(dirfd) != nullptr) return integer(env, 2);
+  const ScopedFd dir(openat(dirfd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (!dir.ok()) return integer(env, 2);
+  alignas(8) char records[16 * 1024];
+  const size_t length = strlen(prefix.c_str());
+  for (;;) {
+    const long bytes = syscall(SYS_getdents64, dir.get(), records, sizeof records);
+    if (bytes < 0) return integer(env, 2);
+    if (bytes == 0) return integer(env, 0);
+    for (long at = 0; at < bytes; left--) {
+      const auto* entry = reinterpret_cast<const linux_dirent64*>(records + at);
+      if (strncmp(entry->d_name, prefix.c_str(), length) == 0) return integer(env, 1);
+      if (left == 0) return integer(env, 2);
+      at += entry->d_reclen;
+    }
+  }
+}
+
 }  // namespace
 
 bool register_dir(napi_env env, napi_value exports, State* state) {
-  return define(env, exports, state, "getdents", getdents_) &&
+  return define(env, exports, state, "getdents", getdents_) && define(env, exports, state, "hasPrefix", has_prefix) &&
          define(env, exports, state, "direntBuffers", dirent_buffers);
 }
 

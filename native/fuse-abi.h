@@ -611,8 +611,20 @@ static_assert(offsetof(fuse_write_in, write_flags) == 20 && sizeof(fuse_write_in
 static_assert(offsetof(fuse_open_out, backing_id) == 12);
 
 // The opcodes that native code serves. Every other one is src/fuse/opcodes.ts's business.
+inline constexpr uint32_t FUSE_LOOKUP = 1;
+inline constexpr uint32_t FUSE_FORGET = 2;
+inline constexpr uint32_t FUSE_GETATTR = 3;
+inline constexpr uint32_t FUSE_MKNOD = 8;
+inline constexpr uint32_t FUSE_UNLINK = 10;
+inline constexpr uint32_t FUSE_RMDIR = 11;
 inline constexpr uint32_t FUSE_READ = 15;
 inline constexpr uint32_t FUSE_WRITE = 16;
+inline constexpr uint32_t FUSE_RELEASE = 18;
+inline constexpr uint32_t FUSE_GETXATTR = 22;
+inline constexpr uint32_t FUSE_READDIR = 28;
+inline constexpr uint32_t FUSE_CREATE = 35;
+inline constexpr uint32_t FUSE_BATCH_FORGET = 42;
+inline constexpr uint32_t FUSE_READDIRPLUS = 44;
 
 // fuse_write_in.write_flags
 inline constexpr uint32_t FUSE_WRITE_KILL_SUIDGID = 1u << 2;

@@ -18,6 +18,7 @@ bool register_js_stack(napi_env env, napi_value exports, State* state);
 bool register_map(napi_env env, napi_value exports, State* state);
 bool register_mount(napi_env env, napi_value exports, State* state);
 bool register_name(napi_env env, napi_value exports, State* state);
+bool register_orphan_holder(napi_env env, napi_value exports, State* state);
 bool register_patience(napi_env env, napi_value exports, State* state);
 bool register_process(napi_env env, napi_value exports, State* state);
 bool register_socket(napi_env env, napi_value exports, State* state);

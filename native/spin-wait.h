@@ -20,9 +20,7 @@ class SpinWait {
  public:
   // No request is there, at `now` (ns).
   void nothing(uint64_t now) {
-    if (since_ != 0) return;
-    since_ = now;
-    if (preemptions() != preempted_) rested_ = now + kRest;
+    if (since_ == 0) since_ = now;
   }
 
   // A request has come.
@@ -31,7 +29,10 @@ class SpinWait {
     const uint64_t gap = std::min(now - since_, kCounted);
     mean_ = mean_ - mean_ / 8 + gap / 8;
     since_ = 0;
-    preempted_ = preemptions();
+    if (++gaps_ % kLookedAt != 0) return;
+    const long preempted = preemptions();
+    if (preempted != preempted_) rested_ = now + kRest;
+    preempted_ = preempted;
   }
 
   // True as long as asking again is likely to be cheaper than sleeping. Who waits for this core has it meanwhile: it may be the
@@ -48,6 +49,7 @@ class SpinWait {
   static constexpr uint64_t kWorth = 150'000;      // ns; the mean gap with which waiting begins: one that includes waking up
   static constexpr uint64_t kRest = 10'000'000;    // ns; without waiting, after the core was taken away for somebody else
   static constexpr uint64_t kTaken = 50'000;       // ns; so long another one had the core that we had offered
+  static constexpr uint32_t kLookedAt = 8;         // gaps; whether the core was taken away is asked so rarely, it costs a system call
   static constexpr uint64_t kCounted = 1'000'000;  // ns; a longer gap says no more than this one
 
   // How often the core was taken from this thread.
@@ -66,7 +68,8 @@ class SpinWait {
   const bool several_cores_ = several_cores();
   uint64_t since_ = 0;         // ns; 0: a request is being served
   uint64_t mean_ = kCounted;   // ns; of the gaps between an answer and the next request
-  long preempted_ = 0;         // when the request came
+  uint32_t gaps_ = 0;
+  long preempted_ = 0;         // when that was looked at last
   uint64_t rested_ = 0;        // ns; when waiting may begin again
 };
 

@@ -12,6 +12,8 @@
 
 #include "keeper.h"
 
+static const int64_t kLastChildMs = 1000;
+
 static void inherit(int fd) {
   if (fd >= 0) fcntl(fd, F_SETFD, 0);
 }
@@ -68,7 +70,18 @@ int connection_over(void) {
   return poll(&device, 1, 0) > 0 && (device.revents & (POLLERR | POLLNVAL)) != 0;
 }
 
+// The daemon's other processes (native/orphan-holder.cc) end a moment after it; whoever waits for us may count on that. What waits in
+// the kernel for a dead device is left behind.
+static void wait_for_children(void) {
+  const int64_t end = now_ms() + kLastChildMs;
+  for (pid_t pid; (pid = waitpid(-1, NULL, WNOHANG)) >= 0;) {
+    if (pid == 0 && now_ms() >= end) return;
+    if (pid == 0) poll(NULL, 0, 1);
+  }
+}
+
 _Noreturn void finish(int code) {
+  wait_for_children();
   if (k.was_ready) remove_record();
   exit(code);
 }

@@ -262,6 +262,7 @@ function counters(calls: PathCalls, files: PathFiles): SessionCounters {
       bytesWritten: 0,
       registered: files.count,
       wakeups: 0,
+      followed: 0,
     },
   }
 }

@@ -150,7 +150,7 @@ class RunningMount {
     const { kept, overlay, device, spec, record, connection } = KeptMount.takeOver(link)
     const startTime = startTimeOf(process.pid) ?? 0
     Object.assign(record, { pid: process.pid, startTime, program: process.argv[1] ?? '' })
-    const session = new Session(new DeviceTransport(device.release(), INIT_DEFAULTS.maxWrite, kept.input), {
+    const session = new Session(new DeviceTransport(device.release(), INIT_DEFAULTS.maxRead, kept.input), {
       adopt: connection,
       maxOpenFiles: mostOpenFiles(),
       journal: kept.journal,
@@ -334,7 +334,7 @@ async function startSession(
   kept: KeptMount | undefined,
 ): Promise<Session> {
   const { options } = spec.overlay
-  const transport = new DeviceTransport(device.release(), INIT_DEFAULTS.maxWrite, kept?.input)
+  const transport = new DeviceTransport(device.release(), INIT_DEFAULTS.maxRead, kept?.input)
   const session = new Session(transport, {
     maxOpenFiles: mostOpenFiles(),
     init: {

@@ -234,6 +234,13 @@ export interface KernelSide {
   registered(nodeid: number): 0 | 1 | 2
   /** A pinned registration is not closed by eviction: its file can be reached in no other way. */
   pin(nodeid: number, on: boolean): void
+  /**
+   * While GETATTR of a directory is handled: further ones may be answered with the attributes of the object behind `fd`, as they are
+   * then, and with the st_ino of this answer, until the nodeid is forgotten; with one link where `oneLink`. `fd` stays the caller's.
+   */
+  followAttributes(nodeid: number, fd: number, oneLink: boolean): void
+  /** What was answered to GETATTR of a followed directory, or that an object lacks an attribute (xattr), may be true no longer. */
+  answersChanged(nodeid: number): void
   /** FUSE_NOTIFY_INVAL_INODE: attributes, and data from `offset` (-1: attributes only). */
   invalidateInode(nodeid: number, offset: number, length: number): void
   /** FUSE_NOTIFY_INVAL_ENTRY. */

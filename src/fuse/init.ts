@@ -64,7 +64,9 @@ export interface InitParameters {
   directIoAllowMmap: boolean
   /** STATX for what fuse_attr lacks (birth time); false answers it ENOSYS, once for the mount. */
   statx: boolean
-  /** Bytes in one READ or WRITE; the kernel has at most 256 pages unless fs.fuse.max_pages_limit was raised. */
+  /** Bytes in one READ; the kernel has at most 256 pages unless fs.fuse.max_pages_limit was raised. */
+  maxRead: number
+  /** Bytes in one WRITE: what a pipe has room for that any user may have, with the head (native/pipe.h). Not more than maxRead. */
   maxWrite: number
   /** Unrequested work (read-ahead, writeback) in flight; the kernel's default of 12 starves four threads. */
   maxBackground: number
@@ -94,7 +96,8 @@ export const INIT_DEFAULTS: Readonly<InitParameters> = Object.freeze({
   allowIdmap: false,
   directIoAllowMmap: true,
   statx: true,
-  maxWrite: 1024 * 1024,
+  maxRead: 1024 * 1024,
+  maxWrite: 512 * 1024,
   maxBackground: 64,
   congestionThreshold: 48,
   maxReadahead: 1024 * 1024,
@@ -251,11 +254,11 @@ export function negotiate(
   }
 
   const has = (flag: InitFlag) => flags.includes(flag)
-  const wantedPages = Math.max(1, Math.ceil(parameters.maxWrite / PAGE))
+  const wantedPages = Math.max(1, Math.ceil(parameters.maxRead / PAGE))
   const maxPages = has('MAX_PAGES')
     ? Math.min(wantedPages, 0xffff)
     : Math.min(wantedPages, MAX_PAGES_WITHOUT_FLAG)
-  const maxWrite = maxPages * PAGE
+  const maxWrite = Math.min(Math.max(1, Math.ceil(parameters.maxWrite / PAGE)), maxPages) * PAGE
   const maxReadahead = Math.min(parameters.maxReadahead, input.u32(at + InitIn.at.max_readahead))
 
   out.setU32(outAt + InitOut.at.minor, minor)

@@ -22,6 +22,12 @@ export class PathFiles implements KernelSide {
     return this.#files.size
   }
 
+  followAttributes(): void {
+    // libfuse asks for each path anew.
+  }
+  answersChanged(): void {
+    // Nothing is remembered.
+  }
   registerFile(nodeid: number, fd: number, writable: boolean): void {
     this.unregisterFile(nodeid)
     this.#files.set(nodeid, { fd, writable, pinned: false })

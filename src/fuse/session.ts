@@ -58,6 +58,7 @@ export interface SessionCounters {
     bytesWritten: number
     registered: number
     wakeups: number
+    followed: number
   }
 }
 
@@ -223,6 +224,14 @@ export class Session implements KernelSide {
     return this.transport.evict(max)
   }
 
+  followAttributes(nodeid: number, fd: number, oneLink: boolean): void {
+    this.transport.followAttributes(nodeid, fd, oneLink)
+  }
+
+  answersChanged(nodeid: number): void {
+    this.transport.answersChanged(nodeid)
+  }
+
   invalidateInode(nodeid: number, offset: number, length: number): void {
     this.enqueue(invalidateInode(nodeid, offset, length))
   }
@@ -293,6 +302,7 @@ export class Session implements KernelSide {
         bytesWritten: native.bytesWritten,
         registered: native.registered,
         wakeups: native.wakeups,
+        followed: native.followed,
       },
     }
   }

@@ -1,7 +1,7 @@
 import type { Account } from '../sys/account.js'
 import type { Transport, TransportCounters } from './transport.js'
 
-/** A transport that passes everything on: the base of those that watch (trace.ts, debug.ts). */
+/** A transport that passes everything on: the base of those that watch (trace.ts, debug.ts), and so see every request. */
 export class TransportDecorator implements Transport {
   readonly input: ArrayBuffer
   readonly output: ArrayBuffer
@@ -9,6 +9,7 @@ export class TransportDecorator implements Transport {
   constructor(protected readonly inner: Transport) {
     this.input = inner.input
     this.output = inner.output
+    inner.askAll()
   }
 
   start(onFrame: (length: number) => void, onEnd: (errno: number) => void): void {
@@ -46,6 +47,15 @@ export class TransportDecorator implements Transport {
   }
   evict(max: number): number {
     return this.inner.evict(max)
+  }
+  followAttributes(nodeid: number, fd: number, oneLink: boolean): void {
+    this.inner.followAttributes(nodeid, fd, oneLink)
+  }
+  answersChanged(nodeid: number): void {
+    this.inner.answersChanged(nodeid)
+  }
+  askAll(): void {
+    this.inner.askAll()
   }
   backingOpen(fd: number): number {
     return this.inner.backingOpen(fd)

@@ -1,6 +1,6 @@
 /**
  * /dev/fuse, through the addon's Channel (native/channel.cc). READ and WRITE of registered files never come here: the
- * channel serves them itself, inline or on threads of its own.
+ * channel serves them itself, inline or on threads of its own. Nor do some requests whose answer it knows (native/answers.h).
  */
 import type { Account } from '../sys/account.js'
 import { addon, type AccountHandle } from '../sys/addon.js'
@@ -25,6 +25,9 @@ export interface Channel {
   pin(nodeid: number, on: boolean): boolean
   evict(max: number): number
   resubmit(frame: Uint8Array): void
+  followAttributes(nodeid: number, fd: number, oneLink: boolean): void
+  answersChanged(nodeid: number): void
+  askAll(): void
   backingOpen(fd: number): number
   backingClose(id: number): number
   counters(): Float64Array
@@ -118,6 +121,15 @@ export class DeviceTransport implements Transport {
   evict(max: number): number {
     return this.channel.evict(max)
   }
+  followAttributes(nodeid: number, fd: number, oneLink: boolean): void {
+    this.channel.followAttributes(nodeid, fd, oneLink)
+  }
+  answersChanged(nodeid: number): void {
+    this.channel.answersChanged(nodeid)
+  }
+  askAll(): void {
+    this.channel.askAll()
+  }
   backingOpen(fd: number): number {
     return this.channel.backingOpen(fd)
   }
@@ -139,6 +151,7 @@ export class DeviceTransport implements Transport {
       bytesWritten: at(70),
       registered: at(71),
       wakeups: at(72),
+      followed: at(73),
     }
   }
 

@@ -102,6 +102,18 @@ export class ReplayTransport implements Transport {
     // Recorded frames write no data.
   }
 
+  followAttributes(): void {
+    // Every frame is handled.
+  }
+
+  answersChanged(): void {
+    // Nothing is remembered.
+  }
+
+  askAll(): void {
+    // It always does.
+  }
+
   unregisterFile(nodeid: number): boolean {
     const file = this.files.get(nodeid)
     if (file === undefined) return false
@@ -148,6 +160,7 @@ export class ReplayTransport implements Transport {
       bytesWritten: 0,
       registered: this.files.size,
       wakeups: 0,
+      followed: 0,
     }
   }
 

@@ -45,6 +45,13 @@ export interface Transport {
   /** Closes the least recently used registrations that are not pinned until at most `max` remain; gives how many it closed. */
   evict(max: number): number
 
+  /** See KernelSide.followAttributes. */
+  followAttributes(nodeid: number, fd: number, oneLink: boolean): void
+  /** See KernelSide.answersChanged. */
+  answersChanged(nodeid: number): void
+  /** From now on onFrame gets every request but READ and WRITE of registered files: for those that watch. */
+  askAll(): void
+
   /** FUSE_DEV_IOC_BACKING_OPEN: a backing id, or -errno. */
   backingOpen(fd: number): number
   /** FUSE_DEV_IOC_BACKING_CLOSE: 0 or -errno. */
@@ -68,4 +75,6 @@ export interface TransportCounters {
   readonly bytesWritten: number
   readonly registered: number
   readonly wakeups: number
+  /** Directories whose attributes are answered without onFrame; a descriptor each. */
+  readonly followed: number
 }

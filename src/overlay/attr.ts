@@ -11,6 +11,13 @@ import { chownReal } from './metadata.js'
 import type { At, View } from './view.js'
 
 export function getattr(view: View, inode: Inode): AttrReply {
+  // The kernel asks for a directory's attributes after each change in it.
+  if (inode.isDir() && inode.upper !== null && view.owner.plain)
+    view.kernel.followAttributes(inode.nodeid, view.fds.get(inode.upper), view.oneLink(inode))
+  return attrReply(view, inode)
+}
+
+function attrReply(view: View, inode: Inode): AttrReply {
   return { attrValid: view.options.timeout, attr: view.attr(inode, view.stat(inode)) }
 }
 
@@ -40,7 +47,7 @@ export function setattr(view: View, inode: Inode, change: SetAttr): AttrReply {
   if (change.mode !== undefined) chmod(view, inode, at, change.mode)
   else if (change.killSuidgid || isEmpty(change)) killSuidgid(view, inode, at)
   if (change.atime !== undefined || change.mtime !== undefined) utimens(at, change)
-  return getattr(view, inode)
+  return attrReply(view, inode)
 }
 
 /** chown(-1, -1), which names no owner and takes setuid and setgid all the same, from root's files too. */

@@ -14,6 +14,7 @@ import type { Caller, Entry } from '../fuse/filesystem.js'
 import { ensureUpper } from './copy-up.js'
 import type { DirInode, Inode } from './inode.js'
 import { DirReal, openBeneath, Real } from './layer.js'
+import { Listing } from './listing.js'
 import { hasMarker, probe } from './lookup.js'
 import type { At, View } from './view.js'
 
@@ -245,11 +246,14 @@ function adoptNew(view: View, parent: DirInode, name: string, type: number): Ent
     const real = new DirReal(upper.layer, upper, name)
     real.markers = false
     inode.upper = real
+    // It is empty, and whatever comes into it comes through here: what is not listed is not there.
+    view.listings.hold(inode, new Listing())
   } else {
     inode.upper = new Real(upper.layer, upper, name)
   }
   view.table.addName(inode, parent, name)
   parent.listing?.add(name, type >>> 12, stat.ino, 0)
+  view.listings.grown(parent)
   return view.entry(inode, stat)
 }
 

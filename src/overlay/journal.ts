@@ -35,7 +35,8 @@ export interface Journal {
   renumbered(inode: Inode): void
   /** Keeps the object behind `fd`, to which no name leads, or will lead in a moment. */
   hold(inode: Inode, fd: number): void
-  unhold(inode: Inode): void
+  /** Before `fd`, which it is held by, is closed. */
+  unhold(inode: Inode, fd: number): void
   /** The inode's last name is about to go while the object is on a lower layer, where it stays. */
   below(inode: Inode): void
   /** The kernel is told to ask for the attributes again. */

@@ -56,6 +56,8 @@ export class DirReal extends Real {
   passedIn = 0
   /** Whether `.wh.` marker files may be in here. A complete listing makes it exact. */
   markers = true
+  /** How often that was asked of a single name; see lookup.ts. */
+  markersAsked = 0
   /** Whether xattr whiteouts may be in here (opaque=x). */
   xwhiteouts = false
   /** Only on the way to something that a redirect names: no inode's own, so it goes when that something goes. */

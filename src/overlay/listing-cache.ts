@@ -1,6 +1,14 @@
-/** Which listings are held: bounded by entries, the least recently read goes first. */
+/** Which listings are held: bounded by entries, the least recently used goes first. */
 import type { DirInode } from './inode.js'
 import type { Listing } from './listing.js'
+
+/** Entries that take as much memory as an empty listing. */
+const ITSELF = 8
+/** Entries that are added between two looks at the bounds. */
+const GROWTH = 256
+const MOST_UNREAD = 16_384
+/** Milliseconds without a READDIR after which nobody is taken to be in the middle of a listing. */
+const QUIET = 600_000
 
 export class ListingCache {
   /** In order of use, oldest first. */
@@ -11,14 +19,31 @@ export class ListingCache {
 
   /** Marks the directory's listing as used just now. */
   hold(dir: DirInode, listing: Listing): void {
-    this.entries += listing.size - (this.held.get(dir) ?? 0)
+    const entries = listing.size + ITSELF
+    this.entries += entries - (this.held.get(dir) ?? 0)
     this.held.delete(dir)
-    this.held.set(dir, listing.size)
+    this.held.set(dir, entries)
     dir.listing = listing
     for (const oldest of this.held.keys()) {
       if (this.entries <= this.maxEntries || oldest === dir) break
       this.drop(oldest)
     }
+  }
+
+  /**
+   * An entry was added. Positions are kept for readers; where there is none, the gaps of what went go too, and a long listing is not
+   * kept for lookups alone.
+   */
+  grown(dir: DirInode): void {
+    const { listing } = dir
+    if (listing === null || listing.names.length % GROWTH !== 0) return
+    const unread = Date.now() - listing.readAt > QUIET
+    if (!unread || (!listing.worn && listing.size <= MOST_UNREAD)) {
+      this.hold(dir, listing)
+      return
+    }
+    this.drop(dir)
+    if (listing.size <= MOST_UNREAD) this.hold(dir, listing.withoutGaps())
   }
 
   drop(dir: DirInode): void {

@@ -26,6 +26,8 @@ export class Listing {
   readonly inos: number[] = []
   /** Whether a real directory further down has a visible entry of that name as well. */
   readonly more: boolean[] = []
+  /** When it was read last, milliseconds since the epoch; 0: nobody has a cookie. */
+  readAt = 0
   /** A reader may go on in it after this daemon: the journal has it, and is told of changes. */
   kept: KeptListing | null = null
   private readonly positions = new Map<string, number>()
@@ -38,6 +40,14 @@ export class Listing {
   /** More gaps than entries: better made anew when somebody starts reading. */
   get worn(): boolean {
     return this.gaps > 64 && this.gaps > this.positions.size
+  }
+
+  /** The same entries at new positions. */
+  withoutGaps(): Listing {
+    const listing = new Listing()
+    for (const [name, at] of this.positions)
+      listing.add(name, this.types[at] ?? 0, this.inos[at] ?? 0, this.from[at] ?? 0, this.more[at])
+    return listing
   }
 
   position(name: string): number | undefined {

@@ -229,9 +229,16 @@ export function probe(view: View, dir: DirReal, name: string, below: boolean): S
   return stat
 }
 
+/** Asked for so many names, a directory is looked through once: hardly any has markers at all. */
+const WORTH_LOOKING = 8
+
 /** Whether `.wh.NAME` stands in the directory. */
 export function hasMarker(dir: DirReal, dirfd: number, name: string): boolean {
   if (!dir.markers || name.length + WH_PREFIX.length > 255) return false
+  if (++dir.markersAsked === WORTH_LOOKING) {
+    dir.markers = sys.hasPrefix(dirfd, WH_PREFIX) ?? true
+    if (!dir.markers) return false
+  }
   return sys.statAt(dirfd, WH_PREFIX + name) !== undefined
 }
 

@@ -42,7 +42,8 @@ export class Ownership {
   readonly overrideAttr: string | undefined
   /** Whether objects may carry such an attribute: it is asked for, or a layer's root says so (as fuse-overlayfs marks them). */
   readonly reads: boolean
-  private readonly plain: boolean
+  /** Whether the view shows owner, mode and device numbers as they are on disk. */
+  readonly plain: boolean
 
   /** `marked`: the attributes that layers' roots carry; `upper`'s, if any, goes on being the one that is written there. */
   constructor(options: MountOptions, marked: { any: boolean; upper: string | undefined }) {

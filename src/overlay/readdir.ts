@@ -25,6 +25,7 @@ export function readdir(view: View, dir: DirInode, cookie: number, sink: DirSink
   if (cookie < 2 && !addDot(view, sink, '..', dir.parent?.ino ?? dir.ino, 2)) return
   if (cookie < FIRST_COOKIE - 1 && dir.listing?.worn === true) view.listings.drop(dir)
   const listing = listingOf(view, dir)
+  listing.readAt = Date.now()
   for (let at = Math.max(0, cookie - FIRST_COOKIE + 1); at < listing.names.length; at++) {
     const name = listing.names[at]
     if (name === undefined) continue

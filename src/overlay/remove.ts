@@ -85,6 +85,7 @@ export function nameGone(view: View, inode: Inode, parent: DirInode, name: strin
   if (ownName) {
     const next = inode.parent
     if (inode.isDir()) {
+      view.kernel.answersChanged(inode.nodeid)
       if (inode.upper !== null) view.fds.drop(inode.upper)
       inode.upper = null
     } else {

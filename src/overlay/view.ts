@@ -134,15 +134,17 @@ export class View {
     return sys.statAt(this.fds.get(data.parent), data.name)?.blocks ?? stat.blocks
   }
 
-  /** The links of a merged directory cannot be counted without reading it: 1, which find(1) understands (as overlayfs). */
   private nlink(inode: Inode, stat: Stat): number {
-    if (inode.isDir()) {
-      const merged = inode.lowers.length + (inode.upper === null ? 0 : 1) > 1
-      return merged || this.options.staticNlink ? 1 : stat.nlink
-    }
+    if (inode.isDir()) return this.oneLink(inode) ? 1 : stat.nlink
     if (inode.links > 0) return inode.links
     if (inode.nameless && inode.orphan === null) return 0
     return stat.nlink
+  }
+
+  /** The links of a merged directory cannot be counted without reading it: 1, which find(1) understands (as overlayfs). */
+  oneLink(dir: DirInode): boolean {
+    const merged = dir.lowers.length + (dir.upper === null ? 0 : 1) > 1
+    return merged || this.options.staticNlink
   }
 
   /** The answer that makes the kernel hold one more reference. */
@@ -201,9 +203,10 @@ export class View {
   /** Undoes {@link hold}: there is a name again, or nobody asks any more. */
   unhold(inode: Inode): void {
     if (inode.orphan === null) return
+    // First: a successor must not be given what another descriptor is by then.
+    this.table.journal?.unhold(inode, inode.orphan.n)
     inode.orphan.close()
     inode.orphan = null
-    this.table.journal?.unhold(inode)
   }
 
   private dropped(inode: Inode): void {

@@ -54,6 +54,7 @@ export function setxattr(view: View, inode: Inode, name: string, value: Buffer, 
   const at = view.at(inode)
   if (flags !== 0) announce(view, at, name)
   sys.setxattrAt(at.dirfd, at.name, escapeXattr(name), value, flags)
+  view.kernel.answersChanged(inode.nodeid)
 }
 
 /** Done twice, XATTR_CREATE and a removal would fail: a successor is told what was there before. */

@@ -60,6 +60,7 @@ export interface Addon {
 
   // native/dir.cc
   getdents(fd: number): string[] | number | undefined
+  hasPrefix(dirfd: number, prefix: string, most: number): number
   direntBuffers(): [types: Uint8Array, inos: Float64Array]
 
   // native/xattr.cc
@@ -151,6 +152,10 @@ export interface Addon {
 
   // native/js-stack.cc
   reportStack(socket: number): number
+
+  // native/orphan-holder.cc
+  pidfdSelf(): number
+  holdOrphans(table: Uint8Array, self: number, a: number, b: number): number
 
   // native/patience.cc
   coverDescriptor(fd: number, filesystem: number, use: number): number

@@ -48,3 +48,12 @@ export function listDir(fd: number): DirentBatch {
   }
   return { names, types, inos }
 }
+
+/** Entries that {@link hasPrefix} looks at: about a millisecond. */
+const MOST_LOOKED_AT = 4096
+
+/** Whether an entry of the directory begins with `prefix`; `undefined` where there are too many to look at all, or it cannot be read. */
+export function hasPrefix(dirfd: number, prefix: string): boolean | undefined {
+  const found = addon.hasPrefix(dirfd, prefix, MOST_LOOKED_AT)
+  return found > 1 ? undefined : found === 1
+}

@@ -1,3 +1,4 @@
+import { Fd } from '../base/fd.js'
 import { addon, check } from './addon.js'
 
 const strings = (list: readonly string[]): Buffer =>
@@ -30,6 +31,20 @@ export function dropBounding(keep: readonly number[]): void {
  */
 export function reportStack(socket: number): boolean {
   return addon.reportStack(socket) === 0
+}
+
+/** A descriptor of this process, which is readable for others when it has ended. @throws SysError ENOSYS before Linux 5.3 */
+export function pidfdSelf(): Fd {
+  return new Fd(check(addon.pidfdSelf(), 'pidfd_open'))
+}
+
+/**
+ * Starts a process that keeps this one's descriptors open beyond its end, until it has sent those that `table` lists to one of two sockets
+ * (native/orphan-holder.cc). `table` is memory shared with whoever comes next, `self` of {@link pidfdSelf}. Gives its id.
+ * @throws SysError EAGAIN, ENOMEM: no further process; ENOSYS, EPERM: not allowed here
+ */
+export function holdOrphans(table: Uint8Array, self: number, a: number, b: number): number {
+  return check(addon.holdOrphans(table, self, a, b), 'clone')
 }
 
 /** Ends the process, threads included that wait for a filesystem that does not answer: process.exit() waits for them. */

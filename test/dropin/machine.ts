@@ -78,6 +78,7 @@ for file in passwd group subuid subgid fuse.conf; do
   mount --bind "$ROOT/etc/$file" /etc/$file
 done
 mount --bind "$PROJECT" "$ROOT/project"
+mount --bind "$ROOT/bin" /usr/local/sbin # mount(8) drops PATH before it starts a helper
 echo ready
 exec cat
 `
@@ -120,7 +121,7 @@ export class Machine implements AsyncDisposable {
       }
     }
     for (const program of ['fuse-lamina', 'lamina']) {
-      fs.symlinkSync(`../project/bin/${program}.js`, path.join(root, 'bin', program))
+      fs.symlinkSync(path.join(root, `project/bin/${program}.js`), path.join(root, 'bin', program))
     }
     accounts(path.join(root, 'etc'), root)
     await run('mknod', ['-m', '666', path.join(root, 'etc/fuse'), 'c', '10', '229'], {})

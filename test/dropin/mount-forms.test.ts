@@ -65,7 +65,7 @@ if (missing !== undefined) {
   t.teardown(() => {
     machine.end()
   })
-  // mount(8) and mount.fuse3 look for the program on PATH.
+  // mount.fuse3 looks for the program on PATH.
   const env = { PATH: `${path.dirname(machine.fuseLamina)}:${process.env['PATH'] ?? ''}` }
   const lamina = (args: readonly string[], options: RunOptions = {}): Promise<Ran> =>
     machine.run(machine.fuseLamina, args, { env, ...options })

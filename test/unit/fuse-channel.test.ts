@@ -87,6 +87,10 @@ t.test('methods refuse wrong arguments', { skip: fuse }, async t => {
     ['resubmit', Buffer.alloc(100)],
     ['resubmit', frame('LOOKUP', { names: ['a'.repeat(60)] })],
     ['resubmit', frame('WRITE', { fields: { size: 100 }, data: Buffer.alloc(5) })],
+    ['followAttributes', 1, {}, true],
+    ['followAttributes', 1, 0],
+    ['followAttributes', -1, 0, true],
+    ['answersChanged', 'x'],
     ['backingOpen', {}],
     ['backingClose', 'x'],
   ]

@@ -60,12 +60,12 @@ t.test('a kernel of today: the reply, field by field', async t => {
   t.equal(payload.readUInt32LE(8), 131072, 'max_readahead is the kernel’s')
   t.equal(payload.readUInt16LE(16), 64, 'max_background')
   t.equal(payload.readUInt16LE(18), 48, 'congestion_threshold')
-  t.equal(payload.readUInt32LE(20), 1024 * 1024, 'max_write')
+  t.equal(payload.readUInt32LE(20), 512 * 1024, 'max_write')
   t.equal(payload.readUInt32LE(24), 1, 'time_gran')
   t.equal(payload.readUInt16LE(28), 256, 'max_pages')
   t.equal(payload.readUInt32LE(36), 0, 'max_stack_depth')
   t.strictSame(payload.subarray(40), Buffer.alloc(24))
-  t.equal(connection?.maxWrite, 1024 * 1024)
+  t.equal(connection?.maxWrite, 512 * 1024)
 })
 
 t.test('what is in force is what was wanted and offered, bit for bit', async t => {

@@ -77,6 +77,7 @@ const left = new Set([
   'flock',
   'stopJobs',
   'exitNow',
+  'pidfdSelf',
 ])
 
 t.test('garbage in any place is a TypeError or an errno, never a crash', async t => {

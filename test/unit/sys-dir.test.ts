@@ -81,3 +81,17 @@ t.test('what is no directory is refused', async t => {
   }
   t.equal(openFds(), before)
 })
+
+t.test('whether a name begins so', async t => {
+  const { path, dir } = scratch(t)
+  const before = openFds()
+  t.equal(sys.hasPrefix(dir.n, '.wh.'), false, 'empty')
+  for (let i = 0; i < 3000; i++) writeFileSync(`${path}/some-longer-name-${i}`, '')
+  t.equal(sys.hasPrefix(dir.n, '.wh.'), false)
+  writeFileSync(`${path}/.wh.gone`, '')
+  t.equal(sys.hasPrefix(dir.n, '.wh.'), true)
+  for (let i = 3000; i < 5000; i++) writeFileSync(`${path}/some-longer-name-${i}`, '')
+  t.not(sys.hasPrefix(dir.n, 'nothing'), false, 'too many to tell')
+  t.equal(sys.hasPrefix(9999, '.wh.'), undefined, 'cannot be read')
+  t.equal(openFds(), before)
+})

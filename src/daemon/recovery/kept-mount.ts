@@ -12,6 +12,7 @@ import { Overlay, type HandedLayers, type Mountpoint } from '../../overlay/index
 import type { MountRecord } from '../run-dir.js'
 import { decodeSpec, encodeSpec, type MountSpec } from '../spec.js'
 import { JournalLog } from './journal-log.js'
+import { HeldTable } from './held-table.js'
 import type { KeeperLink } from './keeper-link.js'
 import { AT, StateMemory } from './memory.js'
 import { recoverOverlay, strayBackings, takeBackFrom } from './recover.js'
@@ -48,7 +49,7 @@ export class KeptMount {
   static begin(link: KeeperLink, overlay: Overlay): KeptMount {
     const memory = new StateMemory(link.memory)
     memory.begin()
-    const shelf = new Shelf(link.shelves)
+    const shelf = new Shelf(link.shelves, new HeldTable(memory))
     const log = new JournalLog(memory)
     const journal = new StateJournal(memory, log, shelf, () => overlay.inodes(), takeBackFrom(overlay))
     overlay.keep(journal)
@@ -113,7 +114,11 @@ export class KeptMount {
   } {
     const { memory, written, spec, device, ...layers } = KeptMount.handed(link)
     const overlay = Overlay.takeOver(spec.overlay, layers, written.mountpoint)
-    const { journal, closing } = recoverOverlay(memory, new Shelf(link.shelves), overlay)
+    const { journal, closing } = recoverOverlay(
+      memory,
+      new Shelf(link.shelves, new HeldTable(memory)),
+      overlay,
+    )
     return {
       kept: new KeptMount(link, memory, journal, closing),
       overlay,

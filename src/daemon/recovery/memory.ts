@@ -5,6 +5,7 @@
  *     4 KiB      references that the answer being made gives to the kernel (nodeid, and how many there are with it)
  *     128 KiB    the mount: one JSON text, written once
  *     2 MiB      the frame that JavaScript handles, or was handling (the channel's input)
+ *     3.5 MiB    descriptors that outlive the daemon (held-table.ts)
  *     4 MiB      the journal, two halves; one of them counts (journal-log.ts)
  *
  * Written by one thread, so a daemon that is killed leaves what it has stored up to an instruction. What consists of several words
@@ -21,6 +22,7 @@ const SIZE = 512 << 20
 const REFERENCES = 4096
 const MOUNT = 128 << 10
 const INPUT = 2 << 20
+const HELD = 3584 << 10
 const JOURNAL = 4 << 20
 const HALF = (SIZE - JOURNAL) / 2
 
@@ -123,6 +125,11 @@ export class StateMemory {
     return JOURNAL + which * HALF
   }
 
+  /** For the table of descriptors. */
+  get held(): Buffer {
+    return this.bytes.subarray(HELD, JOURNAL)
+  }
+
   // ---- the mount
 
   writeMount(text: string): void {
@@ -177,7 +184,7 @@ export class StateMemory {
 
   /** A copy of what the channel has read last for JavaScript. */
   frame(): Frame {
-    const length = Math.min(this.u32(INPUT), JOURNAL - INPUT)
+    const length = Math.min(this.u32(INPUT), HELD - INPUT)
     const memory = new ArrayBuffer((length + 47) & ~7)
     this.bytes.copy(Buffer.from(memory), 0, INPUT, INPUT + length)
     return new Frame(memory)

@@ -35,6 +35,18 @@ export interface TakeBack {
 /** Marks a `unique` that was sent before (FUSE_UNIQUE_RESEND). */
 const RESENT = 0x8000_0000
 const HEADER_WORDS = 10
+/** Indices of words: what is stored for every request. */
+const WORD = {
+  forgotten: AT.forgotten >>> 2,
+  forgettingHi: AT.forgettingHi >>> 2,
+  forgettingLo: AT.forgettingLo >>> 2,
+  leaves0: AT.leaves[0] >>> 2,
+  leaves1: AT.leaves[1] >>> 2,
+  serving: AT.serving >>> 2,
+  references: AT.references >>> 2,
+  said: AT.said >>> 2,
+  request: AT.request >>> 2,
+} as const
 const UNIQUE = 8
 const PAGE = 4096
 
@@ -66,35 +78,38 @@ export class StateJournal implements Journal, RequestJournal {
     if (this.log.worn) this.rewrite()
     const high = frame.high(UNIQUE)
     const settled = this.outstanding.size > 0 ? this.settledOf(high, frame.low(UNIQUE)) : undefined
+    // Most requests are over before these lines are compiled, and until then each call costs more than what it does: so, and
+    // below, words are stored here and not by a method.
     const { words } = memory
     // A FORGET before this one is carried out, also when its frame is still the last one that was read.
-    memory.setU32(AT.forgotten, FORGOTTEN_ALL)
-    memory.setU32(AT.serving, 0)
-    const to = AT.request >>> 2
+    words[WORD.forgotten] = FORGOTTEN_ALL
+    words[WORD.serving] = 0
+    const to = WORD.request
     const count = isChange(op) ? Math.min(length + 3, REQUEST_ROOM) >>> 2 : HEADER_WORDS
     const from = frame.words
     for (let i = 0; i < count; i++) words[to + i] = from[i] as number
-    memory.setU32(AT.references, 0)
-    memory.setU32(AT.said, 0)
-    memory.setU32(AT.serving, 1)
+    words[WORD.references] = 0
+    words[WORD.said] = 0
+    words[WORD.serving] = 1
     return settled
   }
 
   beginForget(frame: Frame): void {
-    const { memory } = this
+    const { words } = this.memory
     // Whatever was served before is answered.
-    memory.setU32(AT.references, 0)
+    words[WORD.references] = 0
     // Of another one nothing is done yet, whichever of the words is written when this process dies.
-    memory.setU32(AT.forgotten, 0)
-    memory.setU32(AT.forgettingHi, frame.high(UNIQUE))
-    memory.setU32(AT.forgettingLo, frame.low(UNIQUE))
+    words[WORD.forgotten] = 0
+    words[WORD.forgettingHi] = frame.high(UNIQUE)
+    words[WORD.forgettingLo] = frame.low(UNIQUE)
   }
 
   /** Said before it is done, with what it comes to: so it can be done twice. */
   forgetting(index: number, nodeid: number, count: number): void {
-    const { memory } = this
-    memory.setU32(AT.leaves[index & 1] as number, Math.max(0, this.takeBack.count(nodeid) - count))
-    memory.setU32(AT.forgotten, index + 1)
+    const { words } = this.memory
+    const left = this.takeBack.count(nodeid) - count
+    words[(index & 1) === 0 ? WORD.leaves0 : WORD.leaves1] = left < 0 ? 0 : left
+    words[WORD.forgotten] = index + 1
   }
 
   /**
@@ -177,8 +192,8 @@ export class StateJournal implements Journal, RequestJournal {
   }
 
   dropped(inode: Inode): void {
-    this.opened.delete(inode)
-    this.suspected.delete(inode)
+    if (this.opened.size > 0) this.opened.delete(inode)
+    if (this.suspected.size > 0) this.suspected.delete(inode)
     if (inode.slot === 0) return
     this.log.kill(inode.slot)
     inode.slot = 0
@@ -196,8 +211,8 @@ export class StateJournal implements Journal, RequestJournal {
     this.shelf.put(inode.nodeid, fd)
   }
 
-  unhold(inode: Inode): void {
-    this.shelf.drop(inode.nodeid)
+  unhold(inode: Inode, fd: number): void {
+    this.shelf.drop(inode.nodeid, fd)
   }
 
   below(inode: Inode): void {

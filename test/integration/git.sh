@@ -26,8 +26,8 @@ chmod 755 run.sh
 git add -A
 git commit -q -m first
 git checkout -q -b other
-find area0 area1 -name 'f[1-9].txt' | sort | head -n 500 | while read -r file; do echo changed >>"$file"; done
-find area2 area3 -name '*.txt' | sort | head -n 500 | xargs git rm -q
+find area0 area1 -name 'f[1-9].txt' | sort | sed -n 1,500p | while read -r file; do echo changed >>"$file"; done
+find area2 area3 -name '*.txt' | sort | sed -n 1,500p | xargs git rm -q
 for file in $(seq 500); do echo "new $file" >"area4/new$file.txt"; done
 git rm -q run.sh
 mkdir run.sh

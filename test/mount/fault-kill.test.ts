@@ -140,12 +140,20 @@ async function oneRound(
 /** The mount shows the tree without the call that was under way, or with it; from now on the tree is what it shows. */
 function settle(mount: Mount, state: State, totals: Totals): string[] {
   const { tree, pending } = state
-  const without = differences(tree.entries(), shownEntries(mount.mountpoint, tree))
+  const without = differs(mount, tree)
   if (without.length === 0) return []
   if (pending === undefined) return without
+  if (pending.begin !== undefined) {
+    const begun = tree.copy()
+    pending.begin(begun)
+    if (differs(mount, begun).length === 0) {
+      state.tree = begun
+      return []
+    }
+  }
   const after = tree.copy()
   pending.apply(after)
-  const difference = differences(after.entries(), shownEntries(mount.mountpoint, after))
+  const difference = differs(mount, after)
   if (difference.length > 0) {
     return [
       `half of ${pending.name} ${pending.paths.join(' ')}`,
@@ -157,6 +165,10 @@ function settle(mount: Mount, state: State, totals: Totals): string[] {
   state.tree = after
   state.pending = undefined
   return []
+}
+
+function differs(mount: Mount, tree: Tree): string[] {
+  return differences(tree.entries(), shownEntries(mount.mountpoint, tree))
 }
 
 /** Calls until the daemon is dead; gives the one that did not return. */

@@ -27,6 +27,8 @@ export interface Operation {
   run(root: string): void
   /** In memory. */
   apply(tree: Tree): void
+  /** In memory: what it may leave that is neither before nor after it. */
+  begin?(tree: Tree): void
 }
 
 /** Values of an entry that compare. */
@@ -174,6 +176,8 @@ export function nextOperation(tree: Tree, random: Random): Operation | undefined
           node.data += `+${number}`
           node.mtime = undefined
         },
+        // write(2) sets the time before it looks whether its process was killed, and only then takes the data.
+        t => void (t.get(file).mtime = undefined),
       )
     case 3:
       if (file === undefined) return undefined
@@ -323,6 +327,7 @@ function op(
   paths: readonly string[],
   run: (root: string) => void,
   apply: (tree: Tree) => void,
+  begin?: (tree: Tree) => void,
 ): Operation {
-  return { name, paths, run, apply }
+  return { name, paths, run, apply, ...(begin && { begin }) }
 }

@@ -85,31 +85,32 @@ export class PatientLayers {
   private readonly remotes: Remote[] = []
   private readonly withUpper: boolean
 
-  /** `numbers`: of each layer, with its use; 0 where it never falls silent, or is not to be watched. */
-  private constructor(readonly numbers: readonly number[]) {
+  /**
+   * `numbers`: of each layer, with its use; 0 where it never falls silent, or is not to be watched. `ifHung`: what they are for a successor
+   * after a daemon that did not return from a call on a layer.
+   */
+  private constructor(
+    readonly numbers: readonly number[],
+    readonly ifHung: readonly number[],
+  ) {
     this.withUpper = numbers.some(number => (Math.floor(number / USE_UNIT) & sys.USE.upper) !== 0)
   }
 
-  /** Finds out which of `layers` are on such filesystems. Lower layers of one filesystem have one number: its server is one. */
+  /** Finds out which of `layers` are on such filesystems. */
   static over(layers: readonly LayerRoot[], patience: Patience): PatientLayers {
-    const numbers = new Map<string, number>()
-    return PatientLayers.again(
-      layers,
-      layers.map(root => {
-        const use = useOf(root, patience)
-        if (use === undefined) return 0
-        const key = `${sys.statFd(root.fd).dev},${use}`
-        const number = numbers.get(key) ?? numbers.size + 1
-        if (number > sys.MOST_REMOTE) return 0
-        numbers.set(key, number)
-        return number + use * USE_UNIT
-      }),
-    )
+    const filesystems = layers.map(({ fd }) => filesystemOf(fd, patience))
+    const numbers = numbersOf(layers, filesystems, patience)
+    const more = patience === 'remote' ? numbersOf(layers, filesystems, 'lower') : numbers
+    return PatientLayers.again(layers, numbers, more)
   }
 
   /** As a predecessor found out: nothing is asked of a layer that may be silent now. */
-  static again(layers: readonly LayerRoot[], numbers: readonly number[]): PatientLayers {
-    const patient = new PatientLayers(numbers)
+  static again(
+    layers: readonly LayerRoot[],
+    numbers: readonly number[],
+    ifHung: readonly number[] = numbers,
+  ): PatientLayers {
+    const patient = new PatientLayers(numbers, ifHung)
     for (const [i, { fd, path }] of layers.entries()) {
       const number = (numbers[i] ?? 0) % USE_UNIT
       if (number === 0) continue
@@ -239,11 +240,39 @@ export class PatientLayers {
   }
 }
 
+interface Filesystem {
+  readonly dev: number
+  readonly type: number
+}
+
+/** Undefined where nobody is patient: then the layer is not asked. */
+function filesystemOf(fd: number, patience: Patience): Filesystem | undefined {
+  return patience === 'off' ? undefined : { dev: sys.statFd(fd).dev, type: sys.fstatfs(fd).type }
+}
+
+/** Lower layers of one filesystem have one number: its server is one. */
+function numbersOf(
+  layers: readonly LayerRoot[],
+  filesystems: readonly (Filesystem | undefined)[],
+  patience: Patience,
+): number[] {
+  const numbers = new Map<string, number>()
+  return layers.map(({ upper }, i) => {
+    const filesystem = filesystems[i]
+    const use = filesystem === undefined ? undefined : useOf(filesystem.type, upper, patience)
+    if (filesystem === undefined || use === undefined) return 0
+    const key = `${filesystem.dev},${use}`
+    const number = numbers.get(key) ?? numbers.size + 1
+    if (number > sys.MOST_REMOTE) return 0
+    numbers.set(key, number)
+    return number + use * USE_UNIT
+  })
+}
+
 /** How a layer is watched; undefined where it is not. */
-function useOf({ fd, upper }: LayerRoot, patience: Patience): number | undefined {
+function useOf(type: number, upper: boolean, patience: Patience): number | undefined {
   const level = PATIENCE.indexOf(patience)
   if (level < PATIENCE.indexOf(upper ? 'all' : 'remote')) return undefined
-  const { type } = sys.fstatfs(fd)
   const disk = ON_DISK.has(type)
   if (!REMOTE.has(type) && (!disk || level < PATIENCE.indexOf('lower'))) return undefined
   return (disk ? sys.USE.disk : 0) | (upper ? sys.USE.upper : 0)

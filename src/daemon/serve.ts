@@ -122,7 +122,7 @@ class RunningMount {
         await mount.listen()
         const connection = session instanceof Session ? session.connection : undefined
         if (kept !== undefined && connection !== undefined) {
-          kept.write(spec, connection, record, overlay, patience.numbers, deviceFd)
+          kept.write(spec, connection, record, overlay, patience, deviceFd)
           kept.ready(spec, record, join(runDirectory(), record.id))
         }
         startThreads()
@@ -144,9 +144,10 @@ class RunningMount {
     const layers = KeptMount.handed(link)
     const upper = [layers.upper, layers.workdir].flatMap(fd => (fd === null ? [] : [fd.n]))
     const roots = [...lowerRoots(layers.spec, layers), ...upperRoots(layers.spec, upper)]
-    const patience = PatientLayers.again(roots, layers.written.patience ?? [])
-    // Its names are looked up when they are asked for, but its root is needed.
-    await patience.answering()
+    const { patience: ordinary = [], hungPatience: ifHung = ordinary } = layers.written
+    const patience = PatientLayers.again(roots, link.hung ? ifHung : ordinary, ifHung)
+    // Names are looked up when they are asked for.
+    if (!KeptMount.needsNoLower(layers)) await patience.answering()
     const { kept, overlay, device, spec, record, connection } = KeptMount.takeOver(link)
     const startTime = startTimeOf(process.pid) ?? 0
     Object.assign(record, { pid: process.pid, startTime, program: process.argv[1] ?? '' })

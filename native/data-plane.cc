@@ -396,6 +396,8 @@ void DataPlane::read(const uint8_t* frame, const std::shared_ptr<File>& file) {
 
 bool DataPlane::read_inline(const abi::fuse_in_header& header, const abi::fuse_read_in& in, File& file) {
   if (file.reads == File::Reads::kThreads || in.size > kInlineRead) return false;
+  // RWF_NOWAIT begins to read ahead, for which a disk that has stopped may have to be waited for.
+  if (Remote* const remote = file.far() ? remote_of(file.fd()) : nullptr; remote != nullptr && remote->refusal() != 0) return false;
   if (read_buffer_ == nullptr) read_buffer_ = Memory::map(kInlineRead);
   if (read_buffer_ == nullptr) return false;
   uint8_t* const data = read_buffer_->data();

@@ -114,7 +114,7 @@ class Remote {
     read_to_end_ = -1;
     return true;
   }
-  // Why a change must not begin: kSilent and the number; 0 where it may.
+  // Why nothing must begin that cannot be given up: kSilent and the number, while it is silent; else 0.
   int refusal();
 
  private:

@@ -343,6 +343,17 @@ napi_value Channel::answers_changed(napi_env env, napi_callback_info info) {
   return undefined(env);
 }
 
+// hasWork(on): the loop has something to do as soon as no request is there.
+napi_value Channel::has_work(napi_env env, napi_callback_info info) {
+  Channel* channel = self(env, info);
+  if (channel == nullptr) return nullptr;
+  Args args(env, info);
+  const bool on = args.boolean(0);
+  if (args.failed()) return args.reject();
+  channel->work_ = on;
+  return undefined(env);
+}
+
 // askAll(): from now on every request comes to onFrame but READ and WRITE of registered files.
 napi_value Channel::ask_all(napi_env env, napi_callback_info info) {
   Channel* channel = self(env, info);
@@ -424,6 +435,7 @@ bool Channel::define_class(napi_env env, napi_value exports, std::shared_ptr<Cha
       method("resubmit", resubmit),
       method("followAttributes", follow_attributes),
       method("answersChanged", answers_changed),
+      method("hasWork", has_work),
       method("askAll", ask_all),
       method("backingOpen", backing_open),
       method("backingClose", backing_close),

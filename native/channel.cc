@@ -212,7 +212,7 @@ void Channel::drain() {
       }
       const uint64_t now = uv_hrtime();
       spin_.nothing(now);
-      if (served == 0 || now - begin > kBudgetNs || !spin_.wait(now)) break;
+      if (served == 0 || work_ || now - begin > kBudgetNs || !spin_.wait(now)) break;
       // Leaving and entering again costs as much as some requests do: worth it once nothing comes for a while.
       if (idle == 0) idle = now;
       if (now - idle > kIdleNs) leave(&entered);

@@ -64,6 +64,7 @@ class Channel {
   static napi_value evict(napi_env env, napi_callback_info info);
   static napi_value resubmit(napi_env env, napi_callback_info info);
   static napi_value follow_attributes(napi_env env, napi_callback_info info);
+  static napi_value has_work(napi_env env, napi_callback_info info);
   static napi_value ask_all(napi_env env, napi_callback_info info);
   static napi_value answers_changed(napi_env env, napi_callback_info info);
   static napi_value backing_open(napi_env env, napi_callback_info info);
@@ -137,6 +138,7 @@ class Channel {
   napi_async_cleanup_hook_handle hook_ = nullptr;
 
   Answers answers_;
+  bool work_ = false;      // something is to be done as soon as no request is there
   bool asks_all_ = false;  // JavaScript wants to see all that no file is registered for
 
   uint64_t requests_[64] = {};

@@ -175,6 +175,9 @@ LAMINA_BARE void send_all(Block* block) {
     from = keep.to;
   }
   unmap(from, block->top);
+  static constexpr char kName[] = "lamina-orphans";
+  call(SYS_prctl, PR_SET_NAME, address(kName));
+
   block->robust.list.next = &block->lock;
   block->lock.next = &block->robust.list;
   block->robust.futex_offset = address(&block->table->holder) - address(&block->lock);
@@ -202,8 +205,8 @@ LAMINA_BARE void send_all(Block* block) {
 // (rseq) whose memory the kernel would miss.
 LAMINA_BARE int start(void* data) {
   auto* block = static_cast<Block*>(data);
-  // Here, so that the process is never seen without its name, which it inherits.
-  static constexpr char kName[] = "lamina-orphans";
+  // The process inherits this one, so that nobody takes either for a daemon.
+  static constexpr char kName[] = "lamina-holder";
   call(SYS_prctl, PR_SET_NAME, address(kName));
   const long pid = call(SYS_clone, CLONE_FILES | CLONE_PARENT | SIGCHLD);
   if (pid == 0) live(block);

@@ -27,6 +27,8 @@ export interface Stats {
   waits: Record<string, number>
   /** Inodes that the kernel holds a reference to, the root included. */
   inodes: number
+  /** Names in directories that are read next, looked up before they were asked for; and how many of them were. */
+  ahead: { found: number; used: number }
   /** Open descriptors of the daemon. */
   fds: number
   /** Resident memory of the daemon, bytes. */

@@ -91,6 +91,7 @@ class RunningMount {
     /** Present with a keeper. */
     private readonly kept: KeptMount | undefined,
   ) {
+    if (patience.numbers.some(number => number !== 0)) overlay.stayBehind()
     overlay.onForget = givingBack(() => overlay.inodeCount)
     this.ended = this.untilEnd()
   }
@@ -261,6 +262,7 @@ class RunningMount {
     return {
       pid: process.pid,
       inodes: this.overlay.facts().inodes,
+      ahead: this.overlay.facts().ahead,
       // The descriptor that reads the directory is not counted.
       fds: readdirSync('/proc/self/fd').length - 1,
       memory: process.memoryUsage.rss(),

@@ -241,6 +241,8 @@ export interface KernelSide {
   followAttributes(nodeid: number, fd: number, oneLink: boolean): void
   /** What was answered to GETATTR of a followed directory, or that an object lacks an attribute (xattr), may be true no longer. */
   answersChanged(nodeid: number): void
+  /** Something else is to be done (setImmediate) as soon as no request is there: nobody waits awake for the next one. */
+  hasWork(on: boolean): void
   /** FUSE_NOTIFY_INVAL_INODE: attributes, and data from `offset` (-1: attributes only). */
   invalidateInode(nodeid: number, offset: number, length: number): void
   /** FUSE_NOTIFY_INVAL_ENTRY. */

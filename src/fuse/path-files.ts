@@ -25,6 +25,10 @@ export class PathFiles implements KernelSide {
   followAttributes(): void {
     // libfuse asks for each path anew.
   }
+  hasWork(): void {
+    // libuv does not wait while something is to be done.
+  }
+
   answersChanged(): void {
     // Nothing is remembered.
   }

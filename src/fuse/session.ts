@@ -228,6 +228,10 @@ export class Session implements KernelSide {
     this.transport.followAttributes(nodeid, fd, oneLink)
   }
 
+  hasWork(on: boolean): void {
+    this.transport.hasWork(on)
+  }
+
   answersChanged(nodeid: number): void {
     this.transport.answersChanged(nodeid)
   }

@@ -54,6 +54,9 @@ export class TransportDecorator implements Transport {
   answersChanged(nodeid: number): void {
     this.inner.answersChanged(nodeid)
   }
+  hasWork(on: boolean): void {
+    this.inner.hasWork(on)
+  }
   askAll(): void {
     this.inner.askAll()
   }

@@ -27,6 +27,7 @@ export interface Channel {
   resubmit(frame: Uint8Array): void
   followAttributes(nodeid: number, fd: number, oneLink: boolean): void
   answersChanged(nodeid: number): void
+  hasWork(on: boolean): void
   askAll(): void
   backingOpen(fd: number): number
   backingClose(id: number): number
@@ -126,6 +127,9 @@ export class DeviceTransport implements Transport {
   }
   answersChanged(nodeid: number): void {
     this.channel.answersChanged(nodeid)
+  }
+  hasWork(on: boolean): void {
+    this.channel.hasWork(on)
   }
   askAll(): void {
     this.channel.askAll()

@@ -110,6 +110,10 @@ export class ReplayTransport implements Transport {
     // Nothing is remembered.
   }
 
+  hasWork(): void {
+    // It never waits.
+  }
+
   askAll(): void {
     // It always does.
   }

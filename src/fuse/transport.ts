@@ -49,6 +49,8 @@ export interface Transport {
   followAttributes(nodeid: number, fd: number, oneLink: boolean): void
   /** See KernelSide.answersChanged. */
   answersChanged(nodeid: number): void
+  /** See KernelSide.hasWork. */
+  hasWork(on: boolean): void
   /** From now on onFrame gets every request but READ and WRITE of registered files: for those that watch. */
   askAll(): void
 

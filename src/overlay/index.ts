@@ -55,6 +55,7 @@ const MAX_LISTED = 400_000
 
 export interface OverlayFacts {
   readonly inodes: number
+  readonly ahead: { readonly found: number; readonly used: number }
   readonly openDirs: number
   readonly xattrPrefix: string
   readonly whiteout: string
@@ -200,6 +201,11 @@ export class Overlay implements FileSystem {
     if (this.view.limit !== null) kernel.limit(this.view.limit.account)
   }
 
+  /** Nothing is looked up before it is asked for: a layer may take long to answer. */
+  stayBehind(): void {
+    this.view.ahead.enabled = false
+  }
+
   /** What the session serves. */
   served(): FileSystem {
     return this.view.limit === null ? this : limited(this, this.view.limit)
@@ -233,6 +239,7 @@ export class Overlay implements FileSystem {
   facts(): OverlayFacts {
     return {
       inodes: this.view.table.size,
+      ahead: this.view.ahead.counters,
       openDirs: this.view.fds.size,
       xattrPrefix: this.view.prefix,
       whiteout: this.layers.work?.features.whiteout ?? 'none',
@@ -274,7 +281,10 @@ export class Overlay implements FileSystem {
 
   forget(nodeid: number, nlookup: number): void {
     const inode = this.view.table.get(nodeid)
-    if (inode !== undefined) this.view.table.forget(inode, nlookup)
+    if (inode !== undefined) {
+      if (inode.isDir() && inode.nlookup <= nlookup) this.view.ahead.drop(inode)
+      this.view.table.forget(inode, nlookup)
+    }
     this.onForget?.()
   }
 

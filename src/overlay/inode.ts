@@ -6,6 +6,7 @@
  */
 import type { Fd } from '../base/fd.js'
 import * as sys from '../sys/index.js'
+import type { Stat } from '../sys/index.js'
 import type { Journal } from './journal.js'
 import type { DirReal, Real } from './layer.js'
 import type { Listing } from './listing.js'
@@ -70,6 +71,8 @@ export class DirInode extends Inode {
   unread: InodeTable | null = null
   /** The merged listing while it is known; kept exact by every change. */
   listing: Listing | null = null
+  /** Attributes of what was looked up in here before it was asked for ; read-ahead.ts says when they are true. */
+  ahead: Map<string, Stat> | null = null
   /** The order of a predecessor's listing, '' for gaps, until one is made here. */
   oldOrder: string[] | null = null
 

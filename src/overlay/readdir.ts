@@ -24,9 +24,11 @@ export function readdir(view: View, dir: DirInode, cookie: number, sink: DirSink
   if (cookie < 1 && !addDot(view, sink, '.', dir.ino, 1)) return
   if (cookie < 2 && !addDot(view, sink, '..', dir.parent?.ino ?? dir.ino, 2)) return
   if (cookie < FIRST_COOKIE - 1 && dir.listing?.worn === true) view.listings.drop(dir)
+  if (sink.plus && cookie === 0) view.ahead.began(dir)
   const listing = listingOf(view, dir)
   listing.readAt = Date.now()
-  for (let at = Math.max(0, cookie - FIRST_COOKIE + 1); at < listing.names.length; at++) {
+  const first = Math.max(0, cookie - FIRST_COOKIE + 1)
+  for (let at = first; at < listing.names.length; at++) {
     const name = listing.names[at]
     if (name === undefined) continue
     if (!sink.fits(name)) return keep(view, dir, listing)
@@ -39,6 +41,7 @@ export function readdir(view: View, dir: DirInode, cookie: number, sink: DirSink
       : sink.add(name, entryIno(view, dir, listing, at, name), type, next)
     if (!added) return keep(view, dir, listing)
   }
+  if (sink.plus && first < listing.names.length) view.ahead.ended(dir)
 }
 
 /** The reader will be back with a cookie, perhaps to another daemon. */
@@ -69,7 +72,7 @@ function addPlus(
 ): boolean {
   let found: ReturnType<typeof lookupChild>
   try {
-    found = lookupChild(view, dir, name)
+    found = view.ahead.found(dir, name) ?? lookupChild(view, dir, name)
   } catch {
     return sink.addPlus(name, cookie, type, undefined, 0)
   }
@@ -103,11 +106,19 @@ export function listingOf(view: View, dir: DirInode): Listing {
     return held
   }
   // A removed directory is empty, whatever the layers have under its old name.
-  const found = dir.nameless && dir !== view.table.root ? new Listing() : merge(view, dir)
+  const found = dir.nameless && dir !== view.table.root ? new Listing() : (merge(view, dir) ?? new Listing())
   const listing = dir.oldOrder === null ? found : inOldOrder(found, dir.oldOrder)
   view.listings.hold(dir, listing)
   if (dir.oldOrder !== null) keep(view, dir, listing)
   dir.oldOrder = null
+  return listing
+}
+
+/** The same, of a directory of which nobody has a cookie; undefined where its layers have more than `most` entries and it is not held. */
+export function listingWithin(view: View, dir: DirInode, most: number): Listing | undefined {
+  if (dir.listing !== null) return dir.listing
+  const listing = merge(view, dir, most)
+  if (listing !== undefined) view.listings.hold(dir, listing)
   return listing
 }
 
@@ -132,18 +143,21 @@ function inOldOrder(found: Listing, order: readonly string[]): Listing {
   return listing
 }
 
-function merge(view: View, dir: DirInode): Listing {
+/** Undefined: the layers have more than `most` entries in all. */
+function merge(view: View, dir: DirInode, most = Infinity): Listing | undefined {
   const listing = new Listing()
   const hidden = new Set<string>()
   const stack: { real: DirReal; from: number }[] = dir.lowers.map((real, i) => ({ real, from: i + 1 }))
   if (dir.upper !== null) stack.unshift({ real: dir.upper, from: 0 })
+  let left = most
   for (const [i, { real, from }] of stack.entries()) {
-    mergeOne(view, listing, hidden, real, from, i + 1 < stack.length)
+    left -= mergeOne(view, listing, hidden, real, from, i + 1 < stack.length, left)
+    if (left < 0) return undefined
   }
   return listing
 }
 
-/** Adds the entries of one real directory to what those above it gave. */
+/** Adds the entries of one real directory to what those above it gave. Gives how many they are; stops when these are more than `most`. */
 function mergeOne(
   view: View,
   listing: Listing,
@@ -151,16 +165,20 @@ function mergeOne(
   real: DirReal,
   from: number,
   below: boolean,
-): void {
+  most: number,
+): number {
   const first = listing.size === 0 && hidden.size === 0
   const dirfd = view.fds.get(real)
   const hides: string[] = []
   let markers = false
+  let entries = 0
   const fd = openBeneath(dirfd, '.', sys.O_RDONLY | sys.O_DIRECTORY)
   try {
     for (;;) {
       const batch = sys.getdents(fd)
       if (batch === undefined) break
+      entries += batch.names.length
+      if (entries > most) return entries
       for (let i = 0; i < batch.names.length; i++) {
         const name = batch.names[i] ?? ''
         if (isMarkerName(name)) {
@@ -189,6 +207,7 @@ function mergeOne(
   }
   real.markers = markers
   if (below) for (const name of hides) if (!hasOwnEntry(listing, name, from)) hidden.add(name)
+  return entries
 }
 
 /** `.wh.NAME` beside NAME of the same layer hides only what is below; NAME itself shows, and nothing merges with it. */

@@ -26,6 +26,7 @@ export const NOBODY: KernelSide = {
   unregisterFile: () => undefined,
   followAttributes: () => undefined,
   answersChanged: () => undefined,
+  hasWork: () => undefined,
   registered: () => 0,
   pin: () => undefined,
   invalidateInode: () => undefined,

@@ -17,6 +17,7 @@ import type { DirFds, DirReal, Layer, Real } from './layer.js'
 import type { Limit } from './limit.js'
 import type { ListingCache } from './listing-cache.js'
 import type { Ownership } from './ownership.js'
+import { ReadAhead } from './read-ahead.js'
 import { materialise } from './recover.js'
 import type { WorkDir } from './workdir.js'
 
@@ -38,6 +39,7 @@ export class View {
   kernel!: KernelSide
   /** Where the view itself is mounted, while a layer could lead there; see {@link isOwnMountpoint}. */
   mountpoint: Mountpoint | null = null
+  readonly ahead = new ReadAhead(this)
   /** Present with size=. */
   limit: Limit | null = null
   readonly table: InodeTable
@@ -217,6 +219,7 @@ export class View {
     if (inode.lower !== null && inode.nameless) this.fds.dropPassages(inode.lower)
     if (inode.data !== null) this.fds.dropPassages(inode.data)
     if (inode.isDir()) {
+      this.ahead.drop(inode)
       this.listings.drop(inode)
       if (inode.upper !== null) this.fds.drop(inode.upper)
       for (const lower of inode.lowers) {

@@ -41,6 +41,8 @@ export interface Stats {
   requests: Record<string, number>
   /** Inodes that the kernel holds a reference to, the root included. */
   inodes: number
+  /** Names looked up before they were asked for, and how many of these were. */
+  ahead: { found: number; used: number }
   /** Open descriptors of the daemon. */
   fds: number
   /** Unexpected exceptions, each answered EIO. */
@@ -327,16 +329,20 @@ export class Mount implements Disposable {
 export function childOf(pid: number): number | undefined {
   try {
     const children = fs.readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').split(' ').filter(Boolean)
-    const daemon = children.find(child => !isOrphanHolder(Number(child)))
+    const daemon = children.find(child => !/^lamina-(holder|orphans)$/m.test(nameOf(Number(child))))
     return daemon === undefined ? undefined : Number(daemon)
   } catch {
     return undefined
   }
 }
 
-/** The process of native/orphan-holder.cc; the one that starts it is there for a moment. */
+/** The process of native/orphan-holder.cc. It, and who starts it, are called lamina-holder for a moment. */
 export function isOrphanHolder(pid: number): boolean {
-  return fs.readFileSync(`/proc/${pid}/comm`, 'utf8') === 'lamina-orphans\n'
+  return nameOf(pid) === 'lamina-orphans\n'
+}
+
+function nameOf(pid: number): string {
+  return fs.readFileSync(`/proc/${pid}/comm`, 'utf8')
 }
 
 /** What each of its descriptors is. */
@@ -507,7 +513,7 @@ function stateOf(pid: number): string | undefined {
   }
 }
 
-function pause(milliseconds: number): void {
+export function pause(milliseconds: number): void {
   Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, milliseconds)
 }
 

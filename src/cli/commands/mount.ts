@@ -140,7 +140,7 @@ Examples:
       const requests = Object.entries(stats.requests).sort(([, a], [, b]) => b - a)
       print(table(['REQUEST', 'COUNT'], requests))
       print('')
-      const { requests: _requests, dataPlane, errors, waits, io, deaths, silent, ...rest } = stats
+      const { requests: _requests, dataPlane, errors, waits, ahead, io, deaths, silent, ...rest } = stats
       const named = (prefix: string, counts: Record<string, number>): [string, number][] =>
         Object.entries(counts).map(([name, count]) => [`${prefix}${name}`, count])
       const counters = [
@@ -148,6 +148,7 @@ Examples:
         ...named('', dataPlane),
         ...named('errors of ', errors),
         ...named('waits of ', waits),
+        ...named('names ahead ', ahead),
       ]
       print(table(['COUNTER', 'VALUE'], counters))
       print(`I/O mode: ${io.mode} (${io.why})`)

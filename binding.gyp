@@ -48,6 +48,7 @@
         'native/keeper/messages.c',
         'native/keeper/mountpoint.c',
         'native/keeper/text.c',
+        'native/keeper/threads.c',
         'native/keeper/watchdog.c',
       ],
       'cflags_c': ['-std=gnu11', '-Wall', '-Wextra', '-Werror', '-O2'],

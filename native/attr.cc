@@ -45,6 +45,16 @@ void fill(double* out, const struct statx& st) {
   out[kMask] = st.stx_mask;
 }
 
+// False: the kernel does not know the name by heart. An open file's attributes are in memory.
+bool stat_cached(int dirfd, const char* name, uint32_t flags, struct statx* st, long* rc) {
+  const uint64_t follow = (flags & AT_SYMLINK_NOFOLLOW) != 0 ? O_NOFOLLOW : 0;
+  const ScopedFd object(static_cast<int>(open_cached(dirfd, name, O_PATH | follow, 0)));
+  *rc = -1;
+  if (!object.ok()) return errno == ENOENT;
+  *rc = syscall(SYS_statx, object.get(), "", AT_EMPTY_PATH | AT_NO_AUTOMOUNT, kWanted, st);
+  return true;
+}
+
 long stat_into(double* out, int dirfd, const char* name, uint32_t flags) {
   struct statx st;
   // As stat(2) since Linux 4.11, and unlike a bare statx: looking at an automount point does not mount it.
@@ -54,11 +64,12 @@ long stat_into(double* out, int dirfd, const char* name, uint32_t flags) {
     return syscall(SYS_statx, dirfd, path, flags, kWanted, to);
   };
   Remote* const remote = remote_of(dirfd);
-  const long rc = remote == nullptr
-                      ? ask(name, &st)
-                      : remote->call(&st, [ask, path = std::string(name)](struct statx* to) {
-                          return ask(path.c_str(), to);
-                        });
+  long rc;
+  if (remote == nullptr || (remote->on_disk() && name[0] == '\0')) {
+    rc = ask(name, &st);
+  } else if (!remote->on_disk() || !stat_cached(dirfd, name, flags, &st, &rc)) {
+    rc = remote->call(&st, [ask, path = std::string(name)](struct statx* to) { return ask(path.c_str(), to); });
+  }
   if (rc == 0) fill(out, st);
   return rc;
 }
@@ -124,6 +135,7 @@ napi_value fchown_(napi_env env, napi_callback_info info) {
   const uid_t uid = args.u32(1);
   const gid_t gid = args.u32(2);
   if (args.failed()) return args.reject();
+  if (!may_change(fd)) return result(env, -1);
   return result(env, fchown(fd, uid, gid));
 }
 
@@ -134,6 +146,7 @@ napi_value fchownat_(napi_env env, napi_callback_info info) {
   const uid_t uid = args.u32(2);
   const gid_t gid = args.u32(3);
   if (args.failed()) return args.reject();
+  if (!may_change(dirfd)) return result(env, -1);
   const int flags = AT_SYMLINK_NOFOLLOW | (name.empty() ? AT_EMPTY_PATH : 0);
   return result(env, fchownat(dirfd, name.c_str(), uid, gid, flags));
 }
@@ -143,6 +156,7 @@ napi_value fchmod_(napi_env env, napi_callback_info info) {
   const int fd = args.fd(0);
   const mode_t mode = args.u32(1);
   if (args.failed()) return args.reject();
+  if (!may_change(fd)) return result(env, -1);
   return result(env, fchmod(fd, mode & 07777));
 }
 
@@ -153,6 +167,7 @@ napi_value chmod_at(napi_env env, napi_callback_info info) {
   const Name name(args, 1);
   const mode_t mode = args.u32(2) & 07777;
   if (args.failed()) return args.reject();
+  if (!may_change(dirfd)) return result(env, -1);
   if (args.state().features.fchmodat2) {
     const int flags = AT_SYMLINK_NOFOLLOW | (name.empty() ? AT_EMPTY_PATH : 0);
     return result(env, syscall(kSysFchmodat2, dirfd, name.c_str(), mode, flags));
@@ -178,6 +193,7 @@ napi_value utimens_at(napi_env env, napi_callback_info info) {
   times[1].tv_sec = args.i64(4);
   times[1].tv_nsec = args.i64(5);
   if (args.failed()) return args.reject();
+  if (!may_change(dirfd)) return result(env, -1);
   if (!name.empty()) return result(env, utimensat(dirfd, name.c_str(), times, AT_SYMLINK_NOFOLLOW));
   int rc = utimensat(dirfd, "", times, AT_EMPTY_PATH);
   // AT_EMPTY_PATH is understood from Linux 5.8 on.
@@ -190,6 +206,7 @@ napi_value ftruncate_(napi_env env, napi_callback_info info) {
   const int fd = args.fd(0);
   const off_t size = args.i64(1);
   if (args.failed()) return args.reject();
+  if (!may_change(fd)) return result(env, -1);
   int rc;
   do rc = ftruncate(fd, size);
   while (rc < 0 && errno == EINTR);

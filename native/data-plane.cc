@@ -90,7 +90,7 @@ Device::~Device() {
 }
 
 File::File(int fd, bool writable) : fd_(fd), writable_(writable), far_(remote_of(fd) != nullptr) {
-  if (far_) reads = Reads::kThreads;
+  if (far_ && !remote_of(fd)->on_disk()) reads = Reads::kThreads;
 }
 
 File::~File() { close_fd(fd_); }
@@ -396,6 +396,8 @@ void DataPlane::read(const uint8_t* frame, const std::shared_ptr<File>& file) {
 
 bool DataPlane::read_inline(const abi::fuse_in_header& header, const abi::fuse_read_in& in, File& file) {
   if (file.reads == File::Reads::kThreads || in.size > kInlineRead) return false;
+  // RWF_NOWAIT begins to read ahead, for which a disk that has stopped may have to be waited for.
+  if (Remote* const remote = file.far() ? remote_of(file.fd()) : nullptr; remote != nullptr && remote->refusal() != 0) return false;
   if (read_buffer_ == nullptr) read_buffer_ = Memory::map(kInlineRead);
   if (read_buffer_ == nullptr) return false;
   uint8_t* const data = read_buffer_->data();
@@ -430,8 +432,8 @@ bool DataPlane::read_inline(const abi::fuse_in_header& header, const abi::fuse_r
   return true;
 }
 
-bool DataPlane::write_may_block(const abi::fuse_in_header& header, const abi::fuse_write_in& in) const {
-  if (writes_.slow(now())) return true;
+bool DataPlane::write_may_block(const abi::fuse_in_header& header, const abi::fuse_write_in& in, const File& file) const {
+  if (file.far() || writes_.slow(now())) return true;
   if (in.size > kInlineWrite && others_wait()) return true;
   if (shared_->writing.load(std::memory_order_acquire) == 0) return false;
   const std::lock_guard<std::mutex> lock(shared_->mutex);
@@ -449,7 +451,7 @@ void DataPlane::write(const uint8_t* frame, const std::shared_ptr<File>& file, s
   const uint8_t* memory = frame + kWriteHead;
   const bool piped = block != nullptr && pipe_ != nullptr && pipe_->left() > 0;
 
-  if (!write_may_block(header, in)) {
+  if (!write_may_block(header, in, *file)) {
     WriteData data = piped ? WriteData(std::move(pipe_)) : WriteData(memory);
     const uint64_t begin = now();
     const ssize_t n = data.write(*file, in);
@@ -478,7 +480,8 @@ void DataPlane::write(const uint8_t* frame, const std::shared_ptr<File>& file, s
   }
   counters_.writes_threaded++;
   shared_->queued_bytes.fetch_add(in.size, std::memory_order_acq_rel);
-  auto task = std::unique_ptr<Task>(new WriteTask(shared_, &queue_, file, header, in, std::move(data)));
+  WorkQueue* const queue = file->far() ? &far_queue_ : &queue_;
+  auto task = std::unique_ptr<Task>(new WriteTask(shared_, queue, file, header, in, std::move(data)));
   {
     const std::lock_guard<std::mutex> lock(shared_->mutex);
     const auto [at, first] = shared_->behind.try_emplace(header.nodeid);
@@ -488,7 +491,7 @@ void DataPlane::write(const uint8_t* frame, const std::shared_ptr<File>& file, s
     }
     shared_->writing.fetch_add(1, std::memory_order_release);
   }
-  queue_.submit(std::move(task));
+  queue->submit(std::move(task));
 }
 
 bool DataPlane::room() {

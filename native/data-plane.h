@@ -63,7 +63,7 @@ class File {
 
   int fd() const { return fd_; }
   bool writable() const { return writable_; }
-  // Whether its filesystem may fall silent (patience.h).
+  // Whether its filesystem may fall silent (patience.h): what would block has threads of its own, and WRITEs do not even try.
   bool far() const { return far_; }
 
   // Of a mount with a size limit: where WRITEs are noted. Before the first of them.
@@ -191,7 +191,7 @@ class DataPlane {
   // False: it would block.
   bool read_inline(const abi::fuse_in_header& header, const abi::fuse_read_in& in, File& file);
   void write(const uint8_t* frame, const std::shared_ptr<File>& file, std::unique_ptr<Memory>* block);
-  bool write_may_block(const abi::fuse_in_header& header, const abi::fuse_write_in& in) const;
+  bool write_may_block(const abi::fuse_in_header& header, const abi::fuse_write_in& in, const File& file) const;
   // Whether the device has more requests.
   bool others_wait() const;
   ssize_t receive_piped(Memory& block);
@@ -211,7 +211,7 @@ class DataPlane {
   Slowness writes_;
   std::shared_ptr<Shared> shared_;
   WorkQueue queue_;
-  // READs of filesystems that may fall silent, which must not take the threads that others need.
+  // What is for filesystems that may fall silent, which must not take the threads that others need.
   WorkQueue far_queue_;
 };
 

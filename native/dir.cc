@@ -2,9 +2,10 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <cstring>
+#include <memory>
 #include <new>
-#include <vector>
 
 #include "args.h"
 #include "kernel.h"
@@ -54,15 +55,45 @@ napi_value dirent_buffers(napi_env env, napi_callback_info info) {
   return out;
 }
 
+// As much as there is room for, and whether that was all: a directory of usual size is one change of thread.
+struct Batch {
+  std::unique_ptr<char[]> entries;
+  bool last = false;
+};
+
+// Several hundred entries; memory that the allocator has at hand.
+constexpr size_t kBatchBytes = 32 * 1024;
+static_assert(kBatchBytes <= kDirentBytes);
+
+long read_batch(int fd, Batch* to) {
+  to->entries.reset(new (std::nothrow) char[kBatchBytes]);
+  if (to->entries == nullptr) {
+    errno = ENOMEM;
+    return -1;
+  }
+  size_t filled = 0;
+  while (filled + kDirentLargest <= kBatchBytes) {
+    const long bytes = syscall(SYS_getdents64, fd, to->entries.get() + filled, kBatchBytes - filled);
+    // What was read before comes first; the error comes again.
+    if (bytes < 0) return filled > 0 ? static_cast<long>(filled) : -1;
+    if (bytes == 0) {
+      to->last = true;
+      break;
+    }
+    filled += static_cast<size_t>(bytes);
+  }
+  return static_cast<long>(filled);
+}
+
 long read_entries(int fd, char* to) {
   Remote* const remote = remote_of(fd);
   if (remote == nullptr) return syscall(SYS_getdents64, fd, to, kDirentBytes);
-  std::vector<char> entries;
-  const long bytes = remote->call(&entries, [fd](std::vector<char>* all) -> long {
-    all->resize(kDirentBytes);
-    return syscall(SYS_getdents64, fd, all->data(), kDirentBytes);
-  });
-  if (bytes > 0) memcpy(to, entries.data(), static_cast<size_t>(bytes));
+  if (remote->was_read_to_end(fd)) return 0;
+  Batch batch;
+  const long bytes = remote->call(&batch, [fd](Batch* all) { return read_batch(fd, all); });
+  if (bytes <= 0) return bytes;
+  memcpy(to, batch.entries.get(), static_cast<size_t>(bytes));
+  if (batch.last) remote->read_to_end(fd);
   return bytes;
 }
 

@@ -25,6 +25,8 @@ enum StatSlot : size_t {
 inline constexpr size_t kDirentBytes = 256 * 1024;
 // The smallest linux_dirent64 record is 24 bytes (19 of header, a one byte name, its NUL, padding to 8).
 inline constexpr size_t kDirentMax = kDirentBytes / 24 + 1;
+// The largest has a name of 255 bytes.
+inline constexpr size_t kDirentLargest = 280;
 
 // Which newer syscalls this kernel (and its seccomp filter) has; decided once per environment.
 struct Features {

@@ -16,6 +16,26 @@
 namespace lamina {
 namespace {
 
+constexpr uint32_t kUnnamed = O_TMPFILE & ~O_DIRECTORY;
+
+// `ask(path)`, on the filesystem's thread where it may have to wait. What creates or cuts is a change, and made on the spot.
+template <typename Ask>
+long open_on(Remote* remote, int dirfd, const Name& path, uint32_t flags, uint32_t resolve, Ask ask) {
+  if (remote == nullptr) return ask(path.c_str());
+  if ((flags & (O_CREAT | O_TRUNC | kUnnamed)) != 0) {
+    if (!may_change(dirfd)) return -1;
+    const long fd = ask(path.c_str());
+    if (fd >= 0) remote->cover(static_cast<int>(fd));
+    return fd;
+  }
+  if (remote->on_disk()) {
+    const long fd = open_cached(dirfd, path.c_str(), flags, resolve);
+    if (fd >= 0) remote->cover(static_cast<int>(fd));
+    if (fd >= 0 || errno == ENOENT) return fd;
+  }
+  return remote->open([ask, name = std::string(path.c_str())] { return ask(name.c_str()); });
+}
+
 napi_value openat_(napi_env env, napi_callback_info info) {
   Args args(env, info);
   const int dirfd = args.fd(0);
@@ -29,9 +49,7 @@ napi_value openat_(napi_env env, napi_callback_info info) {
     while (fd < 0 && errno == EINTR);
     return fd;
   };
-  Remote* const remote = remote_of(dirfd);
-  if (remote == nullptr) return result(env, ask(path.c_str()));
-  return result(env, remote->open([ask, name = std::string(path.c_str())] { return ask(name.c_str()); }));
+  return result(env, open_on(remote_of(dirfd), dirfd, path, static_cast<uint32_t>(flags), 0, ask));
 }
 
 napi_value openat2_(napi_env env, napi_callback_info info) {
@@ -45,7 +63,6 @@ napi_value openat2_(napi_env env, napi_callback_info info) {
   open_how how = {};
   how.flags = flags | O_CLOEXEC;
   // openat2 refuses a mode that is not used, and bits that are no permission bits.
-  constexpr uint32_t kUnnamed = O_TMPFILE & ~O_DIRECTORY;
   how.mode = (flags & (O_CREAT | kUnnamed)) != 0 ? mode & 07777 : 0;
   how.resolve = resolve;
   // EAGAIN: "the kernel could not ensure that a ".." component did not escape" because of a rename or mount
@@ -59,9 +76,7 @@ napi_value openat2_(napi_env env, napi_callback_info info) {
     while (fd < 0 && (errno == EINTR || (errno == EAGAIN && retry && ++tries < 64)));
     return fd;
   };
-  Remote* const remote = remote_of(dirfd);
-  if (remote == nullptr) return result(env, ask(path.c_str()));
-  return result(env, remote->open([ask, name = std::string(path.c_str())] { return ask(name.c_str()); }));
+  return result(env, open_on(remote_of(dirfd), dirfd, path, flags, resolve, ask));
 }
 
 // Never retried: Linux frees the descriptor even when close reports EINTR.
@@ -137,6 +152,7 @@ napi_value pwrite_(napi_env env, napi_callback_info info) {
   const Bytes from = range(args, 1, 2, 3);
   const off_t position = args.i64(4);
   if (args.failed()) return args.reject();
+  if (!may_change(fd)) return result(env, -1);
   ssize_t rc;
   do rc = position == -1 ? write(fd, from.data, from.size) : pwrite(fd, from.data, from.size, position);
   while (rc < 0 && errno == EINTR);
@@ -150,6 +166,7 @@ napi_value fallocate_(napi_env env, napi_callback_info info) {
   const off_t offset = args.i64(2);
   const off_t length = args.i64(3);
   if (args.failed()) return args.reject();
+  if (!may_change(fd)) return result(env, -1);
   int rc;
   do rc = fallocate(fd, mode, offset, length);
   while (rc < 0 && errno == EINTR);
@@ -195,6 +212,8 @@ napi_value ioctl_(napi_env env, napi_callback_info info) {
   const int fd = args.fd(0);
   const unsigned long request = args.u32(1);
   if (args.failed()) return args.reject();
+  // Some change something.
+  if (!may_change(fd)) return result(env, -1);
   napi_valuetype type = napi_undefined;
   napi_typeof(env, args.raw(2), &type);
   int rc;
@@ -209,7 +228,7 @@ napi_value ioctl_(napi_env env, napi_callback_info info) {
   // The request says how many bytes the kernel may touch.
   if (!args.failed() && _IOC_SIZE(request) > memory.size) args.wrong(2, "a Buffer as large as the request says");
   if (args.failed()) return args.reject();
-  if (Remote* const remote = remote_of(fd); remote != nullptr) {
+  if (Remote* const remote = remote_of(fd); remote != nullptr && !remote->upper()) {
     std::string room(reinterpret_cast<const char*>(memory.data), memory.size);
     const long answer = remote->call(&room, [fd, request, given = room](std::string* to) -> long {
       *to = given;

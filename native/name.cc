@@ -23,6 +23,7 @@ napi_value mkdirat_(napi_env env, napi_callback_info info) {
   const Name name(args, 1);
   const mode_t mode = args.u32(2);
   if (args.failed()) return args.reject();
+  if (!may_change(dirfd)) return result(env, -1);
   return result(env, mkdirat(dirfd, name.c_str(), mode & 07777));
 }
 
@@ -34,6 +35,7 @@ napi_value mknodat_(napi_env env, napi_callback_info info) {
   const mode_t mode = args.u32(2);
   const uint32_t rdev = args.u32(3);
   if (args.failed()) return args.reject();
+  if (!may_change(dirfd)) return result(env, -1);
   return result(env, mknodat(dirfd, name.c_str(), mode, makedev(rdev >> 20, rdev & 0xfffff)));
 }
 
@@ -43,6 +45,7 @@ napi_value symlinkat_(napi_env env, napi_callback_info info) {
   const int dirfd = args.fd(1);
   const Name name(args, 2);
   if (args.failed()) return args.reject();
+  if (!may_change(dirfd)) return result(env, -1);
   return result(env, symlinkat(target.c_str(), dirfd, name.c_str()));
 }
 
@@ -54,6 +57,7 @@ napi_value linkat_(napi_env env, napi_callback_info info) {
   const Name new_name(args, 3);
   const int flags = args.i32(4);
   if (args.failed()) return args.reject();
+  if (!may_change(to)) return result(env, -1);
   return result(env, linkat(from, old_name.c_str(), to, new_name.c_str(), flags));
 }
 
@@ -65,6 +69,7 @@ napi_value link_fd(napi_env env, napi_callback_info info) {
   const int dirfd = args.fd(1);
   const Name name(args, 2);
   if (args.failed()) return args.reject();
+  if (!may_change(dirfd)) return result(env, -1);
   int rc = linkat(fd, "", dirfd, name.c_str(), AT_EMPTY_PATH);
   if (rc < 0 && errno == ENOENT) {
     rc = linkat(AT_FDCWD, ProcFd(fd).c_str(), dirfd, name.c_str(), AT_SYMLINK_FOLLOW);
@@ -78,6 +83,7 @@ napi_value unlinkat_(napi_env env, napi_callback_info info) {
   const Name name(args, 1);
   const int flags = args.i32(2);
   if (args.failed()) return args.reject();
+  if (!may_change(dirfd)) return result(env, -1);
   return result(env, unlinkat(dirfd, name.c_str(), flags));
 }
 
@@ -89,6 +95,7 @@ napi_value renameat2_(napi_env env, napi_callback_info info) {
   const Name new_name(args, 3);
   const uint32_t flags = args.u32(4);
   if (args.failed()) return args.reject();
+  if (!may_change(from) || !may_change(to)) return result(env, -1);
   return result(env, syscall(SYS_renameat2, from, old_name.c_str(), to, new_name.c_str(), flags));
 }
 

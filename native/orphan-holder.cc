@@ -5,7 +5,8 @@
 // unmapped at once, up to this addon's image, a page of stack and the table. What runs there is a copy of one thread of a process
 // that had many, so libc cannot be used: only what is in this file.
 //
-// It sleeps until the daemon is dead, sends what the table lists to the shelf (src/daemon/recovery/shelf.ts), and ends; at the end of
+// It sleeps until the daemon is dead, or the daemon's successor asks for it (one of the daemon's threads may wait in the kernel for a disk,
+// and cannot die then), sends what the table lists to the shelf (src/daemon/recovery/shelf.ts), and ends; at the end of
 // a process the kernel closes what nobody else has open. That it lives, or does not, is told by `Table::holder`, which the kernel
 // changes when it ends: a robust futex. So the daemon sees from the next store on that nobody would keep it.
 #include <fcntl.h>
@@ -15,6 +16,7 @@
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
@@ -55,7 +57,8 @@ struct Table {
   uint32_t side;    // which of the two sockets is sent to first
   uint32_t used;    // entries behind so many are not in use
   uint32_t life;    // another number for each daemon: whose descriptors these are
-  uint32_t reserved[12];
+  uint32_t asked;     // one more than the life of the daemon whose descriptors its successor asks for, with SIGUSR1
+  uint32_t reserved[11];
   double nodeids[];  // of the object that each descriptor is; 0: it is not listed
 };
 static_assert(offsetof(Table, nodeids) == 64);
@@ -71,6 +74,7 @@ struct Block {
   uint32_t most;  // descriptors that the table has room for
   int sockets[2];
   int daemon;       // a pidfd
+  int signals;      // a signalfd: what is read from it is for the process that reads
   uint32_t life;
   Range keep[3];    // in order
   uintptr_t top;    // nothing is mapped from here on
@@ -181,11 +185,17 @@ LAMINA_BARE void send_all(Block* block) {
   if (call(SYS_set_robust_list, address(&block->robust), sizeof block->robust) != 0) call(SYS_exit_group, 1);
   __atomic_store_n(&block->table->holder, static_cast<uint32_t>(call(SYS_gettid)), __ATOMIC_RELEASE);
 
-  pollfd daemon;
-  daemon.fd = block->daemon;
-  daemon.events = POLLIN;
-  do daemon.revents = 0;
-  while (call(SYS_ppoll, address(&daemon), 1) != 1);
+  pollfd awaited[2];
+  awaited[0].fd = block->daemon;
+  awaited[1].fd = block->signals;
+  awaited[0].events = awaited[1].events = POLLIN;
+  for (;;) {
+    awaited[0].revents = awaited[1].revents = 0;
+    call(SYS_ppoll, address(awaited), 2);
+    if (awaited[0].revents != 0 || __atomic_load_n(&block->table->asked, __ATOMIC_ACQUIRE) == block->life + 1) break;
+    // Somebody else's: taken, and of no meaning.
+    if (awaited[1].revents != 0) call(SYS_read, block->signals, address(block->control), sizeof block->control);
+  }
   // Somebody may have stopped it until another daemon had listed descriptors of its own.
   if (block->table->life == block->life) send_all(block);
   for (;;) call(SYS_exit_group, 0);
@@ -225,14 +235,23 @@ Range pages_of(const void* from, const void* to) {
 // pidfdSelf(): a descriptor of this process, close-on-exec, which is readable when it has ended; or -errno.
 napi_value pidfd_self(napi_env env, napi_callback_info) { return result(env, syscall(SYS_pidfd_open, getpid(), 0)); }
 
-// holdOrphans(table, self, a, b): starts the process, which waits for the end of this one (pidfdSelf) and sends to the sockets `a` and
-// `b`; its id, or -errno. `table` is shared memory. It becomes a child of this process's parent.
+// signalsOfOthers(): a descriptor, close-on-exec, through which a process that has SIGUSR1 blocked sees its own; or -errno.
+napi_value signals_of_others(napi_env env, napi_callback_info) {
+  sigset_t set;
+  sigemptyset(&set);
+  sigaddset(&set, SIGUSR1);
+  return result(env, signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
+}
+
+// holdOrphans(table, self, signals, a, b): starts the process, which waits for the end of this one (pidfdSelf), or to be asked
+// (signalsOfOthers), and sends to the sockets `a` and `b`; its id, or -errno. `table` is shared memory. It becomes a child of this process's parent.
 napi_value hold_orphans(napi_env env, napi_callback_info info) {
   Args args(env, info);
   const Bytes table = args.bytes(0);
   const int self = args.fd(1);
-  const int a = args.fd(2);
-  const int b = args.fd(3);
+  const int signals = args.fd(2);
+  const int a = args.fd(3);
+  const int b = args.fd(4);
   if (!args.failed() && table.size < sizeof(Table)) args.wrong(0, "the table's memory");
   if (args.failed()) return args.reject();
   const uintptr_t top = top_of_memory();
@@ -245,6 +264,7 @@ napi_value hold_orphans(napi_env env, napi_callback_info info) {
   block->sockets[0] = a;
   block->sockets[1] = b;
   block->daemon = self;
+  block->signals = signals;
   block->life = block->table->life;
   block->keep[0] = pages_of(__ehdr_start, _end);
   block->keep[1] = pages_of(block, block + 1);
@@ -269,6 +289,7 @@ napi_value hold_orphans(napi_env env, napi_callback_info info) {
 
 bool register_orphan_holder(napi_env env, napi_value exports, State* state) {
   return define(env, exports, state, "pidfdSelf", pidfd_self) &&
+         define(env, exports, state, "signalsOfOthers", signals_of_others) &&
          define(env, exports, state, "holdOrphans", hold_orphans);
 }
 

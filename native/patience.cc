@@ -1,5 +1,6 @@
 #include "patience.h"
 
+#include <fcntl.h>
 #include <pthread.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -10,6 +11,7 @@
 #include <new>
 
 #include "args.h"
+#include "kernel.h"
 #include "register.h"
 
 namespace lamina {
@@ -31,6 +33,9 @@ constexpr size_t kStack = 512 * 1024;
 std::atomic<Remote*> remotes[256];
 std::atomic<napi_threadsafe_function> listener{nullptr};
 
+// Whether this thread serves a request that has changed nothing of an upper layer so far.
+thread_local bool unchanged = false;
+
 int64_t now_ms() {
   using namespace std::chrono;
   return duration_cast<milliseconds>(steady_clock::now().time_since_epoch()).count();
@@ -47,13 +52,45 @@ Remote* look_up_remote(std::atomic<uint8_t>* covered, int fd) {
 int close_fd(int fd) {
   Remote* const remote = remote_of(fd);
   if (remote == nullptr) return close(fd);
+  if (remote->on_disk()) {
+    covered_descriptors.load(std::memory_order_acquire)[fd].store(0, std::memory_order_release);
+    return close(fd);
+  }
   remote->close_later(fd);
   return 0;
 }
 
-Remote::Remote(uint8_t number) : number_(number), limit_(kLimitMs) {}
+long open_cached(int dirfd, const char* path, uint64_t flags, uint64_t resolve) {
+  open_how how = {};
+  how.flags = flags | O_CLOEXEC;
+  how.resolve = resolve | kResolveCached;
+  return syscall(kSysOpenat2, dirfd, path, &how, sizeof how);
+}
+
+bool may_change(int fd) {
+  Remote* const remote = remote_of(fd);
+  if (remote == nullptr || !remote->upper()) return true;
+  if (unchanged) {
+    const int refusal = remote->refusal();
+    if (refusal != 0) {
+      errno = refusal;
+      return false;
+    }
+  }
+  unchanged = false;
+  return true;
+}
+
+Remote::Remote(uint8_t number, uint32_t use) : number_(number), use_(use), limit_(kLimitMs) {}
+
+int Remote::refusal() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return silent_ ? kSilent + number_ : 0;
+}
 
 void Remote::cover(int fd) {
+  // The number was another file's.
+  if (read_to_end_ == fd) read_to_end_ = -1;
   std::atomic<uint8_t>* const covered = covered_descriptors.load(std::memory_order_acquire);
   if (fd >= 0 && fd < kDescriptors) covered[fd].store(number_, std::memory_order_release);
 }
@@ -96,6 +133,10 @@ bool Remote::start() {
 }
 
 bool Remote::answered(const std::shared_ptr<Question>& question) {
+  if (upper() && !unchanged) {
+    question->ask();
+    return true;
+  }
   std::unique_lock<std::mutex> lock(mutex_);
   if (silent_) {
     errno = kSilent + number_;
@@ -168,11 +209,13 @@ void Remote::loop() {
 
 namespace {
 
-// coverDescriptor(fd, number from 1 to 255; 0: not any more): 0 or -errno. Descriptors opened from it are covered with it.
+// coverDescriptor(fd, number from 1 to 255; 0: not any more, use: kOnDisk | kUpper): 0 or -errno. Descriptors opened from it are covered
+// with it. One number is used in one way.
 napi_value cover_descriptor(napi_env env, napi_callback_info info) {
   Args args(env, info);
   const int fd = args.fd(0);
   const uint32_t number = args.u32(1);
+  const uint32_t use = args.u32(2);
   if (args.failed()) return args.reject();
   if (fd < 0 || fd >= kDescriptors || number > 255) return failure(env, EINVAL);
   std::atomic<uint8_t>* covered = covered_descriptors.load(std::memory_order_acquire);
@@ -190,7 +233,7 @@ napi_value cover_descriptor(napi_env env, napi_callback_info info) {
   }
   Remote* remote = remotes[number].load(std::memory_order_acquire);
   if (remote == nullptr) {
-    remote = new (std::nothrow) Remote(static_cast<uint8_t>(number));
+    remote = new (std::nothrow) Remote(static_cast<uint8_t>(number), use);
     if (remote == nullptr) return failure(env, ENOMEM);
     remotes[number].store(remote, std::memory_order_release);
   }
@@ -223,11 +266,20 @@ napi_value on_answer(napi_env env, napi_callback_info info) {
   return nullptr;
 }
 
+// serving(on): whether a request begins or ends, which changes nothing until may_change() is asked.
+napi_value serving(napi_env env, napi_callback_info info) {
+  Args args(env, info);
+  const bool on = args.boolean(0);
+  if (args.failed()) return args.reject();
+  unchanged = on;
+  return nullptr;
+}
+
 }  // namespace
 
 bool register_patience(napi_env env, napi_value exports, State* state) {
   return define(env, exports, state, "coverDescriptor", cover_descriptor) &&
-         define(env, exports, state, "onAnswer", on_answer);
+         define(env, exports, state, "onAnswer", on_answer) && define(env, exports, state, "serving", serving);
 }
 
 }  // namespace lamina

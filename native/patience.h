@@ -1,7 +1,14 @@
-// System calls on a filesystem that may fall silent (a network's, FUSE): made on a thread of that filesystem's own, and waited for
-// only so long. Then the caller gets kSilent, and further calls get it at once, until the call that is stuck has come back.
+// System calls on a filesystem that may fall silent (a network's, FUSE, a disk's): made on a thread of that filesystem's own, and
+// waited for only so long. Then the caller gets kSilent, and further calls get it at once, until the call that is stuck has come back.
 //
 // Only calls that change nothing are made so: whoever got kSilent does not know whether the call was, or will be, carried out.
+//
+// Of a disk, what the kernel has in memory is asked for on the spot: open_cached() never waits, and attributes of an open file are
+// there. Only what it cannot tell goes over the thread.
+//
+// An upper layer is changed as well. Its calls are given up only while the request has changed nothing (Request), for then it can be
+// run anew; after that they are waited for where they are made, however long it takes. A request's first change is refused
+// (may_change()) while the filesystem is silent.
 //
 // Threads: remote_of() and close_fd() are for any thread, everything else for the main thread.
 #pragma once
@@ -37,10 +44,14 @@ class Question {
   int error = 0;
 };
 
+// How a filesystem is used: bits, the same as in src/sys/patience.ts.
+inline constexpr uint32_t kOnDisk = 1;
+inline constexpr uint32_t kUpper = 2;
+
 // One filesystem. Made once, never destroyed: its thread may never come back.
 class Remote {
  public:
-  explicit Remote(uint8_t number);
+  Remote(uint8_t number, uint32_t use);
   Remote(const Remote&) = delete;
   Remote& operator=(const Remote&) = delete;
 
@@ -88,10 +99,23 @@ class Remote {
     return question->rc;
   }
 
+  // Whether what the kernel has in memory is asked for on the spot.
+  bool on_disk() const { return (use_ & kOnDisk) != 0; }
+  bool upper() const { return (use_ & kUpper) != 0; }
+
   // Calls on `fd` are made here from now on.
   void cover(int fd);
   // Any thread. close(2) may wait as well: FUSE asks the server.
   void close_later(int fd);
+  // The next entries of directory `fd` are known to be none: asked once.
+  void read_to_end(int fd) { read_to_end_ = fd; }
+  bool was_read_to_end(int fd) {
+    if (read_to_end_ != fd) return false;
+    read_to_end_ = -1;
+    return true;
+  }
+  // Why nothing must begin that cannot be given up: kSilent and the number, while it is silent; else 0.
+  int refusal();
 
  private:
   // False, and errno: no answer in time.
@@ -102,6 +126,9 @@ class Remote {
   static void close_unwanted(long fd);
 
   const uint8_t number_;
+  const uint32_t use_;
+  // Main thread. A descriptor, or -1.
+  int read_to_end_ = -1;
   std::mutex mutex_;
   std::condition_variable work_;
   std::condition_variable done_;
@@ -129,5 +156,13 @@ inline Remote* remote_of(int fd) {
 
 // close(2), without waiting where that may take long.
 int close_fd(int fd);
+
+// openat2(2) of what the kernel finds without asking the disk: a descriptor, or -1 and ENOENT. With any other errno the disk has to be
+// asked. `flags` create and cut nothing.
+long open_cached(int dirfd, const char* path, uint64_t flags, uint64_t resolve);
+
+// Before a call that changes something through `fd`. False, and errno: the filesystem is silent, and the request may be given up since
+// it has changed nothing yet.
+bool may_change(int fd);
 
 }  // namespace lamina

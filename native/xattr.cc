@@ -181,6 +181,7 @@ napi_value setxattr_at(napi_env env, napi_callback_info info) {
   const int flags = args.i32(4);
   if (args.failed()) return args.reject();
   if (value.size > kSizeMax) return failure(env, E2BIG);
+  if (!may_change(dirfd)) return result(env, -1);
   return result(env, Target(args.state().features, dirfd, name.c_str())
                          .set(attr.c_str(), value.data, value.size, flags));
 }
@@ -191,6 +192,7 @@ napi_value removexattr_at(napi_env env, napi_callback_info info) {
   const Name name(args, 1);
   const AttrName attr(args, 2);
   if (args.failed()) return args.reject();
+  if (!may_change(dirfd)) return result(env, -1);
   return result(env, Target(args.state().features, dirfd, name.c_str()).remove(attr.c_str()));
 }
 

@@ -10,7 +10,8 @@
 // Messages from the daemon, one a packet, on the socket whose number is in LAMINA_KEEPER:
 //   F + descriptors   keep these, behind those kept before; a new daemon finds their numbers in LAMINA_KEEPER_FDS
 //   R …               the mount is there, or taken over; strings that end in NUL follow: mountpoint, its device (0:NN), path of
-//                     the record without its ending, seconds of the watchdog (0: none), "replace" or "abort"
+//                     the record without its ending, seconds of the watchdog (0: none), "replace" or "abort", "patient": a successor
+//                     that finds LAMINA_KEEPER_HUNG can serve while a layer does not answer
 //   U program\0main\0 replace the daemon by this one now; the old one comes back if this one does not get to R
 //   E                 the mount has ended: the daemon's next end is the last
 //   J text            where JavaScript is, a line each: the answer to an S, which is all that the keeper says
@@ -120,9 +121,7 @@ int main(int argc, char** argv) {
   start_daemon();
   for (;;) {
     // Without a watchdog, and while nothing is to be waited for, this sleeps until somebody speaks.
-    int timeout = k.watchdog > 0 ? (k.watchdog < 8 ? 250 : k.watchdog * 125) : -1;
-    if (k.killed_at != 0) timeout = 1000;
-    if (k.asked_at != 0) timeout = 100;
+    int timeout = watch_again_in();
     if (k.start_at != 0) {
       const int64_t left = k.start_at - now_ms();
       timeout = left > 0 ? (int)left : 0;

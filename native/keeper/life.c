@@ -39,6 +39,7 @@ static _Noreturn void become_daemon(void) {
   snprintf(text, sizeof text, "%d,%d,%d,%d,%d", k.memory, k.shelves[0], k.shelves[1], k.shelves[2], k.shelves[3]);
   setenv("LAMINA_KEEPER_STATE", text, 1);
   if (k.was_ready) setenv("LAMINA_KEEPER_FDS", fds, 1);
+  if (k.hung) setenv("LAMINA_KEEPER_HUNG", "1", 1);
   execvp(k.argv[0], k.argv);
   dprintf(STDERR_FILENO, "lamina-keeper: cannot run %s: %s\n", k.argv[0], strerror(errno));
   _exit(127);
@@ -49,6 +50,7 @@ void start_daemon(void) {
   k.killed_at = 0;
   k.stuck_since = 0;
   k.asked_at = 0;
+  k.asleep_since = 0;
   k.ready = 0;
   const pid_t pid = fork();
   if (pid < 0) {
@@ -111,16 +113,7 @@ static unsigned recent_deaths(int64_t now) {
   return recent;
 }
 
-static void daemon_ended(int status) {
-  const pid_t pid = k.daemon;
-  k.daemon = 0;
-  const int code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-  // Before the mount was there: the daemon has told its starter why, and there is nothing to take over.
-  if (!k.was_ready || k.ending) finish(code);
-  if (connection_over()) finish(WIFEXITED(status) ? code : 0);
-
-  char cause[128];
-  const int64_t now = now_ms();
+static void count_death(int status, int64_t now) {
   if (!k.replacing) {
     k.deaths[k.death_count++ % kMaxDeaths] = now;
     k.page->deaths++;
@@ -128,8 +121,9 @@ static void daemon_ended(int status) {
     k.page->last_death = (double)time(NULL) * 1000;
   }
   k.replacing = 0;
-  say(LOG_WARNING, "the daemon (pid %d) has ended: %s", (int)pid, cause_of(status, cause, sizeof cause));
+}
 
+static void next_daemon(int64_t now) {
   if (!k.ready && k.previous != NULL) {
     say(LOG_ERR, "the new program does not start: back to the one before");
     k.argv = k.previous;
@@ -150,9 +144,41 @@ static void daemon_ended(int status) {
   }
 }
 
+static void daemon_ended(int status) {
+  const pid_t pid = k.daemon;
+  k.daemon = 0;
+  const int code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+  // Before the mount was there: the daemon has told its starter why, and there is nothing to take over.
+  if (!k.was_ready || k.ending) finish(code);
+  if (connection_over()) finish(WIFEXITED(status) ? code : 0);
+
+  char cause[128];
+  const int64_t now = now_ms();
+  count_death(status, now);
+  say(LOG_WARNING, "the daemon (pid %d) has ended: %s", (int)pid, cause_of(status, cause, sizeof cause));
+  next_daemon(now);
+}
+
+void leave_behind(void) {
+  const pid_t pid = k.left_behind = k.daemon;
+  k.daemon = k.waits_too = 0;
+  if (!k.was_ready || k.ending || connection_over()) finish(0);
+  const int64_t now = now_ms();
+  count_death(SIGKILL, now);
+  k.hung = 1;
+  say(LOG_WARNING, "the daemon (pid %d) will end when a layer answers for which it waits: the next one does not wait for that, "
+      "and asks layers in a way that takes longer until \"lamina daemon restart\"", (int)pid);
+  next_daemon(now);
+}
+
 void reap(void) {
   int status = 0;
   for (pid_t pid; (pid = waitpid(-1, &status, WNOHANG)) > 0;) {
     if (pid == k.daemon) daemon_ended(status);
+    if (pid != k.left_behind) continue;
+    say(LOG_NOTICE, "the daemon (pid %d) that waited for a layer has ended", (int)pid);
+    k.left_behind = k.waits_too = 0;
+    // What the next one waits for comes as well.
+    k.stuck_since = k.asleep_since = 0;
   }
 }

@@ -47,6 +47,7 @@ static void became_ready(char* text, size_t size) {
   copy_text(k.record, sizeof k.record, words[2]);
   k.watchdog = atoi(words[3]);
   k.watchdog_aborts = strcmp(words[4], "abort") == 0;
+  k.patient = count > 5 && strcmp(words[5], "patient") == 0;
   free_words(words);
   if (k.was_ready) say(LOG_NOTICE, "a new daemon (pid %d) serves the mount", (int)k.daemon);
   k.ready = k.was_ready = 1;
@@ -69,6 +70,8 @@ static void upgrade(char* text, size_t size) {
   k.previous = k.argv;
   k.argv = argv;
   k.replacing = 1;
+  k.hung = 0;
+  k.kill_grace = 0;
   k.killed_at = now_ms();
   kill(k.daemon, SIGKILL);
 }

@@ -58,7 +58,8 @@ static void unmount_by_helper(void) {
 }
 
 void unmount(void) {
-  if (mounted_here() && umount2(k.mountpoint, MNT_DETACH | UMOUNT_NOFOLLOW) != 0) unmount_by_helper();
+  // By force: where fusectl is not mounted nothing else ends what waits for a daemon that is still there.
+  if (mounted_here() && umount2(k.mountpoint, MNT_FORCE | MNT_DETACH | UMOUNT_NOFOLLOW) != 0) unmount_by_helper();
 }
 
 void abort_connection(void) {

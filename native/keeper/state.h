@@ -1,5 +1,5 @@
 // The recovery state's memory as far as the keeper knows it: its size, and the first page.
-// src/daemon/recovery/layout.ts has the same offsets, and everything behind them.
+// src/daemon/recovery/memory.ts has the same offsets, and everything behind them.
 #pragma once
 
 #include <assert.h>
@@ -31,12 +31,20 @@ struct keeper_page {
   uint32_t deaths;
   uint32_t last_status;
   double last_death;
-  uint8_t reserved[2016];
+  uint8_t reserved[32];
+  // While 1, what is said of a change is of this request.
+  uint32_t serving;
+  uint32_t references;
+  // Bit 0: a change of upper was announced, and may have been made.
+  uint32_t said;
+  uint8_t more[1972];
   struct keeper_request request;
 };
 
-static_assert(offsetof(struct keeper_page, beat) == 12, "as layout.ts has it");
-static_assert(offsetof(struct keeper_page, deaths) == 16, "as layout.ts has it");
-static_assert(offsetof(struct keeper_page, last_death) == 24, "as layout.ts has it");
-static_assert(offsetof(struct keeper_page, request) == 2048, "as layout.ts has it");
+static_assert(offsetof(struct keeper_page, beat) == 12, "as memory.ts has it");
+static_assert(offsetof(struct keeper_page, deaths) == 16, "as memory.ts has it");
+static_assert(offsetof(struct keeper_page, last_death) == 24, "as memory.ts has it");
+static_assert(offsetof(struct keeper_page, serving) == 64, "as memory.ts has it");
+static_assert(offsetof(struct keeper_page, said) == 72, "as memory.ts has it");
+static_assert(offsetof(struct keeper_page, request) == 2048, "as memory.ts has it");
 static_assert(sizeof(struct keeper_page) <= 4096, "one page");

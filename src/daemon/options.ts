@@ -37,6 +37,10 @@ export const PROPAGATIONS = [
 ] as const
 export type Propagation = (typeof PROPAGATIONS)[number]
 
+/** Which layers are waited for only so long: none, lower ones that a server has, lower ones on disks too, upper as well. */
+export const PATIENCE = ['off', 'remote', 'lower', 'all'] as const
+export type Patience = (typeof PATIENCE)[number]
+
 export interface ParsedOptions {
   lower: string[]
   dataOnly: string[]
@@ -57,6 +61,8 @@ export interface ParsedOptions {
   keeper?: boolean
   watchdog?: number
   watchdogAction?: 'replace' | 'abort'
+  /** Undefined: what is best for this mount. */
+  patience?: Patience | undefined
   /** Options that are not known, as they were written. */
   unknown: string[]
 }
@@ -168,6 +174,9 @@ const VALUED: Readonly<Record<string, Apply>> = {
   watchdog: (into, value, name) => void (into.watchdog = seconds(name, value)),
   watchdog_action: (into, value, name) => {
     into.watchdogAction = oneOf(name, value, ['replace', 'abort'])
+  },
+  patience: (into, value, name) => {
+    into.patience = value === 'auto' ? undefined : oneOf(name, value, PATIENCE)
   },
   verity: (_into, value) => {
     if (value !== 'off')

@@ -1,10 +1,11 @@
 /**
- * Layers on filesystems that may fall silent: a network's, FUSE. A server that does not answer must hold up the requests that need it,
- * and no others, while JavaScript serves one request at a time. So calls on such a layer are waited for only so long
- * (native/patience.h). A request that meets silence waits, as for a copy-up, and is run anew when the layer has answered.
+ * Layers on filesystems that may fall silent: a network's, FUSE, a disk's. A server or a disk that does not answer must hold up the
+ * requests that need it, and no others, while JavaScript serves one request at a time. So calls on such a layer are waited for only so
+ * long (native/patience.h). A request that meets silence waits, as for a copy-up, and is run anew when the layer has answered.
  *
- * Lower layers only: calls on them change nothing, so that a request may be given up in the midst of one. A request that finds an upper
- * layer silent cannot know what of it was done; and hardly any request does without upper.
+ * Calls on lower layers change nothing, so a request may be given up in the midst of one. Upper is changed: a request that has begun to
+ * change it is not given up any more, and holds up the others where upper does not answer. While upper is known to be silent no request
+ * begins with that. What is known to be silent is found out by calls that read.
  */
 import { toUtf8 } from '../base/bytes.js'
 import { debug } from '../base/log.js'
@@ -12,6 +13,7 @@ import { E } from '../base/errno.js'
 import { SysError } from '../base/sys-error.js'
 import { Again, type FileSystem } from '../fuse/index.js'
 import * as sys from '../sys/index.js'
+import { PATIENCE, type Patience } from './options.js'
 
 /** Filesystems whose answers come from elsewhere: f_type of statfs(2). */
 const REMOTE: ReadonlySet<number> = new Set([
@@ -30,50 +32,91 @@ const REMOTE: ReadonlySet<number> = new Set([
   0x47504653, // GPFS
 ])
 
+/** Filesystems on disks, whose inodes are in memory while they are open, and whose names are what the kernel knows them to be. */
+const ON_DISK: ReadonlySet<number> = new Set([
+  0xef53, // ext2, 3, 4
+  0x58465342, // xfs
+  0x9123683e, // btrfs
+  0xca451a4e, // bcachefs
+  0xf2f52010, // f2fs
+  0x2fc12fc1, // zfs
+  0x73717368, // squashfs
+  0xe0f5e1e2, // erofs
+  0x794c7630, // overlayfs
+  0x3153464a, // jfs
+  0x9660, // iso9660
+])
+
 export interface LayerRoot {
   readonly fd: number
-  /** For people. */
+  /** For people. '' for one more way into a layer that was named before. */
   readonly path: string
+  readonly upper: boolean
+}
+
+interface Silence {
+  readonly since: number
+  /** Settles with the answer. */
+  readonly over: Promise<void>
+  readonly end: () => void
+  /** What waits for it, for the log. */
+  readonly waiting: string[]
+  readonly reminder: NodeJS.Timeout
 }
 
 interface Remote {
   readonly paths: string[]
   readonly roots: number[]
-  /** While it is silent: settles with its answer. */
-  silence: { readonly since: number; readonly over: Promise<void>; readonly end: () => void } | undefined
+  silence: Silence | undefined
 }
+
+/** A number and how it is used, as they are handed on. */
+const USE_UNIT = 256
+
+/** So long after the first line the log says what waits, milliseconds. */
+const REMINDER = 10_000
+/** Of those that wait, the log names so many. */
+const MOST_NAMED = 20
 
 const log = debug('daemon')
 
 export class PatientLayers {
   /** By number, from 1. */
   private readonly remotes: Remote[] = []
+  private readonly withUpper: boolean
 
-  /** `numbers`: of each layer, 0 where it never falls silent. */
-  private constructor(readonly numbers: readonly number[]) {}
+  /**
+   * `numbers`: of each layer, with its use; 0 where it never falls silent, or is not to be watched. `ifHung`: what they are for a successor
+   * after a daemon that did not return from a call on a layer.
+   */
+  private constructor(
+    readonly numbers: readonly number[],
+    readonly ifHung: readonly number[],
+  ) {
+    this.withUpper = numbers.some(number => (Math.floor(number / USE_UNIT) & sys.USE.upper) !== 0)
+  }
 
-  /** Finds out which of `layers` are on such filesystems. Layers of one filesystem have one number: its server is one. */
-  static over(layers: readonly LayerRoot[]): PatientLayers {
-    const devices = new Map<number, number>()
-    const numbers = layers.map(({ fd }) => {
-      if (!REMOTE.has(sys.fstatfs(fd).type)) return 0
-      const { dev } = sys.statFd(fd)
-      const number = devices.get(dev) ?? devices.size + 1
-      if (number > sys.MOST_REMOTE) return 0
-      devices.set(dev, number)
-      return number
-    })
-    return PatientLayers.again(layers, numbers)
+  /** Finds out which of `layers` are on such filesystems. */
+  static over(layers: readonly LayerRoot[], patience: Patience): PatientLayers {
+    const filesystems = layers.map(({ fd }) => filesystemOf(fd, patience))
+    const numbers = numbersOf(layers, filesystems, patience)
+    const more = patience === 'remote' ? numbersOf(layers, filesystems, 'lower') : numbers
+    return PatientLayers.again(layers, numbers, more)
   }
 
   /** As a predecessor found out: nothing is asked of a layer that may be silent now. */
-  static again(layers: readonly LayerRoot[], numbers: readonly number[]): PatientLayers {
-    const patient = new PatientLayers(numbers)
+  static again(
+    layers: readonly LayerRoot[],
+    numbers: readonly number[],
+    ifHung: readonly number[] = numbers,
+  ): PatientLayers {
+    const patient = new PatientLayers(numbers, ifHung)
     for (const [i, { fd, path }] of layers.entries()) {
-      const number = numbers[i] ?? 0
+      const number = (numbers[i] ?? 0) % USE_UNIT
       if (number === 0) continue
-      sys.coverDescriptor(fd, number)
+      sys.coverDescriptor(fd, number, Math.floor((numbers[i] ?? 0) / USE_UNIT))
       const remote = (patient.remotes[number - 1] ??= { paths: [], roots: [], silence: undefined })
+      if (path === '') continue
       remote.paths.push(path)
       remote.roots.push(fd)
     }
@@ -110,10 +153,11 @@ export class PatientLayers {
 
   private silenceAt(root: number): Promise<void> | undefined {
     try {
-      sys.statFd(root)
+      // Attributes of an open file are in memory; these are what the overlay reads first.
+      sys.listxattrAt(root, '')
       return undefined
     } catch (error) {
-      const silent = this.silence(error)
+      const silent = this.silence(error, 'the takeover')
       if (silent === undefined) throw error
       return silent
     }
@@ -130,11 +174,15 @@ export class PatientLayers {
         const method = value as (...args: unknown[]) => unknown
         if (!made.has(name)) {
           made.set(name, (...args: unknown[]): unknown => {
+            if (this.withUpper) sys.serving(true)
             try {
               const result = method.apply(target, args)
               return result instanceof Promise ? result.catch((error: unknown) => this.late(error)) : result
             } catch (error) {
-              throw this.waiting(error)
+              throw this.waiting(error, String(name), args)
+            } finally {
+              // What goes on later, or beside requests, cannot be given up.
+              if (this.withUpper) sys.serving(false)
             }
           })
         }
@@ -144,49 +192,113 @@ export class PatientLayers {
   }
 
   /** What is thrown instead of `error`. */
-  private waiting(error: unknown): unknown {
-    if (error instanceof Again) return new Again(error.ready.catch((late: unknown) => this.afterwards(late)))
-    const silent = this.silence(error)
+  private waiting(error: unknown, method: string, args: readonly unknown[]): unknown {
+    const request = (): string => describe(method, args)
+    if (error instanceof Again)
+      return new Again(error.ready.catch((late: unknown) => this.afterwards(late, request())))
+    if (sys.silentFilesystem(error) === undefined) return error
+    const silent = this.silence(error, request())
     return silent === undefined ? error : new Again(silent)
   }
 
   /** A copy-up that met silence is begun anew by the request that is run anew. */
-  private async afterwards(error: unknown): Promise<void> {
-    const silent = this.silence(error)
+  private async afterwards(error: unknown, request: string): Promise<void> {
+    const silent = this.silence(error, request)
     if (silent === undefined) throw error
     await silent
   }
 
   /** What had begun already cannot be begun anew. */
   private late(error: unknown): never {
-    throw this.silence(error) === undefined ? error : new SysError(E.EIO, 'layer')
+    throw this.silence(error, 'a request that had begun') === undefined ? error : new SysError(E.EIO, 'layer')
   }
 
-  private silence(error: unknown): Promise<void> | undefined {
+  /** `request`: who waits, for people. */
+  private silence(error: unknown, request: string): Promise<void> | undefined {
     const number = sys.silentFilesystem(error)
     const remote = number === undefined ? undefined : this.remotes[number - 1]
     if (remote === undefined) return undefined
     if (remote.silence === undefined) {
       let end = (): void => undefined
       const over = new Promise<void>(resolve => (end = resolve))
-      remote.silence = { since: Date.now(), over, end }
-      say(
-        `${remote.paths.map(toUtf8).join(', ')} does not answer: what needs it waits, everything else goes on`,
-      )
+      const reminder = setInterval(() => remind(remote), REMINDER).unref()
+      remote.silence = { since: Date.now(), over, end, waiting: [], reminder }
+      say(`${nameOf(remote)} does not answer: what needs it waits, everything else goes on`)
     }
+    remote.silence.waiting.push(request)
     return remote.silence.over
   }
 
   private answered(number: number): void {
     const remote = this.remotes[number - 1]
     if (remote?.silence === undefined) return
-    const { since, end } = remote.silence
+    const { since, end, reminder } = remote.silence
     remote.silence = undefined
-    say(
-      `${remote.paths.map(toUtf8).join(', ')} answers again after ${Math.round((Date.now() - since) / 1000)} s`,
-    )
+    clearInterval(reminder)
+    say(`${nameOf(remote)} answers again after ${seconds(since)} s`)
     end()
   }
+}
+
+interface Filesystem {
+  readonly dev: number
+  readonly type: number
+}
+
+/** Undefined where nobody is patient: then the layer is not asked. */
+function filesystemOf(fd: number, patience: Patience): Filesystem | undefined {
+  return patience === 'off' ? undefined : { dev: sys.statFd(fd).dev, type: sys.fstatfs(fd).type }
+}
+
+/** Lower layers of one filesystem have one number: its server is one. */
+function numbersOf(
+  layers: readonly LayerRoot[],
+  filesystems: readonly (Filesystem | undefined)[],
+  patience: Patience,
+): number[] {
+  const numbers = new Map<string, number>()
+  return layers.map(({ upper }, i) => {
+    const filesystem = filesystems[i]
+    const use = filesystem === undefined ? undefined : useOf(filesystem.type, upper, patience)
+    if (filesystem === undefined || use === undefined) return 0
+    const key = `${filesystem.dev},${use}`
+    const number = numbers.get(key) ?? numbers.size + 1
+    if (number > sys.MOST_REMOTE) return 0
+    numbers.set(key, number)
+    return number + use * USE_UNIT
+  })
+}
+
+/** How a layer is watched; undefined where it is not. */
+function useOf(type: number, upper: boolean, patience: Patience): number | undefined {
+  const level = PATIENCE.indexOf(patience)
+  if (level < PATIENCE.indexOf(upper ? 'all' : 'remote')) return undefined
+  const disk = ON_DISK.has(type)
+  if (!REMOTE.has(type) && (!disk || level < PATIENCE.indexOf('lower'))) return undefined
+  return (disk ? sys.USE.disk : 0) | (upper ? sys.USE.upper : 0)
+}
+
+function nameOf({ paths }: Remote): string {
+  return paths.map(toUtf8).join(', ')
+}
+
+function seconds(since: number): number {
+  return Math.round((Date.now() - since) / 1000)
+}
+
+/** A request by its method, the object that it is about, and its name where it has one. */
+function describe(method: string, [nodeid, name]: readonly unknown[]): string {
+  return `${method} ${String(nodeid)}${typeof name === 'string' ? ` ${toUtf8(name)}` : ''}`
+}
+
+/** Names those who wait, once for each that came since. */
+function remind(remote: Remote): void {
+  const { silence } = remote
+  if (silence === undefined || silence.waiting.length === 0) return
+  const { since, waiting } = silence
+  const more = waiting.length > MOST_NAMED ? `, and ${waiting.length - MOST_NAMED} more` : ''
+  const named = waiting.splice(0).slice(0, MOST_NAMED).join('; ')
+  say(`${nameOf(remote)} has not answered for ${seconds(since)} s; waiting now: ${named}${more}`)
 }
 
 /** To the log, where there is one. */

@@ -107,8 +107,11 @@ class RunningMount {
       try {
         const kept = link === undefined || device === undefined ? undefined : KeptMount.begin(link, overlay)
         // fuse-native's calls cannot be begun anew.
-        const roots = device === undefined ? [] : lowerRoots(spec, overlay.handOver().layers)
-        const patience = PatientLayers.over(roots)
+        const roots =
+          device === undefined
+            ? []
+            : [...lowerRoots(spec, overlay.handOver().layers), ...upperRoots(spec, overlay.changeable())]
+        const patience = PatientLayers.over(roots, spec.patience)
         const deviceFd = device?.n ?? -1
         const session =
           device === undefined
@@ -120,7 +123,7 @@ class RunningMount {
         await mount.listen()
         const connection = session instanceof Session ? session.connection : undefined
         if (kept !== undefined && connection !== undefined) {
-          kept.write(spec, connection, record, overlay, patience.numbers, deviceFd)
+          kept.write(spec, connection, record, overlay, patience, deviceFd)
           kept.ready(spec, record, join(runDirectory(), record.id))
         }
         startThreads()
@@ -140,9 +143,12 @@ class RunningMount {
     const link = KeeperLink.fromEnvironment()
     if (link === undefined) throw new Error('no keeper: start lamina mount')
     const layers = KeptMount.handed(link)
-    const patience = PatientLayers.again(lowerRoots(layers.spec, layers), layers.written.patience ?? [])
-    // Its names are looked up when they are asked for, but its root is needed.
-    await patience.answering()
+    const upper = [layers.upper, layers.workdir].flatMap(fd => (fd === null ? [] : [fd.n]))
+    const roots = [...lowerRoots(layers.spec, layers), ...upperRoots(layers.spec, upper)]
+    const { patience: ordinary = [], hungPatience: ifHung = ordinary } = layers.written
+    const patience = PatientLayers.again(roots, link.hung ? ifHung : ordinary, ifHung)
+    // Names are looked up when they are asked for.
+    if (!KeptMount.needsNoLower(layers)) await patience.answering()
     const { kept, overlay, device, spec, record, connection } = KeptMount.takeOver(link)
     const startTime = startTimeOf(process.pid) ?? 0
     Object.assign(record, { pid: process.pid, startTime, program: process.argv[1] ?? '' })
@@ -313,8 +319,13 @@ function lowerRoots(
   { lowers, dataOnly }: { readonly lowers: readonly Fd[]; readonly dataOnly: readonly Fd[] },
 ): LayerRoot[] {
   const roots = (fds: readonly Fd[], paths: readonly string[] = []): LayerRoot[] =>
-    fds.map(({ n: fd }, i) => ({ fd, path: paths[i] ?? '' }))
+    fds.map(({ n: fd }, i) => ({ fd, path: paths[i] ?? '', upper: false }))
   return [...roots(lowers, overlay.lower), ...roots(dataOnly, overlay.dataOnly)]
+}
+
+/** Where upper begins, first, and what belongs to it. */
+function upperRoots({ overlay }: MountSpec, fds: readonly number[]): LayerRoot[] {
+  return fds.map((fd, i) => ({ fd, path: i === 0 ? (overlay.upper ?? '') : '', upper: true }))
 }
 
 /** Resolves when INIT is answered: from then on the mount works. */

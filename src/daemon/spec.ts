@@ -1,5 +1,11 @@
 import type { OverlayConfig } from '../overlay/config.js'
-import { OptionError, type MountFlag, type ParsedOptions, type Propagation } from './options.js'
+import {
+  OptionError,
+  type MountFlag,
+  type ParsedOptions,
+  type Patience,
+  type Propagation,
+} from './options.js'
 
 /** Everything the daemon is told about one mount. Strings are byte names, paths are absolute. */
 export interface MountSpec {
@@ -20,6 +26,8 @@ export interface MountSpec {
   /** Seconds after which a daemon that takes no request is replaced, or the mount aborted; 0 never. */
   watchdog: number
   watchdogAction: 'replace' | 'abort'
+  /** Which layers may fall silent and hold up nobody who does not need them. */
+  patience: Patience
   /** Undefined: the own one, on /dev/fuse. */
   transport?: 'fuse-native'
 }
@@ -105,6 +113,7 @@ export function mountSpec(
     keeper: parsed.keeper ?? defaults.keeper,
     watchdog: parsed.watchdog ?? WATCHDOG,
     watchdogAction: parsed.watchdogAction ?? 'replace',
+    patience: parsed.patience ?? 'remote',
   }
   if (parsed.propagation !== undefined) spec.propagation = parsed.propagation
   if (parsed.allowOther !== undefined) spec.allowOther = parsed.allowOther

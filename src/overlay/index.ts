@@ -101,7 +101,7 @@ export class Overlay implements FileSystem {
     })
     const top = layers.lowers[0] ?? layers.upper
     if (top === undefined || top === null) throw new SysError(E.EINVAL, 'mount', 'lowerdir')
-    const root = new DirInode(ROOT_ID, sys.S_IFDIR, inos.shown(sys.statFd(top.rootFd.n)))
+    const root = new DirInode(ROOT_ID, sys.S_IFDIR, inos.shown(top.facts))
     root.upper = layers.upper?.root ?? null
     root.lowers = layers.lowers.map(layer => layer.root)
     root.lower = root.lowers[0] ?? null
@@ -139,9 +139,11 @@ export class Overlay implements FileSystem {
 
   /** What a successor is given to {@link takeOver}. The descriptors stay the overlay's. */
   handOver(): { layers: HandedLayers; mountpoint: Mountpoint | null } {
-    const { upper, workdir, lowers, dataOnly, cloned } = this.layers
+    const { upper, workdir, lowers, dataOnly, cloned, index } = this.layers
     return {
       layers: {
+        facts: [...lowers, ...dataOnly].map(layer => layer.facts),
+        indexed: index !== null,
         upper: upper?.rootFd ?? null,
         workdir,
         lowers: lowers.map(layer => layer.rootFd),
@@ -150,6 +152,12 @@ export class Overlay implements FileSystem {
       },
       mountpoint: this.view.mountpoint,
     }
+  }
+
+  /** Where ways into what this mount changes begin: upper, and what belongs to it. */
+  changeable(): number[] {
+    const { upper, workdir, work, index } = this.layers
+    return [upper?.rootFd, workdir, work?.fd, index?.layer.rootFd].flatMap(fd => (fd == null ? [] : [fd.n]))
   }
 
   /** No nodeid up to this one is given out again. */
@@ -462,9 +470,8 @@ function entryOf(path: string): Mountpoint | null {
 
 /** With xattr_permissions upper's root is marked, as fuse-overlayfs does it: readers look at nothing else. */
 function ownershipOf(layers: OpenedLayers, options: MountOptions): Ownership {
-  const marks = layers.lowers.map(layer => Ownership.markOf(layer.rootFd.n))
-  const ofUpper = layers.upper === null ? undefined : Ownership.markOf(layers.upper.rootFd.n)
-  const any = [ofUpper, ...marks].some(mark => mark !== undefined)
+  const any = [layers.upper, ...layers.lowers].some(layer => layer !== null && layer.facts.mark !== null)
+  const ofUpper = layers.upper?.facts.mark ?? undefined
   const owner = new Ownership(options, { any, upper: ofUpper })
   const upper = layers.upper?.rootFd.n
   if (
@@ -499,4 +506,5 @@ export type { HandedLayers } from './open-layers.js'
 export type { Real } from './layer.js'
 export type { KnownInode, KnownName, Predecessor } from './predecessor.js'
 export type { Announced, Restorer } from './recover.js'
+export type { RootFacts } from './root-facts.js'
 export type { Mountpoint } from './view.js'

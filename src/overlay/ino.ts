@@ -42,7 +42,7 @@ export class InoMap {
     return index
   }
 
-  shown(stat: Stat): number {
+  shown(stat: Pick<Stat, 'dev' | 'inoHi' | 'inoLo'>): number {
     return this.shownOf(stat.dev, stat.inoHi, stat.inoLo)
   }
 

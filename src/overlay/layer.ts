@@ -9,6 +9,7 @@ import type { CopyMethod } from '../sys/index.js'
 import { E } from '../base/errno.js'
 import { SysError } from '../base/sys-error.js'
 import type { Fd } from '../base/fd.js'
+import type { RootFacts } from './root-facts.js'
 
 /** One directory tree. Index 0 is upper; lower layers follow from 1, top first. */
 export class Layer {
@@ -21,11 +22,15 @@ export class Layer {
     readonly index: number,
     readonly rootFd: Fd,
     readonly path: string,
-    /** Device of the layer's root. */
-    readonly dev: number,
+    readonly facts: RootFacts,
     readonly readOnly: boolean,
   ) {
     this.root = new DirReal(this, null, '')
+  }
+
+  /** Device of the layer's root. */
+  get dev(): number {
+    return this.facts.dev
   }
 }
 

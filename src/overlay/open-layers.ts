@@ -13,6 +13,7 @@ import type { OverlayPrefix, WhiteoutDialect } from '../format/index.js'
 import type { OverlayConfig } from './config.js'
 import { HardlinkIndex } from './hardlinks.js'
 import { Layer } from './layer.js'
+import { rootFacts, type RootFacts } from './root-facts.js'
 import { emptyDir, removeTree, type UpperFeatures, WorkDir } from './workdir.js'
 
 const DIR = sys.O_RDONLY | sys.O_DIRECTORY
@@ -39,20 +40,24 @@ export interface HandedLayers {
   readonly lowers: readonly Fd[]
   readonly dataOnly: readonly Fd[]
   readonly cloned: boolean
+  /** Of the lower layers and then the data-only ones, so that none has to answer; undefined where older versions have noted none. */
+  readonly facts: readonly RootFacts[] | undefined
+  /** Whether there is an index of hard links; undefined as above. */
+  readonly indexed: boolean | undefined
 }
 
 /** The same layers as seen by {@link openLayers}. A path may lead into the mount by now, so none is used. */
 export function takeOverLayers(config: OverlayConfig, handed: HandedLayers): OpenedLayers {
-  const named = (fd: Fd, i: number): Layer => layer(i + 1, fd, config.lower[i] ?? '', true)
-  const lowers = handed.lowers.map(named)
-  const dataOnly = handed.dataOnly.map((fd, i) =>
-    layer(lowers.length + i + 1, fd, config.dataOnly?.[i] ?? '', true),
-  )
+  const paths = [...config.lower, ...(config.dataOnly ?? [])]
+  const named = (fd: Fd, i: number): Layer =>
+    layer(i + 1, fd, paths[i] ?? '', true, handed.facts?.[i] ?? rootFacts(fd.n))
+  const all = [...handed.lowers, ...handed.dataOnly].map(named)
+  const [lowers, dataOnly] = [all.slice(0, handed.lowers.length), all.slice(handed.lowers.length)]
   const { upper, workdir, cloned } = handed
   // The predecessor's mark is this mount's own.
   if (workdir !== null) removeTree(workdir.n, `work/${VOLATILE}`)
   const pair = upper === null || workdir === null ? null : { upper, work: workdir }
-  return complete(config, { lowers, dataOnly, cloned }, pair)
+  return complete(config, { lowers, dataOnly, cloned }, pair, handed.indexed)
 }
 
 /** @throws SysError with the path that is to blame */
@@ -91,15 +96,19 @@ function complete(
   config: OverlayConfig,
   below: Pick<OpenedLayers, 'lowers' | 'dataOnly' | 'cloned'>,
   pair: { readonly upper: Fd; readonly work: Fd } | null,
+  indexed?: boolean,
 ): OpenedLayers {
-  for (const lower of below.lowers) readLayerRoot(lower)
   if (pair === null)
     return { ...below, upper: null, work: null, index: null, prefix: defaultPrefix(), workdir: null }
   const upper = layer(0, pair.upper, config.upper ?? '', false)
   const work = prepareWork(pair.work, config)
   try {
-    readLayerRoot(upper)
-    const index = openIndex(pair.work, upper, below.lowers, work, config)
+    const index =
+      indexed === undefined
+        ? openIndex(pair.work, upper, below.lowers, work, config)
+        : indexed
+          ? indexIn(pair.work, upper, config)
+          : null
     return { ...below, upper, work, index, prefix: work.prefix, workdir: pair.work }
   } catch (error) {
     work.fd.close()
@@ -107,19 +116,11 @@ function complete(
   }
 }
 
-function layer(index: number, fd: Fd, path: string, readOnly: boolean): Layer {
-  return new Layer(index, fd, path, sys.statFd(fd.n).dev, readOnly)
-}
-
-/** What the root's own attributes say: the kernel writes opaque=x on a layer's root that has xattr whiteouts anywhere. */
-function readLayerRoot(one: Layer): void {
-  const names = sys.listxattrAt(one.rootFd.n, '')
-  for (const prefix of ['trusted.overlay.', 'user.overlay.']) {
-    if (names.includes(prefix + 'impure')) one.root.impure = true
-    if (!names.includes(prefix + 'opaque')) continue
-    if (sys.getxattrAt(one.rootFd.n, '', prefix + 'opaque')?.toString('latin1') === 'x')
-      one.root.xwhiteouts = true
-  }
+function layer(index: number, fd: Fd, path: string, readOnly: boolean, facts = rootFacts(fd.n)): Layer {
+  const one = new Layer(index, fd, path, facts, readOnly)
+  one.root.impure = facts.impure
+  one.root.xwhiteouts = facts.xwhiteouts
+  return one
 }
 
 /** A detached copy of the mount at `path`, without the mounts below it; `undefined` where that is not allowed. */
@@ -235,9 +236,13 @@ function openIndex(
     if (index === 'auto') return null
     throw new SysError(E.EOPNOTSUPP, 'index', config.upper)
   }
+  return indexIn(workdir, upper, config)
+}
+
+function indexIn(workdir: Fd, upper: Layer, config: OverlayConfig): HardlinkIndex {
   makeDir(workdir.n, 'index')
   const fd = sys.openat(workdir.n, 'index', DIR | sys.O_NOFOLLOW)
-  const found = new HardlinkIndex(new Layer(0, fd, `${config.work ?? ''}/index`, upper.dev, false))
+  const found = new HardlinkIndex(new Layer(0, fd, `${config.work ?? ''}/index`, upper.facts, false))
   found.sweep()
   return found
 }

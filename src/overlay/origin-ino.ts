@@ -63,7 +63,7 @@ function inoByHandle(view: View, origin: Origin): number | undefined {
       if (stat !== undefined) return view.inos.shown(stat)
     } catch (error) {
       // EPERM without CAP_DAC_READ_SEARCH: the object shows its upper number after a remount. See FORMAT.md.
-      if (!(error instanceof SysError)) throw error
+      if (!(error instanceof SysError) || sys.silentFilesystem(error) !== undefined) throw error
       return undefined
     }
   }

@@ -63,9 +63,8 @@ export class Ownership {
       !this.reads
   }
 
-  /** By which attribute the directory behind `fd`, a layer's root, says that owners are kept below it. */
-  static markOf(fd: number): string | undefined {
-    const names = sys.listxattrAt(fd, '')
+  /** By which of its attributes a layer's root says that owners are kept below it. */
+  static markOf(names: readonly string[]): string | undefined {
     return ATTRS.find(attr => names.includes(attr))
   }
 

@@ -176,7 +176,8 @@ export class Restorer {
     view.table.journal = journal
     view.fds.nextRequest()
     this.root()
-    const done = change !== undefined && settle(view, change, announced)
+    // What was not announced was not made: then no layer is asked, which might not answer.
+    const done = change !== undefined && announced !== undefined && settle(view, change, announced)
     this.finish()
     return done
   }
@@ -208,13 +209,13 @@ function realAt(layer: Layer, path: string, isDir: boolean): Real {
   return isDir ? new DirReal(layer, parent, name) : new Real(layer, parent, name)
 }
 
-function settle(view: View, change: ChangeRequest, announced: Announced | undefined): boolean {
+function settle(view: View, change: ChangeRequest, announced: Announced): boolean {
   try {
     switch (change.kind) {
       case 'create':
         return created(view, change, announced)
       case 'remove':
-        return removed(view, change, announced)
+        return removed(view, change)
       case 'link':
         return linked(view, change, announced)
       case 'rename':
@@ -241,13 +242,9 @@ function upperObject(view: View, dir: DirInode, name: string): sys.Stat | undefi
   return typeof probed === 'string' ? undefined : probed
 }
 
-function created(
-  view: View,
-  change: ChangeRequest & { kind: 'create' },
-  announced: Announced | undefined,
-): boolean {
+function created(view: View, change: ChangeRequest & { kind: 'create' }, announced: Announced): boolean {
   const parent = dirOf(view, change.parent)
-  if (parent === undefined || announced === undefined) return false
+  if (parent === undefined) return false
   if (parent.children.has(change.name)) return true
   const stat = upperObject(view, parent, change.name)
   if (stat === undefined) return false
@@ -258,27 +255,19 @@ function created(
   return true
 }
 
-function removed(
-  view: View,
-  change: ChangeRequest & { kind: 'remove' },
-  announced: Announced | undefined,
-): boolean {
+function removed(view: View, change: ChangeRequest & { kind: 'remove' }): boolean {
   const parent = dirOf(view, change.parent)
-  if (parent === undefined || announced === undefined) return false
+  if (parent === undefined) return false
   const inode = parent.children.get(change.name)
   if (resolve(view, parent, change.name) !== undefined) return false
   if (inode !== undefined) view.table.removeName(inode, parent, change.name)
   return true
 }
 
-function linked(
-  view: View,
-  change: ChangeRequest & { kind: 'link' },
-  announced: Announced | undefined,
-): boolean {
+function linked(view: View, change: ChangeRequest & { kind: 'link' }, announced: Announced): boolean {
   const parent = dirOf(view, change.parent)
   const inode = view.table.get(change.inode)
-  if (parent === undefined || inode === undefined || announced?.moved === undefined) return false
+  if (parent === undefined || inode === undefined || announced.moved === undefined) return false
   if (parent.children.get(change.name) === inode) return true
   const stat = upperObject(view, parent, change.name)
   if (stat === undefined || upperKey(stat) !== announced.moved) return false
@@ -290,14 +279,10 @@ function linked(
   return true
 }
 
-function renamed(
-  view: View,
-  change: ChangeRequest & { kind: 'rename' },
-  announced: Announced | undefined,
-): boolean {
+function renamed(view: View, change: ChangeRequest & { kind: 'rename' }, announced: Announced): boolean {
   const from = dirOf(view, change.parent)
   const to = dirOf(view, change.newParent)
-  if (from === undefined || to === undefined || announced?.moved === undefined) return false
+  if (from === undefined || to === undefined || announced.moved === undefined) return false
   const stat = upperObject(view, to, change.newName)
   if (stat === undefined || upperKey(stat) !== announced.moved) return false
   const atOld = upperObject(view, from, change.name)

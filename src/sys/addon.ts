@@ -166,10 +166,12 @@ export interface Addon {
 
   // native/orphan-holder.cc
   pidfdSelf(): number
-  holdOrphans(table: Uint8Array, self: number, a: number, b: number): number
+  signalsOfOthers(): number
+  holdOrphans(table: Uint8Array, self: number, signals: number, a: number, b: number): number
 
   // native/patience.cc
-  coverDescriptor(fd: number, filesystem: number): number
+  coverDescriptor(fd: number, filesystem: number, use: number): number
+  serving(on: boolean): void
   onAnswer(callback: (filesystem: number) => void): void
 
   // native/process.cc

@@ -7,12 +7,25 @@ const SILENT = 10_000
 /** Most filesystems that can be told apart. */
 export const MOST_REMOTE = 255
 
+/** How a filesystem is used: bits, as in native/patience.h. */
+export const USE = {
+  /** What the kernel has in memory is asked for on the spot, which costs next to nothing. Not where a server has to be asked. */
+  disk: 1,
+  /** It is changed as well. */
+  upper: 2,
+} as const
+
 /**
  * Calls that read through `fd`, and through descriptors opened from it, are waited for only so long from now on; `filesystem` is a
- * number from 1 to {@link MOST_REMOTE}, or 0: `fd` is like any other again.
+ * number from 1 to {@link MOST_REMOTE} with one way of using it ({@link USE}), or 0: `fd` is like any other again.
  */
-export function coverDescriptor(fd: number, filesystem: number): void {
-  check(addon.coverDescriptor(fd, filesystem), 'cover')
+export function coverDescriptor(fd: number, filesystem: number, use = 0): void {
+  check(addon.coverDescriptor(fd, filesystem, use), 'cover')
+}
+
+/** A request begins, which has changed nothing of an upper layer and can be given up until it does; or it is over. */
+export function serving(on: boolean): void {
+  addon.serving(on)
 }
 
 /** `callback` hears of each filesystem that was silent and has answered. Call it once. */

@@ -38,13 +38,19 @@ export function pidfdSelf(): Fd {
   return new Fd(check(addon.pidfdSelf(), 'pidfd_open'))
 }
 
+/** A descriptor through which the process of {@link holdOrphans} sees that it is asked. */
+export function signalsOfOthers(): Fd {
+  return new Fd(check(addon.signalsOfOthers(), 'signalfd'))
+}
+
 /**
  * Starts a process that keeps this one's descriptors open beyond its end, until it has sent those that `table` lists to one of two sockets
- * (native/orphan-holder.cc). `table` is memory shared with whoever comes next, `self` of {@link pidfdSelf}. Gives its id.
+ * (native/orphan-holder.cc). `table` is memory shared with whoever comes next, `self` of {@link pidfdSelf}, `signals` of
+ * {@link signalsOfOthers}. Gives its id.
  * @throws SysError EAGAIN, ENOMEM: no further process; ENOSYS, EPERM: not allowed here
  */
-export function holdOrphans(table: Uint8Array, self: number, a: number, b: number): number {
-  return check(addon.holdOrphans(table, self, a, b), 'clone')
+export function holdOrphans(table: Uint8Array, self: number, signals: number, a: number, b: number): number {
+  return check(addon.holdOrphans(table, self, signals, a, b), 'clone')
 }
 
 /** Ends the process, threads included that wait for a filesystem that does not answer: process.exit() waits for them. */

@@ -358,11 +358,11 @@ export function linksOf(pid: number): string[] {
 }
 
 /**
- * Without what it keeps for itself: pipes as long as it expects large writes (big-writes.test.ts looks at their number), and a pidfd of
- * its own since it first unlinked what may be open.
+ * Without what it keeps for itself: pipes as long as it expects large writes (big-writes.test.ts looks at their number), and a pidfd
+ * and a signalfd since it first unlinked what may be open.
  */
 function openDescriptors(pid: number): number {
-  return linksOf(pid).filter(link => !link.startsWith('pipe:') && !link.includes('pidfd')).length
+  return linksOf(pid).filter(link => !/^pipe:|pidfd|signalfd/.test(link)).length
 }
 
 /** Runs `lamina`; its standard output. @throws Error with its standard error */

@@ -105,6 +105,7 @@ t.test('a wrong value is named in one line', async t => {
     'squash_to_gid=-1',
     'redirect_dir=maybe',
     'xino=2',
+    'patience=some',
     'io=fast',
     'whiteout=no',
     'fsync=2',

@@ -107,11 +107,11 @@ export class Succession implements Disposable {
     const { layers } = this.first.handOver()
     const again = (fd: Fd): Fd => sys.openat(fd.n, '.', sys.O_PATH | sys.O_DIRECTORY)
     return {
+      ...layers,
       upper: layers.upper === null ? null : again(layers.upper),
       workdir: layers.workdir === null ? null : again(layers.workdir),
       lowers: layers.lowers.map(again),
       dataOnly: layers.dataOnly.map(again),
-      cloned: layers.cloned,
     }
   }
 

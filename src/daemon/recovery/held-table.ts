@@ -6,6 +6,7 @@
  *     u32  which socket it sends to first
  *     u32  entries behind so many are not in use
  *     u32  another number for each daemon: whose descriptors these are
+ *     u32  one more than that number of the daemon whose descriptors are asked for (SIGUSR1): it may be unable to die
  *     64   the entries, one for each number of a descriptor: f64 the nodeid of the object that it is; 0: it is not listed
  */
 import fs from 'node:fs'
@@ -22,7 +23,7 @@ const HEAD = 64
 /** Of 8 bytes. */
 const FIRST = HEAD / 8
 /** Word indices. */
-const W = { holder: 0, side: 1, used: 2, life: 3 } as const
+const W = { holder: 0, side: 1, used: 2, life: 3, asked: 4 } as const
 /** FUTEX_OWNER_DIED. */
 const ENDED = 0x4000_0000
 const NAME = 'lamina-orphans\n'
@@ -37,6 +38,7 @@ export class HeldTable {
   /** What this daemon has started. */
   private holder = 0
   private self: Fd | undefined
+  private signals: Fd | undefined
 
   constructor(memory: StateMemory) {
     const bytes = (this.bytes = memory.held)
@@ -55,7 +57,8 @@ export class HeldTable {
     this.words[W.holder] = 0
     try {
       this.self ??= sys.pidfdSelf()
-      this.holder = sys.holdOrphans(this.bytes, this.self.n, ...sockets)
+      this.signals ??= sys.signalsOfOthers()
+      this.holder = sys.holdOrphans(this.bytes, this.self.n, this.signals.n, ...sockets)
       return true
     } catch (error) {
       if (!(error instanceof SysError)) throw error
@@ -97,8 +100,8 @@ export class HeldTable {
   }
 
   /**
-   * For a successor, before it looks at the shelf: waits until the predecessor's process has put there what it kept. Gives the nodeids of
-   * what it could not, and empties the table.
+   * For a successor, before it looks at the shelf: asks the predecessor's process for what it keeps, and waits until it has put that
+   * there. Gives the nodeids of what it could not, and empties the table.
    */
   inherit(): number[] {
     this.waitForHolder(this.words[W.holder] as number)
@@ -116,16 +119,22 @@ export class HeldTable {
       while (lives() && Date.now() < end) Atomics.wait(clock, 0, 0, 1)
     }
     if (pid === 0 || pid >= ENDED) return
+    this.words[W.asked] = (this.words[W.life] as number) + 1
+    if (lives()) signal(pid, 'SIGUSR1')
     wait(Date.now() + PATIENCE)
     if (!lives()) return
     // Stopped by somebody.
     log?.(`process ${pid} does not hand over what it keeps: it is ended`)
-    try {
-      process.kill(pid, 'SIGKILL')
-    } catch (error) {
-      if ((error as NodeJS.ErrnoException).errno !== -E.ESRCH) throw error
-    }
+    signal(pid, 'SIGKILL')
     wait(Date.now() + PATIENCE)
+  }
+}
+
+function signal(pid: number, name: NodeJS.Signals): void {
+  try {
+    process.kill(pid, name)
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).errno !== -E.ESRCH) throw error
   }
 }
 

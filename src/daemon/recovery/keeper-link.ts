@@ -20,6 +20,8 @@ export class KeeperLink {
     readonly shelves: readonly number[],
     /** What a predecessor handed over, in its order; undefined for the first daemon. */
     readonly kept: Fd[] | undefined,
+    /** A predecessor has hung in a call on a layer. */
+    readonly hung: boolean,
   ) {}
 
   /** As the keeper's environment says; undefined without one. The variables are taken away: helper programs need no keeper. */
@@ -32,6 +34,7 @@ export class KeeperLink {
     const socket = numbers('LAMINA_KEEPER')?.[0]
     const [memory, ...shelves] = numbers('LAMINA_KEEPER_STATE') ?? []
     const kept = numbers('LAMINA_KEEPER_FDS')
+    const hung = numbers('LAMINA_KEEPER_HUNG') !== undefined
     if (socket === undefined || memory === undefined) return undefined
     for (const fd of [socket, memory, ...shelves, ...(kept ?? [])]) sys.fcntl(fd, F_SETFD, FD_CLOEXEC)
     return new KeeperLink(
@@ -39,6 +42,7 @@ export class KeeperLink {
       memory,
       shelves,
       kept?.map(fd => new Fd(fd)),
+      hung,
     )
   }
 
@@ -54,10 +58,19 @@ export class KeeperLink {
     record: string
     watchdog: number
     watchdogAction: WatchdogAction
+    /** A successor knows how to go on beside a layer that does not answer. */
+    patient: boolean
   }): void {
-    const { mountpoint, device, record, watchdog, watchdogAction } = facts
+    const { mountpoint, device, record, watchdog, watchdogAction, patient } = facts
     if (watchdog > 0) sys.reportStack(this.socket)
-    this.strings('R', [mountpoint, device, record, String(Math.round(watchdog)), watchdogAction])
+    this.strings('R', [
+      mountpoint,
+      device,
+      record,
+      String(Math.round(watchdog)),
+      watchdogAction,
+      patient ? 'patient' : 'waits',
+    ])
   }
 
   /** The mount has ended, and so does this daemon. */

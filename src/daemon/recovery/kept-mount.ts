@@ -8,13 +8,13 @@ import {
   NegotiatedConnection,
   type NegotiatedConnection as Negotiated,
 } from '../../fuse/index.js'
-import { Overlay, type HandedLayers, type Mountpoint } from '../../overlay/index.js'
+import { Overlay, type HandedLayers, type Mountpoint, type RootFacts } from '../../overlay/index.js'
 import type { MountRecord } from '../run-dir.js'
 import { decodeSpec, encodeSpec, type MountSpec } from '../spec.js'
 import { JournalLog } from './journal-log.js'
 import { HeldTable } from './held-table.js'
 import type { KeeperLink } from './keeper-link.js'
-import { AT, StateMemory } from './memory.js'
+import { AT, SAID, StateMemory } from './memory.js'
 import { recoverOverlay, strayBackings, takeBackFrom } from './recover.js'
 import { Shelf } from './shelf.js'
 import { StateJournal } from './state-journal.js'
@@ -29,8 +29,12 @@ interface Written {
   upper: boolean
   lowers: number
   dataOnly: number
-  /** PatientLayers.numbers; absent in what older versions have written. */
+  /** Of lower and data-only layers, HandedLayers.facts and indexed; absent in what older versions have written, like the next two. */
+  facts?: readonly RootFacts[]
+  indexed?: boolean
+  /** PatientLayers.numbers, and those for a daemon whose predecessor has hung in a call on a layer. */
   patience?: readonly number[]
+  hungPatience?: readonly number[]
 }
 
 /** How often the heart beats while the event loop turns: so many times in the watchdog's time. */
@@ -62,7 +66,7 @@ export class KeptMount {
     connection: Negotiated,
     record: MountRecord,
     overlay: Overlay,
-    patience: readonly number[],
+    patience: { readonly numbers: readonly number[]; readonly ifHung: readonly number[] },
     device: number,
   ): void {
     const { layers, mountpoint } = overlay.handOver()
@@ -77,7 +81,10 @@ export class KeptMount {
       upper: own.length > 0,
       lowers: lowers.length,
       dataOnly: dataOnly.length,
-      patience,
+      ...(layers.facts === undefined ? {} : { facts: layers.facts }),
+      ...(layers.indexed === undefined ? {} : { indexed: layers.indexed }),
+      patience: patience.numbers,
+      hungPatience: patience.ifHung,
     }
     this.memory.writeMount(JSON.stringify(written))
     this.link.keep([device, ...own, ...lowers.map(fd => fd.n), ...dataOnly.map(fd => fd.n)])
@@ -100,7 +107,14 @@ export class KeptMount {
     if (device === undefined || dataOnly.length < written.dataOnly)
       throw new Error('the keeper has not kept all descriptors')
     const spec = decodeSpec(written.spec)
-    return { memory, written, spec, device, upper, workdir, lowers, dataOnly, cloned: written.cloned }
+    const { cloned, facts, indexed } = written
+    return { memory, written, spec, device, upper, workdir, lowers, dataOnly, cloned, facts, indexed }
+  }
+
+  /** Whether a daemon can take over without an answer of any lower layer: nothing has to be found out about a change, or of their roots. */
+  static needsNoLower({ memory, written }: { memory: StateMemory; written: Written }): boolean {
+    const changing = memory.u32(AT.serving) !== 0 && (memory.u32(AT.said) & SAID.changing) !== 0
+    return !changing && written.facts !== undefined && written.indexed !== undefined
   }
 
   /** @throws Error as {@link handed} */
@@ -138,6 +152,7 @@ export class KeptMount {
       record: recordPath,
       watchdog: spec.watchdog,
       watchdogAction: spec.watchdogAction,
+      patient: spec.patience !== 'off',
     })
   }
 

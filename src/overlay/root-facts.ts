@@ -1,0 +1,36 @@
+/**
+ * What a layer's root says of itself, read when the mount begins. A daemon that takes over is told what its predecessor has read of the lower
+ * ones, which change nothing of it: they may not answer by then.
+ */
+import * as sys from '../sys/index.js'
+import { OVERLAY_PREFIXES } from '../format/index.js'
+import { Ownership } from './ownership.js'
+
+export interface RootFacts {
+  readonly dev: number
+  readonly inoHi: number
+  readonly inoLo: number
+  /** The attribute by which owners are kept below it; null where it names none. */
+  readonly mark: string | null
+  /** Whether xattr whiteouts may be in it: the kernel writes opaque=x on a layer's root that has them anywhere. */
+  readonly xwhiteouts: boolean
+  /** Whether an entry may carry an origin. */
+  readonly impure: boolean
+}
+
+/** Asks the layer. */
+export function rootFacts(fd: number): RootFacts {
+  const { dev, inoHi, inoLo } = sys.statFd(fd)
+  const names = sys.listxattrAt(fd, '')
+  const has = (name: string): string[] =>
+    OVERLAY_PREFIXES.map(prefix => prefix + name).filter(each => names.includes(each))
+  const xwhiteouts = has('opaque').some(name => sys.getxattrAt(fd, '', name)?.toString('latin1') === 'x')
+  return {
+    dev,
+    inoHi,
+    inoLo,
+    mark: Ownership.markOf(names) ?? null,
+    xwhiteouts,
+    impure: has('impure').length > 0,
+  }
+}

@@ -38,9 +38,10 @@ function sent(mount: Mount, act: () => void): Record<string, number> {
 
 /**
  * Gives what `measure` gives, done again when the kernel let go of an inode meanwhile: then somebody else has dropped the
- * caches of the whole machine.
+ * caches of the whole machine. Of pages nothing is told (a machine may reclaim those that it takes for cold at any time), so that where
+ * `again` says so it is done a few more times.
  */
-function undisturbed<T>(mount: Mount, measure: () => T): T {
+function undisturbed<T>(mount: Mount, measure: () => T, again: (result: T) => boolean = () => false): T {
   const forgotten = (): number => {
     const { requests } = mount.stats()
     return (requests['FORGET'] ?? 0) + (requests['BATCH_FORGET'] ?? 0)
@@ -48,7 +49,7 @@ function undisturbed<T>(mount: Mount, measure: () => T): T {
   for (let tries = 0; ; tries++) {
     const before = forgotten()
     const result = measure()
-    if (forgotten() === before) return result
+    if (forgotten() === before && (tries >= 3 || !again(result))) return result
     if (tries === 20) throw new Error("the machine's caches are dropped all the time")
   }
 }
@@ -104,10 +105,14 @@ const NOT_CACHED: Record<string, readonly string[]> = {
 for (const [name, program] of Object.entries(SECOND_TIME))
   t.test(`once everything is known, ${name} sends no request`, { skip }, child => {
     withTree((mount, root) => {
-      const [second, third] = undisturbed(mount, () => {
-        shell(program, root)
-        return [sent(mount, () => shell(program, root)), sent(mount, () => shell(program, root))]
-      })
+      const [second, third] = undisturbed(
+        mount,
+        () => {
+          shell(program, root)
+          return [sent(mount, () => shell(program, root)), sent(mount, () => shell(program, root))] as const
+        },
+        results => results.some(requests => 'READ' in requests || 'READLINK' in requests),
+      )
       for (const key of NOT_CACHED[name] ?? []) for (const requests of [second, third]) delete requests[key]
       child.same(withoutAtime(second, OBJECTS), {}, 'a second time')
       child.same(third, {}, 'a third time')

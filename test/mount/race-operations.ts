@@ -44,6 +44,15 @@ export const ACTS: Readonly<Record<string, Act | OnFile>> = {
   list: (_x, _y, dir) => void fs.readdirSync(dir),
 }
 
+/**
+ * link(2) looks its file up and then makes the new name, and another caller may come in between: then the file has lost the name by
+ * which it was found, say, and the new one is taken. From and to.
+ */
+const LINKS: Readonly<Record<string, readonly ['x' | 'y', 'x' | 'y']>> = {
+  link: ['y', 'x'],
+  'link to y': ['x', 'y'],
+}
+
 export const STATES: Readonly<Record<string, (x: string, y: string) => void>> = {
   'two files': (x, y) => {
     fs.writeFileSync(x, 'lower x')
@@ -62,9 +71,11 @@ export class Acting {
   outcome: string | undefined
   private fd = -1
 
+  /** `apart`: link(2) in two steps. */
   constructor(
     private readonly name: string,
     private readonly dir: string,
+    private readonly apart = false,
   ) {}
 
   step(): void {
@@ -82,6 +93,8 @@ export class Acting {
 
   /** True when all is done. */
   private advance(): boolean {
+    const link = this.apart ? LINKS[this.name] : undefined
+    if (link !== undefined) return this.advanceLink(link[0], link[1])
     const what = ACTS[this.name]
     const [x, y] = ['x', 'y'].map(each => path.join(this.dir, each)) as [string, string]
     if (typeof what === 'function') what(x, y, this.dir)
@@ -90,6 +103,15 @@ export class Acting {
       this.fd = fs.openSync(x, what?.flags ?? 'r')
       return false
     }
+    return true
+  }
+
+  private advanceLink(from: string, to: string): boolean {
+    if (this.fd < 0) {
+      this.fd = fs.openSync(path.join(this.dir, from), sys.O_PATH | sys.O_NOFOLLOW)
+      return false
+    }
+    sys.linkFd(this.fd, sys.AT_FDCWD, path.join(this.dir, to))
     return true
   }
 }

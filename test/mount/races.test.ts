@@ -127,7 +127,7 @@ async function kernelCan(
   }
   for (const [i, order] of ORDERS.entries()) {
     const dir = fresh(`order-${i}`)
-    const acting = [new Acting(a, dir), new Acting(b, dir)] as const
+    const acting = [new Acting(a, dir, true), new Acting(b, dir, true)] as const
     for (const turn of order) acting[turn].step()
     possible.push(`${acting.map(each => each.outcome).join(', ')}: ${shown(dir)}`)
     if (possible.at(-1) === found) return true

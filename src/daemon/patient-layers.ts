@@ -108,7 +108,7 @@ export class PatientLayers {
   static again(
     layers: readonly LayerRoot[],
     numbers: readonly number[],
-    ifHung: readonly number[] = numbers,
+    ifHung: readonly number[],
   ): PatientLayers {
     const patient = new PatientLayers(numbers, ifHung)
     for (const [i, { fd, path }] of layers.entries()) {

@@ -8,7 +8,7 @@ import type { Fd } from '../base/fd.js'
 import { debug } from '../base/log.js'
 import { SysError } from '../base/sys-error.js'
 import { describeEnd, DeviceTransport, INIT_DEFAULTS, Session } from '../fuse/index.js'
-import { Overlay } from '../overlay/index.js'
+import { Overlay, type HandedLayer, type HandedLayers } from '../overlay/index.js'
 import { CheckError, checkMount } from './check.js'
 import type { Stats, UnmountHow } from './control-protocol.js'
 import { serveControl } from './control-server.js'
@@ -145,10 +145,10 @@ class RunningMount {
     const layers = KeptMount.handed(link)
     const upper = [layers.upper, layers.workdir].flatMap(fd => (fd === null ? [] : [fd.n]))
     const roots = [...lowerRoots(layers.spec, layers), ...upperRoots(layers.spec, upper)]
-    const { patience: ordinary = [], hungPatience: ifHung = ordinary } = layers.written
+    const { patience: ordinary, hungPatience: ifHung } = layers.written
     const patience = PatientLayers.again(roots, link.hung ? ifHung : ordinary, ifHung)
     // Names are looked up when they are asked for.
-    if (!KeptMount.needsNoLower(layers)) await patience.answering()
+    if (KeptMount.isChanging(layers)) await patience.answering()
     const { kept, overlay, device, spec, record, connection } = KeptMount.takeOver(link)
     const startTime = startTimeOf(process.pid) ?? 0
     Object.assign(record, { pid: process.pid, startTime, program: process.argv[1] ?? '' })
@@ -316,10 +316,10 @@ function openOverlay(spec: MountSpec): Overlay {
 /** Where lower layers begin: the ones that may fall silent and hold up nobody who does not need them. */
 function lowerRoots(
   { overlay }: MountSpec,
-  { lowers, dataOnly }: { readonly lowers: readonly Fd[]; readonly dataOnly: readonly Fd[] },
+  { lowers, dataOnly }: Pick<HandedLayers, 'lowers' | 'dataOnly'>,
 ): LayerRoot[] {
-  const roots = (fds: readonly Fd[], paths: readonly string[] = []): LayerRoot[] =>
-    fds.map(({ n: fd }, i) => ({ fd, path: paths[i] ?? '', upper: false }))
+  const roots = (layers: readonly HandedLayer[], paths: readonly string[] = []): LayerRoot[] =>
+    layers.map(({ rootFd }, i) => ({ fd: rootFd.n, path: paths[i] ?? '', upper: false }))
   return [...roots(lowers, overlay.lower), ...roots(dataOnly, overlay.dataOnly)]
 }
 

@@ -142,13 +142,12 @@ export class Overlay implements FileSystem {
     const { upper, workdir, lowers, dataOnly, cloned, index } = this.layers
     return {
       layers: {
-        facts: [...lowers, ...dataOnly].map(layer => layer.facts),
-        indexed: index !== null,
         upper: upper?.rootFd ?? null,
         workdir,
-        lowers: lowers.map(layer => layer.rootFd),
-        dataOnly: dataOnly.map(layer => layer.rootFd),
+        lowers,
+        dataOnly,
         cloned,
+        indexed: index !== null,
       },
       mountpoint: this.view.mountpoint,
     }
@@ -502,7 +501,7 @@ function possibleOptions(layers: OpenedLayers, options: MountOptions): MountOpti
 
 export type { Identity, Journal, OpenFacts } from './journal.js'
 export type { DirInode, Inode } from './inode.js'
-export type { HandedLayers } from './open-layers.js'
+export type { HandedLayer, HandedLayers } from './open-layers.js'
 export type { Real } from './layer.js'
 export type { KnownInode, KnownName, Predecessor } from './predecessor.js'
 export type { Announced, Restorer } from './recover.js'

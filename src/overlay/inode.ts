@@ -71,7 +71,7 @@ export class DirInode extends Inode {
   unread: InodeTable | null = null
   /** The merged listing while it is known; kept exact by every change. */
   listing: Listing | null = null
-  /** Attributes of what was looked up in here before it was asked for ; read-ahead.ts says when they are true. */
+  /** Attributes of what was looked up in here before it was asked for; read-ahead.ts says when they are true. */
   ahead: Map<string, Stat> | null = null
   /** The order of a predecessor's listing, '' for gaps, until one is made here. */
   oldOrder: string[] | null = null

@@ -33,26 +33,29 @@ export interface OpenedLayers {
   readonly workdir: Fd | null
 }
 
+/** A lower or data-only layer of a predecessor's, with what its root says, so that it need not answer. */
+export interface HandedLayer {
+  readonly rootFd: Fd
+  readonly facts: RootFacts
+}
+
 /** What a daemon that takes over a mount is given: its predecessor's descriptors, locks and clones included. */
 export interface HandedLayers {
   readonly upper: Fd | null
   readonly workdir: Fd | null
-  readonly lowers: readonly Fd[]
-  readonly dataOnly: readonly Fd[]
+  readonly lowers: readonly HandedLayer[]
+  readonly dataOnly: readonly HandedLayer[]
   readonly cloned: boolean
-  /** Of the lower layers and then the data-only ones, so that none has to answer; undefined where older versions have noted none. */
-  readonly facts: readonly RootFacts[] | undefined
-  /** Whether there is an index of hard links; undefined as above. */
-  readonly indexed: boolean | undefined
+  /** Whether there is an index of hard links. */
+  readonly indexed: boolean
 }
 
 /** The same layers as seen by {@link openLayers}. A path may lead into the mount by now, so none is used. */
 export function takeOverLayers(config: OverlayConfig, handed: HandedLayers): OpenedLayers {
-  const paths = [...config.lower, ...(config.dataOnly ?? [])]
-  const named = (fd: Fd, i: number): Layer =>
-    layer(i + 1, fd, paths[i] ?? '', true, handed.facts?.[i] ?? rootFacts(fd.n))
-  const all = [...handed.lowers, ...handed.dataOnly].map(named)
-  const [lowers, dataOnly] = [all.slice(0, handed.lowers.length), all.slice(handed.lowers.length)]
+  const named = ({ rootFd, facts }: HandedLayer, index: number, path = ''): Layer =>
+    layer(index, rootFd, path, true, facts)
+  const lowers = handed.lowers.map((one, i) => named(one, i + 1, config.lower[i]))
+  const dataOnly = handed.dataOnly.map((one, i) => named(one, lowers.length + i + 1, config.dataOnly?.[i]))
   const { upper, workdir, cloned } = handed
   // The predecessor's mark is this mount's own.
   if (workdir !== null) removeTree(workdir.n, `work/${VOLATILE}`)

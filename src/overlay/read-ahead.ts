@@ -58,7 +58,7 @@ export class ReadAhead {
     this.plan()
   }
 
-  /** The kernel knows the directory no longer, or something is about to happen to it. */
+  /** The kernel gives back its last reference to the directory, or it goes. */
   drop(dir: DirInode): void {
     if (this.dir === dir) this.letGo()
     if (this.expected === dir) this.expected = null
@@ -144,7 +144,7 @@ function nextAfter(dir: DirInode): DirInode | null {
   return null
 }
 
-/** The first directory at `from` or later of which no listing is known. */
+/** The first directory at `from` or later that the kernel knows; null as well where somebody has read that one before. */
 function firstUnread(dir: DirInode, from: number): DirInode | null {
   const { listing } = dir
   if (listing === null) return null

@@ -106,7 +106,7 @@ export function listingOf(view: View, dir: DirInode): Listing {
     return held
   }
   // A removed directory is empty, whatever the layers have under its old name.
-  const found = dir.nameless && dir !== view.table.root ? new Listing() : (merge(view, dir) ?? new Listing())
+  const found = dir.nameless && dir !== view.table.root ? new Listing() : merge(view, dir)
   const listing = dir.oldOrder === null ? found : inOldOrder(found, dir.oldOrder)
   view.listings.hold(dir, listing)
   if (dir.oldOrder !== null) keep(view, dir, listing)
@@ -143,7 +143,9 @@ function inOldOrder(found: Listing, order: readonly string[]): Listing {
   return listing
 }
 
+function merge(view: View, dir: DirInode): Listing
 /** Undefined: the layers have more than `most` entries in all. */
+function merge(view: View, dir: DirInode, most: number): Listing | undefined
 function merge(view: View, dir: DirInode, most = Infinity): Listing | undefined {
   const listing = new Listing()
   const hidden = new Set<string>()

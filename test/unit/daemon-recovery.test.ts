@@ -185,18 +185,21 @@ t.test('backing files that no answer carries are closed, those that are open are
   t.equal(strays[0], 3, 'the kernel gives numbers out in turn')
 })
 
+/** A file of upper to which the kernel has three references. */
+function lookedUp(it: Succession, name: string): number {
+  writeFileSync(join(it.root, 'upper', name), 'x')
+  let nodeid = 0
+  for (let i = 0; i < 3; i++) {
+    it.begin(frame('LOOKUP', { unique: BigInt(2 + 2 * i), names: [name] }))
+    nodeid = it.overlay.lookup(1, name).nodeid
+  }
+  return nodeid
+}
+
 t.test('a FORGET takes its references back once, wherever in it a daemon dies', async t => {
   for (const until of ['read', 'begun', 'half', 'done', 'answered another']) {
     using it = new Succession(false)
-    const nodeids = ['f', 'g'].map(name => {
-      writeFileSync(join(it.root, 'upper', name), 'x')
-      let nodeid = 0
-      for (let i = 0; i < 3; i++) {
-        it.begin(frame('LOOKUP', { unique: BigInt(2 + 2 * i), names: [name] }))
-        nodeid = it.overlay.lookup(1, name).nodeid
-      }
-      return nodeid
-    })
+    const nodeids = ['f', 'g'].map(name => lookedUp(it, name))
     const entries = Buffer.alloc(32)
     for (const [i, nodeid] of nodeids.entries()) {
       entries.writeUInt32LE(nodeid, i * 16)
@@ -240,15 +243,7 @@ t.test(
     ]) {
       using it = new Succession(false)
       const { memory } = it
-      const nodeids = ['f', 'g', 'h'].map(name => {
-        writeFileSync(join(it.root, 'upper', name), 'x')
-        let nodeid = 0
-        for (let i = 0; i < 3; i++) {
-          it.begin(frame('LOOKUP', { unique: BigInt(2 + 2 * i), names: [name] }))
-          nodeid = it.overlay.lookup(1, name).nodeid
-        }
-        return nodeid
-      })
+      const nodeids = ['f', 'g', 'h'].map(name => lookedUp(it, name))
       const [f = 0, g = 0, h = 0] = nodeids
       // As the channel has it: the last of the two is still the frame that was read last.
       it.read(frame('FORGET', { unique: 0x1_2345_6782n, nodeid: g, fields: { nlookup: 1 } }))

@@ -9,7 +9,7 @@ import { StateJournal } from '../../src/daemon/recovery/state-journal.js'
 import { Frame } from '../../src/fuse/frame.js'
 import type { Connection, KernelSide } from '../../src/fuse/filesystem.js'
 import { DEFAULT_OPTIONS, type MountOptions, type OverlayConfig } from '../../src/overlay/config.js'
-import { type HandedLayers, Overlay } from '../../src/overlay/index.js'
+import { type HandedLayer, type HandedLayers, Overlay } from '../../src/overlay/index.js'
 import { NOBODY } from '../../src/overlay/recover.js'
 import type { Fd } from '../../src/base/fd.js'
 import * as sys from '../../src/sys/index.js'
@@ -106,12 +106,13 @@ export class Succession implements Disposable {
   private layers(): HandedLayers {
     const { layers } = this.first.handOver()
     const again = (fd: Fd): Fd => sys.openat(fd.n, '.', sys.O_PATH | sys.O_DIRECTORY)
+    const below = ({ rootFd, facts }: HandedLayer): HandedLayer => ({ rootFd: again(rootFd), facts })
     return {
       ...layers,
       upper: layers.upper === null ? null : again(layers.upper),
       workdir: layers.workdir === null ? null : again(layers.workdir),
-      lowers: layers.lowers.map(again),
-      dataOnly: layers.dataOnly.map(again),
+      lowers: layers.lowers.map(below),
+      dataOnly: layers.dataOnly.map(below),
     }
   }
 

@@ -8,7 +8,13 @@ import {
   NegotiatedConnection,
   type NegotiatedConnection as Negotiated,
 } from '../../fuse/index.js'
-import { Overlay, type HandedLayers, type Mountpoint, type RootFacts } from '../../overlay/index.js'
+import {
+  Overlay,
+  type HandedLayer,
+  type HandedLayers,
+  type Mountpoint,
+  type RootFacts,
+} from '../../overlay/index.js'
 import type { MountRecord } from '../run-dir.js'
 import { decodeSpec, encodeSpec, type MountSpec } from '../spec.js'
 import { JournalLog } from './journal-log.js'
@@ -27,14 +33,14 @@ interface Written {
   cloned: boolean
   /** How many of the kept descriptors are what, in this order, behind the device. */
   upper: boolean
-  lowers: number
-  dataOnly: number
-  /** Of lower and data-only layers, HandedLayers.facts and indexed; absent in what older versions have written, like the next two. */
-  facts?: readonly RootFacts[]
-  indexed?: boolean
+  /** What the roots of the lower and of the data-only layers say, in the order of their descriptors. */
+  lowers: readonly RootFacts[]
+  dataOnly: readonly RootFacts[]
+  /** HandedLayers.indexed. */
+  indexed: boolean
   /** PatientLayers.numbers, and those for a daemon whose predecessor has hung in a call on a layer. */
-  patience?: readonly number[]
-  hungPatience?: readonly number[]
+  patience: readonly number[]
+  hungPatience: readonly number[]
 }
 
 /** How often the heart beats while the event loop turns: so many times in the watchdog's time. */
@@ -79,15 +85,14 @@ export class KeptMount {
       mountpoint,
       cloned: layers.cloned,
       upper: own.length > 0,
-      lowers: lowers.length,
-      dataOnly: dataOnly.length,
-      ...(layers.facts === undefined ? {} : { facts: layers.facts }),
-      ...(layers.indexed === undefined ? {} : { indexed: layers.indexed }),
+      lowers: lowers.map(({ facts }) => facts),
+      dataOnly: dataOnly.map(({ facts }) => facts),
+      indexed: layers.indexed,
       patience: patience.numbers,
       hungPatience: patience.ifHung,
     }
     this.memory.writeMount(JSON.stringify(written))
-    this.link.keep([device, ...own, ...lowers.map(fd => fd.n), ...dataOnly.map(fd => fd.n)])
+    this.link.keep([device, ...own, ...[...lowers, ...dataOnly].map(({ rootFd }) => rootFd.n)])
   }
 
   /**
@@ -102,19 +107,22 @@ export class KeptMount {
     const written = JSON.parse(memory.readMount()) as Written
     const [device, ...fds] = link.kept ?? []
     const [upper = null, workdir = null] = written.upper ? fds.splice(0, 2) : []
-    const lowers = fds.splice(0, written.lowers)
-    const dataOnly = fds.splice(0, written.dataOnly)
-    if (device === undefined || dataOnly.length < written.dataOnly)
-      throw new Error('the keeper has not kept all descriptors')
+    const next = (facts: RootFacts): HandedLayer => {
+      const rootFd = fds.shift()
+      if (rootFd === undefined) throw new Error('the keeper has not kept all descriptors')
+      return { rootFd, facts }
+    }
+    const lowers = written.lowers.map(next)
+    const dataOnly = written.dataOnly.map(next)
+    if (device === undefined) throw new Error('the keeper has not kept the device')
     const spec = decodeSpec(written.spec)
-    const { cloned, facts, indexed } = written
-    return { memory, written, spec, device, upper, workdir, lowers, dataOnly, cloned, facts, indexed }
+    const { cloned, indexed } = written
+    return { memory, written, spec, device, upper, workdir, lowers, dataOnly, cloned, indexed }
   }
 
-  /** Whether a daemon can take over without an answer of any lower layer: nothing has to be found out about a change, or of their roots. */
-  static needsNoLower({ memory, written }: { memory: StateMemory; written: Written }): boolean {
-    const changing = memory.u32(AT.serving) !== 0 && (memory.u32(AT.said) & SAID.changing) !== 0
-    return !changing && written.facts !== undefined && written.indexed !== undefined
+  /** Whether a daemon that takes over has to find out about a change, for which lower layers may have to answer. */
+  static isChanging({ memory }: { memory: StateMemory }): boolean {
+    return memory.u32(AT.serving) !== 0 && (memory.u32(AT.said) & SAID.changing) !== 0
   }
 
   /** @throws Error as {@link handed} */

@@ -1,11 +1,12 @@
 /** What a successor reads: the journal of names against a plain model, damage, and requests whose answer may be lost. */
-import { writeFileSync } from 'node:fs'
+import { mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
 import { JournalLog, KIND } from '../../src/daemon/recovery/journal-log.js'
 import { readLog } from '../../src/daemon/recovery/known-inodes.js'
 import { AT, FIRST_REFERENCE } from '../../src/daemon/recovery/memory.js'
 import { Random } from '../fuzz/random.js'
+import type { Entry } from '../../src/fuse/filesystem.js'
 import { frame } from './fuse-frames.js'
 import { Succession } from './recovery-fixture.js'
 
@@ -165,6 +166,27 @@ t.test('what was open survives a journal that was written anew by a successor', 
     { backingId: 1 },
     'the backing file that the other handle has',
   )
+})
+
+t.test('a successor that writes the journal anew at once has all that nobody has asked for yet', t => {
+  using it = new Succession(false)
+  mkdirSync(join(it.root, 'upper', 'd'))
+  const dir = it.overlay.lookup(1, 'd').nodeid
+  const names = Array.from({ length: 50 }, (_, i) => `f${i}`)
+  for (const name of names) writeFileSync(join(it.root, 'upper', 'd', name), name)
+  const before = new Map(names.map(name => [name, it.overlay.lookup(dir, name)] as const))
+  // Twice, so that either half of the memory is the one that counts.
+  for (let round = 0; round < 2; round++) {
+    it.takeOver()
+    it.journal.rewrite()
+  }
+  it.takeOver()
+  t.equal(it.overlay.inodeCount, names.length + 2)
+  for (const [name, { nodeid, attr }] of before as Map<string, Entry>) {
+    t.same(it.overlay.getattr(nodeid).attr.ino, attr.ino, name)
+    t.equal(it.overlay.lookup(dir, name).nodeid, nodeid)
+  }
+  t.end()
 })
 
 t.test('backing files that no answer carries are closed, those that are open are not', async t => {

@@ -303,9 +303,11 @@ export class StateJournal implements Journal, RequestJournal {
 
   /** Writes down what there is, in place of how it came about. Between two requests: the tables agree with each other then. */
   rewrite(): void {
+    // Before the other half is begun: what a predecessor knew and nobody has asked for yet is read from this one.
+    const inodes = [...this.inodes()]
     const old = this.log.rewrite(() => {
       for (const [unique, request] of this.outstanding) this.settled(unique, request)
-      for (const inode of this.inodes()) this.rewriteInode(inode)
+      for (const inode of inodes) this.rewriteInode(inode)
       for (const [inode, facts] of this.opened) this.addOpens(inode, facts, 0, 0)
       for (const [inode, bits] of this.suspected) this.suspects(inode, bits)
     })

@@ -21,6 +21,7 @@
         'native/map.cc',
         'native/mount.cc',
         'native/name.cc',
+        'native/names.cc',
         'native/orphan-holder.cc',
         'native/patience.cc',
         'native/pipe.cc',

@@ -23,7 +23,7 @@ constexpr double kMaxSafe = 9007199254740991.0;
 // Slots of counters(); src/fuse/transport-device.ts reads the same order. Below 64: requests by opcode.
 enum CounterSlot : size_t {
   kFramesToJs = 64, kReadsInline, kReadsThreaded, kWritesInline, kWritesThreaded, kBytesRead, kBytesWritten,
-  kRegistered, kWakeups, kFollowed, kCounterSlots,
+  kRegistered, kWakeups, kFollowed, kNamesAnswered, kCounterSlots,
 };
 
 // A notification: written by a thread of its own, because the kernel may first want a lock that a request holds which
@@ -112,7 +112,9 @@ napi_value Channel::construct(napi_env env, napi_callback_info info) {
   }
   const auto& channels = *static_cast<std::shared_ptr<Channels>*>(data);
   auto* channel = new (std::nothrow) Channel(env, channels, static_cast<int>(fd), pages);
-  if (channel == nullptr) {
+  if (channel == nullptr || !channel->names_.made()) {
+    if (channel != nullptr) channel->device_->disown();
+    delete channel;
     napi_throw_error(env, "ENOMEM", "no memory for the channel");
     return nullptr;
   }
@@ -128,6 +130,7 @@ napi_value Channel::construct(napi_env env, napi_callback_info info) {
     return nullptr;
   }
   if (!channel->expose(self, "input", channel->input_) || !channel->expose(self, "output", channel->output_) ||
+      !channel->expose(self, "issued", channel->names_.shared()) ||
       napi_create_reference(env, arguments[2], 1, &channel->on_frame_) != napi_ok ||
       napi_create_reference(env, arguments[3], 1, &channel->on_end_) != napi_ok) {
     channel->device_->disown();
@@ -291,14 +294,15 @@ napi_value Channel::pin(napi_env env, napi_callback_info info) {
   return boolean(env, channel->plane_->files().pin(nodeid, on));
 }
 
-napi_value Channel::evict(napi_env env, napi_callback_info info) {
+// keepFiles(max): see FileTable::keep.
+napi_value Channel::keep_files(napi_env env, napi_callback_info info) {
   Channel* channel = self(env, info);
   if (channel == nullptr) return nullptr;
   Args args(env, info);
   const int64_t max = args.i64(0);
   if (!args.failed() && max < 0) args.wrong(0, "a count");
   if (args.failed()) return args.reject();
-  return integer(env, static_cast<int64_t>(channel->plane_->files().evict(static_cast<size_t>(max))));
+  return integer(env, static_cast<int64_t>(channel->plane_->files().keep(static_cast<size_t>(max))));
 }
 
 // resubmit(frame): serves a READ or WRITE whose file JavaScript has registered meanwhile. Whatever is wrong with it, it
@@ -336,6 +340,108 @@ napi_value Channel::follow_attributes(napi_env env, napi_callback_info info) {
   return undefined(env);
 }
 
+// answerNames(nodeid, reals, known, seconds, nanoseconds, linksApart): names in that directory are answered from now on, by the rules of
+// names.h. `reals`: for each of the directories that merge, top first, four doubles: its descriptor, which stays the caller's; 1 for
+// upper and 2 where `.wh.` markers may be in it; what is added to its st_ino, and below what limit. `known`: names, each with a NUL
+// behind it, or undefined.
+napi_value Channel::answer_names(napi_env env, napi_callback_info info) {
+  Channel* channel = self(env, info);
+  if (channel == nullptr) return nullptr;
+  Args args(env, info);
+  const uint64_t nodeid = nodeid_of(args, 0);
+  const Bytes words = args.bytes(1);
+  std::string known;
+  const bool all = !args.missing(2);
+  if (all && !args.failed()) {
+    size_t length = 0;
+    if (napi_get_value_string_latin1(env, args.raw(2), nullptr, 0, &length) != napi_ok) {
+      args.wrong(2, "a string");
+    } else {
+      known.resize(length);
+      napi_get_value_string_latin1(env, args.raw(2), known.data(), length + 1, nullptr);
+    }
+  }
+  Names::Rules rules;
+  rules.valid = static_cast<uint64_t>(args.i64(3));
+  rules.valid_nsec = args.u32(4);
+  rules.links_apart = args.boolean(5);
+  constexpr size_t kEach = 4;
+  const size_t count = words.size / (kEach * sizeof(double));
+  if (!args.failed() && (count == 0 || count > Names::kMostReals)) args.wrong(1, "one to four directories");
+  std::array<Names::Real, Names::kMostReals> reals;
+  for (size_t i = 0; i < count && !args.failed(); i++) {
+    double word[kEach];
+    memcpy(word, words.data + i * sizeof word, sizeof word);
+    // The comparisons are false for NaN.
+    if (!(word[0] >= 0 && word[0] <= INT_MAX && word[1] >= 0 && word[1] <= 3 && word[2] >= 0 && word[2] <= kMaxSafe && word[3] >= 0 &&
+          word[3] <= kMaxSafe + 1)) {
+      args.wrong(1, "a descriptor, flags and two numbers for each directory");
+      break;
+    }
+    const auto flags = static_cast<uint32_t>(word[1]);
+    reals[i].fd = static_cast<int>(word[0]);
+    reals[i].upper = (flags & 1) != 0;
+    reals[i].markers = (flags & 2) != 0;
+    reals[i].ino_base = static_cast<uint64_t>(word[2]);
+    reals[i].ino_limit = static_cast<uint64_t>(word[3]);
+  }
+  if (args.failed()) return args.reject();
+  if (!channel->closed_) {
+    channel->names_.follow(nodeid, reals, count, all ? std::optional<std::string_view>(known) : std::nullopt, rules);
+  }
+  return undefined(env);
+}
+
+// keepIssued(memory, places): a successor is to find in that ArrayBuffer what is issued. `places`: words of 32 bits, byte offsets in it in
+// the order of the members of IssueJournal, each half's beginning and tail, and what both halves share.
+napi_value Channel::keep_issued(napi_env env, napi_callback_info info) {
+  Channel* channel = self(env, info);
+  if (channel == nullptr) return nullptr;
+  Args args(env, info);
+  void* data = nullptr;
+  size_t length = 0;
+  if (args.failed() || napi_get_arraybuffer_info(env, args.raw(0), &data, &length) != napi_ok) args.wrong(0, "an ArrayBuffer");
+  const Bytes bytes = args.bytes(1);
+  std::array<uint32_t, 16> places{};
+  if (!args.failed() && bytes.size != sizeof places) args.wrong(1, "16 words");
+  if (args.failed()) return args.reject();
+  memcpy(places.data(), bytes.data, sizeof places);
+  const auto [half0, tail0, half1, tail1, size, waste, lost, inode, half, newest, forgotten, serving, references, said, request,
+              first_reference] = places;
+  for (const uint32_t at : {tail0, tail1, waste, lost, half, newest, forgotten, serving, references, said, request, first_reference}) {
+    if (at % 4 != 0 || at + sizeof(abi::fuse_in_header) > length) args.wrong(1, "places within the memory");
+  }
+  if (newest % 8 != 0 || first_reference % 8 != 0) args.wrong(1, "aligned places");
+  for (const uint32_t at : {half0, half1}) {
+    if (at % 8 != 0 || at > length || size > length - at) args.wrong(1, "halves within the memory");
+  }
+  if (args.failed()) return args.reject();
+  auto* const base = static_cast<uint8_t*>(data);
+  const auto word = [base](uint32_t at) { return reinterpret_cast<uint32_t*>(base + at); };
+  const auto number = [base](uint32_t at) { return reinterpret_cast<double*>(base + at); };
+  if (channel->closed_ || napi_create_reference(env, args.raw(0), 1, &channel->kept_memory_) != napi_ok) return undefined(env);
+  channel->names_.keep({{{base + half0, size, word(tail0), word(waste), word(lost), inode},
+                         {base + half1, size, word(tail1), word(waste), word(lost), inode}},
+                        word(half),
+                        number(newest),
+                        word(forgotten),
+                        word(serving),
+                        word(references),
+                        word(said),
+                        base + request,
+                        number(first_reference)});
+  return undefined(env);
+}
+
+// takeNames(): the names of the inodes in `issued`, each with a NUL behind it; there is nothing in `issued` any more.
+napi_value Channel::take_names(napi_env env, napi_callback_info info) {
+  Channel* channel = self(env, info);
+  if (channel == nullptr) return nullptr;
+  const std::string names = channel->names_.take();
+  napi_value out = nullptr;
+  return napi_create_string_latin1(env, names.data(), names.size(), &out) == napi_ok ? out : nullptr;
+}
+
 // answersChanged(nodeid): what was answered about it may no longer be true.
 napi_value Channel::answers_changed(napi_env env, napi_callback_info info) {
   Channel* channel = self(env, info);
@@ -344,6 +450,7 @@ napi_value Channel::answers_changed(napi_env env, napi_callback_info info) {
   const uint64_t nodeid = nodeid_of(args, 0);
   if (args.failed()) return args.reject();
   channel->answers_.changed(nodeid);
+  if (!channel->closed_) channel->names_.drop(nodeid);
   return undefined(env);
 }
 
@@ -413,7 +520,8 @@ napi_value Channel::counters(napi_env env, napi_callback_info info) {
   slots[kBytesRead] = static_cast<double>(io.bytes_read);
   slots[kBytesWritten] = static_cast<double>(io.bytes_written);
   slots[kRegistered] = static_cast<double>(channel->plane_->files().size());
-  slots[kFollowed] = static_cast<double>(channel->answers_.following());
+  slots[kFollowed] = static_cast<double>(channel->answers_.following() + channel->names_.following());
+  slots[kNamesAnswered] = static_cast<double>(channel->names_.answered());
   slots[kWakeups] = static_cast<double>(channel->wakeups_);
   return array;
 }
@@ -435,9 +543,12 @@ bool Channel::define_class(napi_env env, napi_value exports, std::shared_ptr<Cha
       method("unregisterFile", unregister_file),
       method("isRegistered", is_registered),
       method("pin", pin),
-      method("evict", evict),
+      method("keepFiles", keep_files),
       method("resubmit", resubmit),
       method("followAttributes", follow_attributes),
+      method("answerNames", answer_names),
+      method("keepIssued", keep_issued),
+      method("takeNames", take_names),
       method("answersChanged", answers_changed),
       method("hasWork", has_work),
       method("askAll", ask_all),

@@ -81,7 +81,8 @@ void Channel::shut() {
   if (polling_) uv_close(reinterpret_cast<uv_handle_t*>(&poll_), on_handle_closed);
   if (on_frame_ != nullptr) napi_delete_reference(env_, on_frame_);
   if (on_end_ != nullptr) napi_delete_reference(env_, on_end_);
-  on_frame_ = on_end_ = nullptr;
+  if (kept_memory_ != nullptr) napi_delete_reference(env_, kept_memory_);
+  on_frame_ = on_end_ = kept_memory_ = nullptr;
   uint32_t references = 0;
   // The finalizer deletes the channel, so from here on the object may be collected.
   if (started_ && !collected_) napi_reference_unref(env_, this_ref_, &references);
@@ -239,6 +240,7 @@ bool Channel::serve(Entered* entered, const Memory& frame, size_t size) {
   const bool alone = !asks_all_;
   if (alone && (opcode == abi::FUSE_FORGET || opcode == abi::FUSE_BATCH_FORGET)) {
     // One for which there is no room goes to JavaScript by itself: in which order they are carried out is no matter.
+    names_.forgotten(frame.data(), size);
     if (answers_.forget(frame.data(), size)) return !answers_.is_full() || deliver_forgets(entered);
   } else if (answers_.has_forgotten() && !goes_before_forgets(opcode) && !deliver_forgets_before(entered, frame, size)) {
     return false;
@@ -249,11 +251,29 @@ bool Channel::serve(Entered* entered, const Memory& frame, size_t size) {
       device_->write(reply->data, reply->size);
       return true;
     }
+    if (const auto reply = names_.answer(frame.data(), size)) {
+      if (device_->write(reply->data, reply->size) < 0) names_.undelivered();
+      return true;
+    }
   }
   const bool io = (opcode == abi::FUSE_READ || opcode == abi::FUSE_WRITE) && DataPlane::valid(frame.data(), size);
-  if (io && plane_->serve(frame.data(), kept_ ? nullptr : &block_)) return true;
+  if (io && serve_io(frame, opcode)) return true;
   answers_.asked(frame.data(), size);
+  names_.asked(frame.data(), size);
   return deliver(entered, kept_ ? nullptr : &frame, size);
+}
+
+// A READ or WRITE whose file is known, or can be found without JavaScript.
+bool Channel::serve_io(const Memory& frame, uint32_t opcode) {
+  std::unique_ptr<Memory>* const block = kept_ ? nullptr : &block_;
+  if (plane_->serve(frame.data(), block)) return true;
+  if (opcode != abi::FUSE_READ || !names_.has_issued()) return false;
+  uint64_t nodeid = 0;
+  memcpy(&nodeid, frame.data() + offsetof(abi::fuse_in_header, nodeid), sizeof nodeid);
+  const int fd = names_.open(nodeid);
+  if (fd < 0) return false;
+  plane_->files().put(nodeid, std::make_shared<File>(fd, false));
+  return plane_->serve(frame.data(), block);
 }
 
 // Hands a frame to JavaScript: `frame`, or what is in input_ already.

@@ -21,6 +21,7 @@
 #include "data-plane.h"
 #include "env.h"
 #include "memory.h"
+#include "names.h"
 #include "spin-wait.h"
 #include "work-queue.h"
 
@@ -61,11 +62,14 @@ class Channel {
   static napi_value unregister_file(napi_env env, napi_callback_info info);
   static napi_value is_registered(napi_env env, napi_callback_info info);
   static napi_value pin(napi_env env, napi_callback_info info);
-  static napi_value evict(napi_env env, napi_callback_info info);
+  static napi_value keep_files(napi_env env, napi_callback_info info);
   static napi_value resubmit(napi_env env, napi_callback_info info);
   static napi_value follow_attributes(napi_env env, napi_callback_info info);
   static napi_value has_work(napi_env env, napi_callback_info info);
   static napi_value ask_all(napi_env env, napi_callback_info info);
+  static napi_value answer_names(napi_env env, napi_callback_info info);
+  static napi_value keep_issued(napi_env env, napi_callback_info info);
+  static napi_value take_names(napi_env env, napi_callback_info info);
   static napi_value answers_changed(napi_env env, napi_callback_info info);
   static napi_value backing_open(napi_env env, napi_callback_info info);
   static napi_value backing_close(napi_env env, napi_callback_info info);
@@ -92,6 +96,7 @@ class Channel {
   int begin();
   void drain();
   bool serve(Entered* entered, const Memory& frame, size_t size);
+  bool serve_io(const Memory& frame, uint32_t opcode);
   bool deliver(Entered* entered, const Memory* frame, size_t size);
   bool deliver_forgets_before(Entered* entered, const Memory& frame, size_t size);
   bool deliver_forgets(Entered* entered);
@@ -133,12 +138,14 @@ class Channel {
   bool collected_ = false;
 
   napi_ref this_ref_ = nullptr;  // weak until start()
+  napi_ref kept_memory_ = nullptr;  // what names_ keeps its journal in
   napi_ref on_frame_ = nullptr;
   napi_ref on_end_ = nullptr;
   napi_async_context context_ = nullptr;
   napi_async_cleanup_hook_handle hook_ = nullptr;
 
   Answers answers_;
+  Names names_;
   bool work_ = false;      // something is to be done as soon as no request is there
   bool asks_all_ = false;  // JavaScript wants to see all that no file is registered for
 

@@ -141,6 +141,7 @@ void FileTable::put(uint64_t nodeid, std::shared_ptr<File> file) {
     unlink(slot);
     link(slot);
   }
+  if (slots_.size() > most_ + kSlack) evict();
 }
 
 bool FileTable::remove(uint64_t nodeid) {
@@ -182,9 +183,14 @@ bool FileTable::pin(uint64_t nodeid, bool on) {
   return true;
 }
 
-size_t FileTable::evict(size_t max) {
+size_t FileTable::keep(size_t max) {
+  most_ = std::min(max, SIZE_MAX - kSlack);
+  return evict();
+}
+
+size_t FileTable::evict() {
   size_t closed = 0;
-  while (slots_.size() > max && oldest_ != nullptr) {
+  while (slots_.size() > most_ && oldest_ != nullptr) {
     remove(oldest_->nodeid);
     closed++;
   }

@@ -99,7 +99,8 @@ class FileTable {
   // The same without touching the order.
   const File* peek(uint64_t nodeid) const;
   bool pin(uint64_t nodeid, bool on);
-  size_t evict(size_t max);
+  // From now on at most so many are open, or a few more: the least recently used are closed. How many that were.
+  size_t keep(size_t max);
   size_t size() const { return slots_.size(); }
   void clear();
 
@@ -112,6 +113,10 @@ class FileTable {
     Slot* newer = nullptr;
   };
 
+  // Files beyond the limit that are put up with, so that closing is done rarely.
+  static constexpr size_t kSlack = 64;
+
+  size_t evict();
   void link(Slot* slot);
   void unlink(Slot* slot);
 
@@ -119,6 +124,7 @@ class FileTable {
   std::unordered_map<uint64_t, Slot> slots_;
   Slot* oldest_ = nullptr;
   Slot* newest_ = nullptr;
+  size_t most_ = SIZE_MAX - kSlack;
 };
 
 // Whether the disk is one to wait for on the main thread: one request that took long there (a full journal, dirty throttling, a slow

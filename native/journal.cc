@@ -1,45 +1,36 @@
 // The recovery journal's records (src/daemon/recovery/journal-log.ts has the format), written in one call. Written in JavaScript, by
 // loops over bytes and words, they cost a new inode 2 to 5 us until TurboFan had compiled that, which is as long as most mounts see new
 // files; so 0.7 to 1.4, with all else that the journal is told of it.
+#include "journal.h"
+
 #include <array>
+#include <atomic>
 #include <cstddef>
 #include <cstring>
 #include <new>
 
 #include "args.h"
+#include "fuse-abi.h"
 #include "register.h"
 
 namespace lamina {
 namespace {
 
-struct Head {
-  uint32_t kind;
-  uint32_t bytes;
-  uint32_t sum;
-  uint32_t nlookup;
-  double ino;
-  double nodeid;
-  double other;
-  uint32_t small;
-  uint32_t text;
-};
-static_assert(sizeof(Head) == 48);
-static_assert(offsetof(Head, nodeid) == 24);
-
 // Word index of the first field that the sum is over: what comes before changes in place, or is in it from the start.
-constexpr uint32_t kSummed = offsetof(Head, nodeid) / 4;
+constexpr uint32_t kSummed = offsetof(JournalHead, nodeid) / 4;
+constexpr uint32_t kForgottenAll = 0xffffffff;
 
 struct Writer {
   napi_ref memory = nullptr;  // keeps the ArrayBuffer
-  uint8_t* half = nullptr;    // this half of the journal
-  uint32_t size = 0;
-  uint32_t* tail = nullptr;   // bytes of it that count
-  uint32_t* waste = nullptr;  // bytes of what may say nothing any more
-  uint32_t* lost = nullptr;   // 1: it has run over
-  uint32_t inode = 0;         // records of this kind are no waste when they are written
+  JournalHalf half;
 };
 
-// `words` of a record whose head is complete but for the sum.
+// The order of stores is what a death between them is understood by; on the machine it is that of the program.
+void then() { std::atomic_signal_fence(std::memory_order_seq_cst); }
+
+size_t bytes_of(size_t length) { return (sizeof(JournalHead) + length + 7) & ~size_t{7}; }
+
+// Of a record whose head is complete but for the sum.
 uint32_t sum_of(const uint8_t* record, uint32_t bytes, uint32_t kind) {
   uint32_t hash = bytes ^ kind;
   for (uint32_t at = kSummed * 4; at < bytes; at += 4) {
@@ -52,14 +43,13 @@ uint32_t sum_of(const uint8_t* record, uint32_t bytes, uint32_t kind) {
 }
 
 // append(kind, nodeid, other, small, text, [nlookup, ino]): the record's place in this half, never 0; or 0 when there is no room.
-// A daemon that is killed in here leaves the tail where it was: what was written behind it is not seen.
 napi_value append(napi_env env, napi_callback_info info) {
   size_t count = 7;
   napi_value values[7];
   void* data = nullptr;
   if (napi_get_cb_info(env, info, &count, values, nullptr, &data) != napi_ok) return nullptr;
-  const Writer& writer = *static_cast<Writer*>(data);
-  Head head{};
+  JournalHalf& half = static_cast<Writer*>(data)->half;
+  JournalHead head{};
   size_t length = 0;
   if (count < 5 || napi_get_value_uint32(env, values[0], &head.kind) != napi_ok ||
       napi_get_value_double(env, values[1], &head.nodeid) != napi_ok ||
@@ -71,27 +61,13 @@ napi_value append(napi_env env, napi_callback_info info) {
     napi_throw_type_error(env, "ERR_INVALID_ARG_TYPE", "a record is two numbers, a number and a text");
     return nullptr;
   }
-  // Never 0, so that 0 can say "nowhere".
-  const uint32_t slot = *writer.tail == 0 ? 8 : *writer.tail;
-  const size_t bytes = (sizeof head + length + 7) & ~size_t{7};
-  napi_value out = nullptr;
-  // Behind the text there is a NUL, which belongs to no record when the text ends with one. A tail that is not what was written is a
-  // damaged one, and nothing can be written to.
-  if (slot % 8 != 0 || slot > writer.size || length > writer.size || bytes + 8 > writer.size - slot) {
-    *writer.lost = 1;
-    napi_create_uint32(env, 0, &out);
-    return out;
+  uint8_t* const text = half.room(length);
+  uint32_t slot = 0;
+  if (text != nullptr) {
+    napi_get_value_string_latin1(env, values[4], reinterpret_cast<char*>(text), length + 1, nullptr);
+    slot = half.append(head, length);
   }
-  uint8_t* const record = writer.half + slot;
-  head.bytes = static_cast<uint32_t>(bytes);
-  head.text = static_cast<uint32_t>(length);
-  memset(record + bytes - 8, 0, 8);
-  memcpy(record, &head, sizeof head);
-  napi_get_value_string_latin1(env, values[4], reinterpret_cast<char*>(record) + sizeof head, length + 1, nullptr);
-  const uint32_t sum = sum_of(record, head.bytes, head.kind);
-  memcpy(record + offsetof(Head, sum), &sum, sizeof sum);
-  __atomic_store_n(writer.tail, slot + head.bytes, __ATOMIC_RELEASE);
-  if (head.kind != writer.inode) *writer.waste += head.bytes;
+  napi_value out = nullptr;
   napi_create_uint32(env, slot, &out);
   return out;
 }
@@ -113,7 +89,7 @@ napi_value journal_writer(napi_env env, napi_callback_info info) {
   if (args.failed()) return args.reject();
   auto* const bytes = static_cast<uint8_t*>(data);
   const auto word = [bytes](uint32_t at) { return reinterpret_cast<uint32_t*>(bytes + at); };
-  auto* writer = new (std::nothrow) Writer{nullptr, bytes + half, size, word(tail), word(waste), word(lost), inode};
+  auto* writer = new (std::nothrow) Writer{nullptr, {bytes + half, size, word(tail), word(waste), word(lost), inode}};
   if (writer == nullptr) return failure(env, ENOMEM);
   const auto drop = [](napi_env its_env, void* gone, void*) {
     napi_delete_reference(its_env, static_cast<Writer*>(gone)->memory);
@@ -134,6 +110,70 @@ napi_value journal_writer(napi_env env, napi_callback_info info) {
 }
 
 }  // namespace
+
+uint8_t* JournalHalf::room(size_t length) {
+  // Behind the text there is a NUL, which belongs to no record when the text ends with one. A tail that is not what was written is a
+  // damaged one, and nothing can be written to.
+  const uint32_t slot = next();
+  if (slot % 8 != 0 || slot > size || length > size || bytes_of(length) + 8 > size - slot) {
+    *lost = 1;
+    return nullptr;
+  }
+  memset(records + slot + bytes_of(length) - 8, 0, 8);
+  return records + slot + sizeof(JournalHead);
+}
+
+uint32_t JournalHalf::append(JournalHead head, size_t length) {
+  const uint32_t slot = next();
+  uint8_t* const record = records + slot;
+  head.bytes = static_cast<uint32_t>(bytes_of(length));
+  head.text = static_cast<uint32_t>(length);
+  head.sum = 0;
+  memcpy(record, &head, sizeof head);
+  const uint32_t sum = sum_of(record, head.bytes, head.kind);
+  memcpy(record + offsetof(JournalHead, sum), &sum, sizeof sum);
+  __atomic_store_n(tail, slot + head.bytes, __ATOMIC_RELEASE);
+  if (head.kind != inode) *waste += head.bytes;
+  return slot;
+}
+
+void IssueJournal::begin(const uint8_t* frame) const {
+  *forgotten = kForgottenAll;
+  then();
+  *serving = 0;
+  then();
+  memcpy(request, frame, sizeof(abi::fuse_in_header));
+  *references = 0;
+  *said = 0;
+  then();
+  *serving = 1;
+  then();
+}
+
+uint32_t IssueJournal::issue(uint64_t nodeid, uint64_t directory, uint32_t type, uint64_t ino, std::string_view name) const {
+  JournalHalf log = halves[*half & 1];
+  *newest = static_cast<double>(nodeid);
+  then();
+  uint8_t* const text = log.room(name.size());
+  if (text == nullptr) return 0;
+  memcpy(text, name.data(), name.size());
+  JournalHead head{};
+  head.kind = log.inode;
+  head.ino = static_cast<double>(ino);
+  head.nodeid = static_cast<double>(nodeid);
+  head.other = static_cast<double>(directory);
+  head.small = type >> 12;
+  const uint32_t slot = log.append(head, name.size());
+  then();
+  first_reference[0] = static_cast<double>(nodeid);
+  first_reference[1] = 1;
+  then();
+  *references = 1;
+  then();
+  const uint32_t one = 1;
+  memcpy(log.records + slot + offsetof(JournalHead, nlookup), &one, sizeof one);
+  return slot;
+}
 
 bool register_journal(napi_env env, napi_value exports, State* state) {
   return define(env, exports, state, "journalWriter", journal_writer);

@@ -263,6 +263,7 @@ function counters(calls: PathCalls, files: PathFiles): SessionCounters {
       registered: files.count,
       wakeups: 0,
       followed: 0,
+      namesAnswered: 0,
     },
   }
 }

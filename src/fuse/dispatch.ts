@@ -188,6 +188,7 @@ export class Dispatcher {
     const op = (this.op = frame.u32(at.opcode))
     let payload: number
     try {
+      this.fs.adoptIssued()
       if (frame.u32(at.len) !== length) throw new BadRequest(E.EINVAL, 'the length is not that of the header')
       const extensions = frame.u16(at.total_extlen) * 8
       if (extensions > length - S.InHeader.size) throw new BadRequest(E.EINVAL, 'extensions are cut off')

@@ -139,6 +139,8 @@ export type Maybe<T> = T | Promise<T>
 export interface FileSystem {
   init(connection: Connection): void
   destroy(): void
+  /** Called before each request: see {@link KernelSide.takeIssued}. */
+  adoptIssued(): void
   lookup(parent: number, name: string, caller: Caller): Entry | NegativeEntry
   /** Never answered. */
   forget(nodeid: number, nlookup: number): void
@@ -224,6 +226,46 @@ export interface FileSystem {
 }
 
 /** How the filesystem tells the kernel, and the data plane, what changed behind its back. Given at construction. */
+/** A directory whose names may be answered by asking its real directories in turn. */
+export interface AnsweredDirectory {
+  readonly nodeid: number
+  /** At most {@link MOST_REALS}, top first. The descriptors stay the caller's. */
+  readonly reals: readonly AnsweredReal[]
+  /** Names in it that have an inode; undefined where they are too many: then only what is missing is answered. */
+  readonly known: readonly string[] | undefined
+  /** Seconds for which the kernel may believe in an answer. */
+  readonly timeout: number
+  /** Files with several names are left to the filesystem. */
+  readonly linksApart: boolean
+}
+
+export const MOST_REALS = 4
+
+export interface AnsweredReal {
+  readonly fd: number
+  readonly upper: boolean
+  /** `.wh.` markers may be in it. */
+  readonly markers: boolean
+  /** What is shown as st_ino: `base` more than the number, where that is below `limit`. */
+  readonly inos: { readonly base: number; readonly limit: number }
+}
+
+/** An inode that the kernel was told of in an answer to LOOKUP, of a file or symlink of a lower layer. */
+export interface Issued {
+  readonly nodeid: number
+  readonly directory: number
+  readonly name: string
+  /** Which of the directory's lower real ones has it. */
+  readonly below: number
+  readonly ino: number
+  /** S_IF* bits. */
+  readonly type: number
+  /** 0: the kernel did not take the answer. */
+  readonly references: 0 | 1
+  /** Where the journal of what is kept for a successor has it; 0 nowhere. */
+  readonly slot: number
+}
+
 export interface KernelSide {
   /** Hands `fd` (ownership passes) to the data plane for READ and WRITE of `nodeid`. */
   registerFile(nodeid: number, fd: number, writable: boolean): void
@@ -241,6 +283,15 @@ export interface KernelSide {
   followAttributes(nodeid: number, fd: number, oneLink: boolean): void
   /** What was answered to GETATTR of a followed directory, or that an object lacks an attribute (xattr), may be true no longer. */
   answersChanged(nodeid: number): void
+  /**
+   * Names in that directory may be answered without the filesystem from now on, until {@link answersChanged} of it. What is given a
+   * number so is told by {@link takeIssued}.
+   */
+  answerNames(directory: AnsweredDirectory): void
+  /** What was given a number since the last call. */
+  takeIssued(): readonly Issued[]
+  /** The number of the newest inode, which both sides count up. */
+  readonly newest: Float64Array
   /** Something else is to be done (setImmediate) as soon as no request is there: nobody waits awake for the next one. */
   hasWork(on: boolean): void
   /** FUSE_NOTIFY_INVAL_INODE: attributes, and data from `offset` (-1: attributes only). */

@@ -24,7 +24,7 @@ export {
   type Settled,
 } from './request-journal.js'
 export type { Transport, TransportCounters } from './transport.js'
-export { DeviceTransport } from './transport-device.js'
+export { DeviceTransport, type KeptInput } from './transport-device.js'
 export { ReplayTransport, type Reply } from './transport-replay.js'
 export { readTrace, type TraceRecord } from './trace.js'
 export { PathCalls } from './path-calls.js'

@@ -36,6 +36,14 @@ const FOREVER_SECONDS = 0xff_ffff_ffff
 
 const NANOSECONDS = 1_000_000_000
 
+/** A timeout in seconds as replies have it. */
+export function timeoutWords(timeout: number): { seconds: number; nanoseconds: number } {
+  if (timeout >= FOREVER_SECONDS) return { seconds: FOREVER_SECONDS, nanoseconds: 0 }
+  if (!(timeout > 0)) return { seconds: 0, nanoseconds: 0 }
+  const seconds = Math.floor(timeout)
+  return { seconds, nanoseconds: Math.floor((timeout - seconds) * NANOSECONDS) }
+}
+
 export class Output extends Frame {
   readonly capacity: number
 
@@ -54,17 +62,9 @@ export class Output extends Frame {
 
   /** A timeout as seconds and nanoseconds; Infinity is for ever, NaN and negative ones are none at all. */
   private timeout(secondsAt: number, nanosecondsAt: number, timeout: number): void {
-    if (timeout >= FOREVER_SECONDS) {
-      this.set64(secondsAt, FOREVER_SECONDS)
-      this.setU32(nanosecondsAt, 0)
-    } else if (timeout > 0) {
-      const seconds = Math.floor(timeout)
-      this.set64(secondsAt, seconds)
-      this.setU32(nanosecondsAt, Math.floor((timeout - seconds) * NANOSECONDS))
-    } else {
-      this.set64(secondsAt, 0)
-      this.setU32(nanosecondsAt, 0)
-    }
+    const { seconds, nanoseconds } = timeoutWords(timeout)
+    this.set64(secondsAt, seconds)
+    this.setU32(nanosecondsAt, nanoseconds)
   }
 
   private attr(at: number, attr: AttrValues): void {

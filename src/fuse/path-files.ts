@@ -29,6 +29,16 @@ export class PathFiles implements KernelSide {
     // libuv does not wait while something is to be done.
   }
 
+  readonly newest = new Float64Array(1)
+
+  answerNames(): void {
+    // libfuse asks for each path anew.
+  }
+
+  takeIssued(): readonly [] {
+    return []
+  }
+
   answersChanged(): void {
     // Nothing is remembered.
   }

@@ -11,7 +11,7 @@ import { SysError } from '../base/sys-error.js'
 import type { Account } from '../sys/account.js'
 import { withDebug } from './debug.js'
 import { type DispatchOptions, Dispatcher } from './dispatch.js'
-import type { FileSystem, KernelSide } from './filesystem.js'
+import type { AnsweredDirectory, FileSystem, Issued, KernelSide } from './filesystem.js'
 import type { NegotiatedConnection } from './init.js'
 import { OP_LIMIT, opName } from './opcodes.js'
 import { Output, PAYLOAD } from './output.js'
@@ -59,11 +59,10 @@ export interface SessionCounters {
     registered: number
     wakeups: number
     followed: number
+    namesAnswered: number
   }
 }
 
-/** Registrations beyond the limit are tolerated up to this many before the oldest are closed, so that it is done rarely. */
-const EVICT_SLACK = 64
 const DEFAULT_MAX_OPEN_FILES = 512
 
 /** How long close() waits for notifications that the kernel has not taken yet, milliseconds. */
@@ -86,10 +85,8 @@ export class Session implements KernelSide {
   readonly ended: Promise<SessionEnd>
 
   private readonly transport: Transport
-  private readonly maxOpenFiles: number
   private dispatcher: Dispatcher | undefined
   private over = false
-  private registrations = 0
   private notifications = 0
   private queue: Buffer[] = []
   private flushing = false
@@ -103,7 +100,7 @@ export class Session implements KernelSide {
     private readonly options: SessionOptions = {},
   ) {
     this.transport = withDebug(withTrace(transport))
-    this.maxOpenFiles = options.maxOpenFiles ?? DEFAULT_MAX_OPEN_FILES
+    this.transport.keepFiles(options.maxOpenFiles ?? DEFAULT_MAX_OPEN_FILES)
     this.initialized = new Promise((resolve, reject) => {
       this.resolveInit = resolve
       this.rejectInit = reject
@@ -197,10 +194,6 @@ export class Session implements KernelSide {
 
   registerFile(nodeid: number, fd: number, writable: boolean): void {
     this.transport.registerFile(nodeid, fd, writable)
-    if (++this.registrations > this.maxOpenFiles + EVICT_SLACK) {
-      this.transport.evict(this.maxOpenFiles)
-      this.registrations = this.transport.counters().registered
-    }
   }
 
   limit(account: Account): void {
@@ -208,7 +201,7 @@ export class Session implements KernelSide {
   }
 
   unregisterFile(nodeid: number): void {
-    if (this.transport.unregisterFile(nodeid)) this.registrations--
+    this.transport.unregisterFile(nodeid)
   }
 
   registered(nodeid: number): 0 | 1 | 2 {
@@ -219,17 +212,24 @@ export class Session implements KernelSide {
     this.transport.pin(nodeid, on)
   }
 
-  /** Closes least recently used files of the data plane until `max` remain: when descriptors run out. */
-  evict(max: number): number {
-    return this.transport.evict(max)
-  }
-
   followAttributes(nodeid: number, fd: number, oneLink: boolean): void {
     this.transport.followAttributes(nodeid, fd, oneLink)
   }
 
   hasWork(on: boolean): void {
     this.transport.hasWork(on)
+  }
+
+  answerNames(directory: AnsweredDirectory): void {
+    this.transport.answerNames(directory)
+  }
+
+  takeIssued(): readonly Issued[] {
+    return this.transport.takeIssued()
+  }
+
+  get newest(): Float64Array {
+    return this.transport.newest
   }
 
   answersChanged(nodeid: number): void {
@@ -307,6 +307,7 @@ export class Session implements KernelSide {
         registered: native.registered,
         wakeups: native.wakeups,
         followed: native.followed,
+        namesAnswered: native.namesAnswered,
       },
     }
   }

@@ -1,14 +1,17 @@
 import type { Account } from '../sys/account.js'
+import type { AnsweredDirectory, Issued } from './filesystem.js'
 import type { Transport, TransportCounters } from './transport.js'
 
 /** A transport that passes everything on: the base of those that watch (trace.ts, debug.ts), and so see every request. */
 export class TransportDecorator implements Transport {
   readonly input: ArrayBuffer
   readonly output: ArrayBuffer
+  readonly newest: Float64Array
 
   constructor(protected readonly inner: Transport) {
     this.input = inner.input
     this.output = inner.output
+    this.newest = inner.newest
     inner.askAll()
   }
 
@@ -45,11 +48,17 @@ export class TransportDecorator implements Transport {
   pin(nodeid: number, on: boolean): void {
     this.inner.pin(nodeid, on)
   }
-  evict(max: number): number {
-    return this.inner.evict(max)
+  keepFiles(max: number): number {
+    return this.inner.keepFiles(max)
   }
   followAttributes(nodeid: number, fd: number, oneLink: boolean): void {
     this.inner.followAttributes(nodeid, fd, oneLink)
+  }
+  answerNames(directory: AnsweredDirectory): void {
+    this.inner.answerNames(directory)
+  }
+  takeIssued(): readonly Issued[] {
+    return this.inner.takeIssued()
   }
   answersChanged(nodeid: number): void {
     this.inner.answersChanged(nodeid)

@@ -6,6 +6,8 @@ import type { Account } from '../sys/account.js'
 import { addon, type AccountHandle } from '../sys/addon.js'
 import { SysError } from '../base/sys-error.js'
 import { OP_LIMIT } from './opcodes.js'
+import type { AnsweredDirectory, Issued } from './filesystem.js'
+import { timeoutWords } from './output.js'
 import type { Transport, TransportCounters } from './transport.js'
 
 /** As native/channel-methods.cc exports it. */
@@ -23,9 +25,21 @@ export interface Channel {
   unregisterFile(nodeid: number): boolean
   isRegistered(nodeid: number): 0 | 1 | 2
   pin(nodeid: number, on: boolean): boolean
-  evict(max: number): number
+  keepFiles(max: number): number
   resubmit(frame: Uint8Array): void
   followAttributes(nodeid: number, fd: number, oneLink: boolean): void
+  /** Doubles: native/names.h. */
+  readonly issued: ArrayBuffer
+  answerNames(
+    nodeid: number,
+    reals: Uint8Array,
+    known: string | undefined,
+    seconds: number,
+    nanoseconds: number,
+    linksApart: boolean,
+  ): void
+  keepIssued(memory: ArrayBuffer, places: Uint8Array): void
+  takeNames(): string
   answersChanged(nodeid: number): void
   hasWork(on: boolean): void
   askAll(): void
@@ -53,23 +67,37 @@ export const native = addon as unknown as FuseAddon
 /** Room for a WRITE's headers before its data; the kernel wants fuse_in_header + fuse_write_in, 80 bytes. */
 const HEADROOM = 4096
 
+/** Where a successor finds what this process had read and not carried out, and the inodes that were made without JavaScript. */
+export interface KeptInput {
+  /** A file that holds the frame being handled from `offset`, and FORGETs that are not handled yet from `forgets`. */
+  readonly fd: number
+  readonly offset: number
+  readonly forgets: number
+  /** Its memory, and the places of native/journal.h's IssueJournal in it. */
+  readonly memory: ArrayBuffer
+  readonly issues: Uint32Array
+}
+
+/** Of the words that native/names.h writes: how many inodes, where the first one is, and how many words each has. */
+const ISSUED_COUNT = 1
+const ISSUED_FIRST = 2
+const ISSUED_WORDS = 7
+const NONE: readonly Issued[] = []
+
 export class DeviceTransport implements Transport {
   readonly input: ArrayBuffer
   readonly output: ArrayBuffer
+  readonly newest: Float64Array
+  private readonly issued: Float64Array
   private readonly channel: Channel
   private onFrame: (length: number) => void = () => undefined
   private onEnd: (errno: number) => void = () => undefined
 
   /**
    * `fd` is an open /dev/fuse; it belongs to the transport from here on and is made non-blocking.
-   * `maxWrite` is the largest READ or WRITE that INIT will agree on, bytes. `input`: a file that holds the frame being handled,
-   * and FORGETs that are not handled yet, for whoever goes on after this process.
+   * `maxWrite` is the largest READ or WRITE that INIT will agree on, bytes.
    */
-  constructor(
-    fd: number,
-    maxWrite: number,
-    input?: { readonly fd: number; readonly offset: number; readonly forgets: number },
-  ) {
+  constructor(fd: number, maxWrite: number, input?: KeptInput) {
     this.channel = new native.Channel(
       fd,
       maxWrite + HEADROOM,
@@ -85,6 +113,9 @@ export class DeviceTransport implements Transport {
     )
     this.input = this.channel.input
     this.output = this.channel.output
+    if (input !== undefined) this.channel.keepIssued(input.memory, Buffer.from(input.issues.buffer))
+    this.issued = new Float64Array(this.channel.issued)
+    this.newest = this.issued.subarray(0, 1)
   }
 
   /** @throws SysError EPERM, EBADF … when the fd cannot be polled */
@@ -125,12 +156,48 @@ export class DeviceTransport implements Transport {
   pin(nodeid: number, on: boolean): void {
     this.channel.pin(nodeid, on)
   }
-  evict(max: number): number {
-    return this.channel.evict(max)
+  keepFiles(max: number): number {
+    return this.channel.keepFiles(max)
   }
   followAttributes(nodeid: number, fd: number, oneLink: boolean): void {
     this.channel.followAttributes(nodeid, fd, oneLink)
   }
+  answerNames({ nodeid, reals, known, timeout, linksApart }: AnsweredDirectory): void {
+    const words = new Float64Array(
+      reals.flatMap(({ fd, upper, markers, inos }) => [
+        fd,
+        (upper ? 1 : 0) | (markers ? 2 : 0),
+        inos.base,
+        inos.limit,
+      ]),
+    )
+    const names = known?.map(name => name + '\0').join('')
+    const { seconds, nanoseconds } = timeoutWords(timeout)
+    this.channel.answerNames(nodeid, Buffer.from(words.buffer), names, seconds, nanoseconds, linksApart)
+  }
+
+  takeIssued(): readonly Issued[] {
+    const { issued } = this
+    const count = issued[ISSUED_COUNT] as number
+    if (count === 0) return NONE
+    const names = this.channel.takeNames().split('\0')
+    const taken: Issued[] = []
+    for (let i = 0; i < count; i++) {
+      const at = ISSUED_FIRST + i * ISSUED_WORDS
+      taken.push({
+        nodeid: issued[at] as number,
+        directory: issued[at + 1] as number,
+        name: names[i] as string,
+        below: issued[at + 2] as number,
+        ino: issued[at + 3] as number,
+        type: issued[at + 4] as number,
+        references: issued[at + 5] as 0 | 1,
+        slot: issued[at + 6] as number,
+      })
+    }
+    return taken
+  }
+
   answersChanged(nodeid: number): void {
     this.channel.answersChanged(nodeid)
   }
@@ -162,6 +229,7 @@ export class DeviceTransport implements Transport {
       registered: at(71),
       wakeups: at(72),
       followed: at(73),
+      namesAnswered: at(74),
     }
   }
 

@@ -91,11 +91,14 @@ export class ReplayTransport implements Transport {
     this.sendBuffer(out.bytes.subarray(0, PAYLOAD + payload))
   }
 
+  private mostFiles = Infinity
+
   registerFile(nodeid: number, fd: number, writable: boolean): void {
     const before = this.files.get(nodeid)
     if (before !== undefined) sys.close(before.fd)
     this.files.delete(nodeid)
     this.files.set(nodeid, { fd, writable, pinned: before?.pinned ?? false })
+    this.keepFiles(this.mostFiles)
   }
 
   limit(): void {
@@ -104,6 +107,16 @@ export class ReplayTransport implements Transport {
 
   followAttributes(): void {
     // Every frame is handled.
+  }
+
+  readonly newest = new Float64Array(1)
+
+  answerNames(): void {
+    // Every frame is handled.
+  }
+
+  takeIssued(): readonly [] {
+    return []
   }
 
   answersChanged(): void {
@@ -135,7 +148,8 @@ export class ReplayTransport implements Transport {
     if (file !== undefined) file.pinned = on
   }
 
-  evict(max: number): number {
+  keepFiles(max: number): number {
+    this.mostFiles = max
     let closed = 0
     for (const [nodeid, file] of this.files) {
       if (this.files.size <= max) break
@@ -165,6 +179,7 @@ export class ReplayTransport implements Transport {
       registered: this.files.size,
       wakeups: 0,
       followed: 0,
+      namesAnswered: 0,
     }
   }
 

@@ -5,6 +5,7 @@
  */
 
 import type { Account } from '../sys/account.js'
+import type { AnsweredDirectory, Issued } from './filesystem.js'
 
 export interface Transport {
   /** The frame of the present onFrame call, valid until that returns. The same memory for the transport's whole life. */
@@ -42,11 +43,15 @@ export interface Transport {
   unregisterFile(nodeid: number): boolean
   isRegistered(nodeid: number): 0 | 1 | 2
   pin(nodeid: number, on: boolean): void
-  /** Closes the least recently used registrations that are not pinned until at most `max` remain; gives how many it closed. */
-  evict(max: number): number
+  /** From now on the least recently used registrations that are not pinned are closed beyond `max` (a few more now and then); gives how many were. */
+  keepFiles(max: number): number
 
   /** See KernelSide.followAttributes. */
   followAttributes(nodeid: number, fd: number, oneLink: boolean): void
+  /** See KernelSide. */
+  answerNames(directory: AnsweredDirectory): void
+  takeIssued(): readonly Issued[]
+  readonly newest: Float64Array
   /** See KernelSide.answersChanged. */
   answersChanged(nodeid: number): void
   /** See KernelSide.hasWork. */
@@ -79,4 +84,6 @@ export interface TransportCounters {
   readonly wakeups: number
   /** Directories whose attributes are answered without onFrame; a descriptor each. */
   readonly followed: number
+  /** LOOKUPs that were answered without onFrame. */
+  readonly namesAnswered: number
 }

@@ -187,6 +187,7 @@ function commit(view: View, copy: CopyUp, publish: (dirfd: number, name: string)
     const real = new DirReal(upper.layer, upper, inode.name)
     real.markers = false
     inode.upper = real
+    view.kernel.answersChanged(inode.nodeid)
   } else {
     inode.upper = new Real(upper.layer, upper, inode.name)
   }

@@ -41,6 +41,7 @@ import {
   openLayers,
   takeOverLayers,
 } from './open-layers.js'
+import { adoptIssued } from './names.js'
 import { Opens } from './opens.js'
 import { Ownership } from './ownership.js'
 import { readdir } from './readdir.js'
@@ -197,6 +198,7 @@ export class Overlay implements FileSystem {
   /** Tells the overlay how to reach the kernel; before the first request. */
   attach(kernel: KernelSide): void {
     this.view.kernel = kernel
+    this.view.table.countIn(kernel.newest)
     if (this.view.limit !== null) kernel.limit(this.view.limit.account)
   }
 
@@ -236,6 +238,7 @@ export class Overlay implements FileSystem {
   }
 
   facts(): OverlayFacts {
+    this.adoptIssued()
     return {
       inodes: this.view.table.size,
       ahead: this.view.ahead.counters,
@@ -244,6 +247,10 @@ export class Overlay implements FileSystem {
       whiteout: this.layers.work?.features.whiteout ?? 'none',
       cloned: this.layers.cloned,
     }
+  }
+
+  adoptIssued(): void {
+    adoptIssued(this.view)
   }
 
   private inode(nodeid: number): Inode {

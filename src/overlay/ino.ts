@@ -51,6 +51,19 @@ export class InoMap {
     return this.shownOf(dev, Math.floor(ino / 2 ** 32), ino >>> 0)
   }
 
+  /** Numbers of this filesystem below `limit` are shown as `base` more; what is not is for {@link shown}. */
+  range(dev: number): { base: number; limit: number } {
+    const index = this.fsIndex(dev)
+    const limit =
+      index === 0 && this.indexBits === 0
+        ? 2 ** TOTAL_BITS
+        : index === 0 || (this.compose && index < 2 ** this.indexBits)
+          ? 2 ** (TOTAL_BITS - this.indexBits)
+          : 0
+    const base = index * 2 ** (TOTAL_BITS - this.indexBits)
+    return { base, limit: this.ino32 ? Math.min(limit, Math.max(0, 2 ** 32 - base)) : limit }
+  }
+
   private shownOf(dev: number, hi: number, lo: number): number {
     const index = this.indexOf.size === 1 && this.indexOf.has(dev) ? 0 : this.fsIndex(dev)
     const valueBits = TOTAL_BITS - this.indexBits

@@ -7,6 +7,7 @@
 import type { Fd } from '../base/fd.js'
 import * as sys from '../sys/index.js'
 import type { Stat } from '../sys/index.js'
+import type { Issued } from '../fuse/filesystem.js'
 import type { Journal } from './journal.js'
 import type { DirReal, Real } from './layer.js'
 import type { Listing } from './listing.js'
@@ -73,6 +74,8 @@ export class DirInode extends Inode {
   listing: Listing | null = null
   /** Attributes of what was looked up in here before it was asked for; read-ahead.ts says when they are true. */
   ahead: Map<string, Stat> | null = null
+  /** How many names in here were asked for; see names.ts. */
+  asked = 0
   /** The order of a predecessor's listing, '' for gaps, until one is made here. */
   oldOrder: string[] | null = null
 
@@ -103,7 +106,8 @@ export class InodeTable {
   private readonly byId = new Map<number, Inode>()
   /** Upper objects with several links, by real inode number: their names are one inode. */
   private readonly byLink = new Map<string, Inode>()
-  private lastId = ROOT_ID
+  /** The number of the newest inode; once the kernel is there, it counts on, too. */
+  private newest: Float64Array = Float64Array.of(ROOT_ID)
   /** Who keeps what is here for a successor, if anybody. */
   journal: Journal | null = null
   /** What a daemon before this one knew, while some of it has not been asked for. */
@@ -128,7 +132,8 @@ export class InodeTable {
 
   /** Makes the inode of an object that the kernel does not know yet. Its nlookup is 0 until a reply carries it. */
   create(type: number, ino: number): Inode {
-    const nodeid = ++this.lastId
+    const nodeid = (this.newest[0] as number) + 1
+    this.newest[0] = nodeid
     this.journal?.issued(nodeid)
     return this.put(nodeid, type, ino)
   }
@@ -187,7 +192,23 @@ export class InodeTable {
 
   /** No number up to this one is given out again. */
   usedUp(nodeid: number): void {
-    this.lastId = Math.max(this.lastId, nodeid)
+    this.newest[0] = Math.max(this.newest[0] as number, nodeid)
+  }
+
+  /** Counts there from now on. */
+  countIn(newest: Float64Array): void {
+    newest[0] = Math.max(newest[0] as number, this.newest[0] as number)
+    this.newest = newest
+  }
+
+  /** An inode that the kernel was told of already, and the journal as well. */
+  issued({ nodeid, type, ino, name, references, slot }: Issued, dir: DirInode): Inode {
+    const inode = this.put(nodeid, type, ino)
+    inode.nlookup = references
+    inode.slot = slot
+    dir.children.set(name, inode)
+    giveName(inode, dir, name)
+    return inode
   }
 
   private put(nodeid: number, type: number, ino: number): Inode {

@@ -25,6 +25,7 @@ import { DirReal, type Layer, Real } from './layer.js'
 import { shownLinks } from './hardlinks.js'
 import { originIno } from './origin-ino.js'
 import { followMetacopy } from './metacopy.js'
+import { lookedUp } from './names.js'
 import { readRedirect, walkPath } from './path-walk.js'
 import { materialise } from './recover.js'
 import type { View } from './view.js'
@@ -47,6 +48,7 @@ export interface Resolved {
 /** The whole answer to LOOKUP. */
 export function lookup(view: View, parent: DirInode, name: string): Entry | NegativeEntry {
   const found = lookupChild(view, parent, name)
+  lookedUp(view, parent)
   return found === undefined
     ? { nodeid: 0, entryValid: view.options.timeout }
     : view.entry(found.inode, found.stat)

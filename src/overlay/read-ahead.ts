@@ -54,6 +54,8 @@ export class ReadAhead {
     if (!this.walking || this.expected === null || !isBelowOnly(this.expected)) return
     this.dir = this.expected
     this.dir.ahead = new Map()
+    // The kernel is not told of what is found so.
+    this.view.kernel.answersChanged(this.dir.nodeid)
     this.at = 0
     this.plan()
   }

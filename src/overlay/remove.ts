@@ -82,10 +82,10 @@ export function nameGone(view: View, inode: Inode, parent: DirInode, name: strin
   const ownName = inode.upper !== null && !isIndexed(view, inode)
   view.table.removeName(inode, parent, name)
   linkRemoved(view, inode)
+  if (inode.isDir()) view.kernel.answersChanged(inode.nodeid)
   if (ownName) {
     const next = inode.parent
     if (inode.isDir()) {
-      view.kernel.answersChanged(inode.nodeid)
       if (inode.upper !== null) view.fds.drop(inode.upper)
       inode.upper = null
     } else {

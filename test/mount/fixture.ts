@@ -47,7 +47,7 @@ export interface Stats {
   fds: number
   /** Unexpected exceptions, each answered EIO. */
   faults: number
-  dataPlane: { wakeups: number; framesToJs: number; followed: number }
+  dataPlane: { wakeups: number; framesToJs: number; followed: number; namesAnswered: number }
   [key: string]: unknown
 }
 

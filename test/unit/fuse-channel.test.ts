@@ -24,6 +24,8 @@ const fuse = (() => {
   }
 })()
 
+const reals = (...words: number[]): Buffer => Buffer.from(new Float64Array(words).buffer)
+
 t.test(
   'the constructor refuses what it cannot use, and leaves the descriptor alone',
   { skip: fuse },
@@ -80,8 +82,8 @@ t.test('methods refuse wrong arguments', { skip: fuse }, async t => {
     ['isRegistered'],
     ['isRegistered', -1],
     ['pin', 1],
-    ['evict', -1],
-    ['evict', Infinity],
+    ['keepFiles', -1],
+    ['keepFiles', Infinity],
     ['resubmit', 'x'],
     ['resubmit', Buffer.alloc(10)],
     ['resubmit', Buffer.alloc(100)],
@@ -90,6 +92,18 @@ t.test('methods refuse wrong arguments', { skip: fuse }, async t => {
     ['followAttributes', 1, {}, true],
     ['followAttributes', 1, 0],
     ['followAttributes', -1, 0, true],
+    ['answerNames', 1, Buffer.alloc(8), '', 1, 0, false],
+    ['answerNames', 1, Buffer.alloc(32 * 5), '', 1, 0, false],
+    ['answerNames', 1, reals(-1, 0, 0, 1), '', 1, 0, false],
+    ['answerNames', 1, reals(NaN, 0, 0, 1), '', 1, 0, false],
+    ['answerNames', 1, reals(0, 4, 0, 1), '', 1, 0, false],
+    ['answerNames', 1, reals(0, 0, 0, Infinity), '', 1, 0, false],
+    ['answerNames', 1, reals(0, 0, 0, 1), 5, 1, 0, false],
+    ['answerNames', 1, reals(0, 0, 0, 1), '', 0.5, 0, false],
+    ['answerNames', -1, reals(0, 0, 0, 1), '', 1, 0, false],
+    ['keepIssued', new ArrayBuffer(16), Buffer.alloc(64)],
+    ['keepIssued', new ArrayBuffer(4096), Buffer.alloc(60)],
+    ['keepIssued', new ArrayBuffer(4096), Buffer.alloc(64, 0xff)],
     ['answersChanged', 'x'],
     ['backingOpen', {}],
     ['backingClose', 'x'],
@@ -150,16 +164,16 @@ t.test('registrations: replaced, pinned, evicted in the order of use', { skip: f
   t.equal(one.isRegistered(11), 0)
   t.equal(one.pin(2, true), true)
   t.equal(one.pin(11, true), false)
-  t.equal(one.evict(4), 6)
+  t.equal(one.keepFiles(4), 6)
   // Left: the pinned one and the three used last; 1 was registered anew and so is the newest.
   t.strictSame(
     [1, 2, 3, 4, 5, 6, 7, 8, 9, 10].filter(nodeid => one.isRegistered(nodeid) !== 0),
     [1, 2, 9, 10],
   )
-  t.equal(one.evict(0), 3)
+  t.equal(one.keepFiles(0), 3)
   t.equal(one.isRegistered(2), 1)
   t.equal(one.pin(2, false), true)
-  t.equal(one.evict(0), 1)
+  t.equal(one.keepFiles(0), 1)
   t.equal(openFds(), before)
   t.equal(one.unregisterFile(2), false)
   one.registerFile(Number.MAX_SAFE_INTEGER, openSync('/dev/null', 'r'), false)

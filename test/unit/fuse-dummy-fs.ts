@@ -49,6 +49,9 @@ export class DummyFs implements FileSystem {
   destroy(): void {
     this.called('destroy')
   }
+  adoptIssued(): void {
+    // Nothing is answered without it.
+  }
   lookup(parent: number, name: string, caller: Caller): Entry | NegativeEntry {
     this.called('lookup', parent, name, caller)
     return entry(17)

@@ -185,6 +185,9 @@ export class MemoryFs implements FileSystem {
     for (const node of this.nodes.values()) if (node.fd >= 0) sys.close(node.fd)
   }
 
+  adoptIssued(): void {
+    // Nothing is answered without it.
+  }
   lookup(parent: number, name: string): Entry | NegativeEntry {
     const node = this.children(parent).get(name)
     return node === undefined ? { nodeid: 0, entryValid: this.options.timeout } : this.entry(node)

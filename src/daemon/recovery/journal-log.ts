@@ -16,7 +16,7 @@
  * It counts from the moment when the half's tail lies behind it.
  */
 import { journalWriter, type JournalAppend } from '../../sys/index.js'
-import { AT, type StateMemory } from './memory.js'
+import { AT, FIRST_REFERENCE, type StateMemory } from './memory.js'
 
 export const KIND = {
   /** Inode `nodeid` of type `small`, named `text` in `other` (0: it has no name). */
@@ -203,4 +203,14 @@ function sumOf(words: Uint32Array, at: number, size: number): number {
     hash ^= hash >>> 15
   }
   return hash >>> 0
+}
+
+/** Where native code finds what it writes for an inode that is made without JavaScript: native/journal.h, IssueJournal. */
+export function issuePlaces(memory: StateMemory): Uint32Array {
+  const half = (which: number): number[] => [memory.half(which), AT.tails + which * 4]
+  const { waste, lost, lastId, forgotten, serving, references, said, request } = AT
+  return Uint32Array.of(
+    ...[...half(0), ...half(1), memory.halfBytes, waste, lost, KIND.inode, AT.half],
+    ...[lastId, forgotten, serving, references, said, request, FIRST_REFERENCE * 8],
+  )
 }

@@ -5,6 +5,7 @@
 import type { Fd } from '../../base/fd.js'
 import {
   type ConnectionState,
+  type KeptInput,
   NegotiatedConnection,
   type NegotiatedConnection as Negotiated,
 } from '../../fuse/index.js'
@@ -17,7 +18,7 @@ import {
 } from '../../overlay/index.js'
 import type { MountRecord } from '../run-dir.js'
 import { decodeSpec, encodeSpec, type MountSpec } from '../spec.js'
-import { JournalLog } from './journal-log.js'
+import { issuePlaces, JournalLog } from './journal-log.js'
 import { HeldTable } from './held-table.js'
 import type { KeeperLink } from './keeper-link.js'
 import { AT, SAID, StateMemory } from './memory.js'
@@ -169,8 +170,8 @@ export class KeptMount {
   }
 
   /** Where the frame being handled is kept. */
-  get input(): { fd: number; offset: number; forgets: number } {
-    return this.memory.input
+  get input(): KeptInput {
+    return { ...this.memory.input, issues: issuePlaces(this.memory) }
   }
 
   /** The last request that was noted: read it before the first one is served. */

@@ -12,7 +12,7 @@
  * Written by one thread, so a daemon that is killed leaves what it has stored up to an instruction. What consists of several words
  * counts when one word says so, which is written last.
  */
-import { Frame, writeBatchForget } from '../../fuse/index.js'
+import { Frame, type KeptInput, writeBatchForget } from '../../fuse/index.js'
 import { mapFile } from '../../sys/index.js'
 
 export const MAGIC = 'LAMKEEP1'
@@ -84,7 +84,7 @@ export const SAID = { changing: 1, moved: 2, before: 4, notBefore: 8, complete: 
 
 export class StateMemory {
   readonly bytes: Buffer<ArrayBuffer>
-  readonly words: Uint32Array
+  readonly words: Uint32Array<ArrayBuffer>
   readonly doubles: Float64Array
   readonly halfBytes = HALF
 
@@ -174,8 +174,8 @@ export class StateMemory {
   // ---- the frame
 
   /** For the channel. */
-  get input(): { fd: number; offset: number; forgets: number } {
-    return { fd: this.fd, offset: INPUT, forgets: FORGETS }
+  get input(): Omit<KeptInput, 'issues'> {
+    return { fd: this.fd, offset: INPUT, forgets: FORGETS, memory: this.words.buffer }
   }
 
   /** A copy of what the channel has read last for JavaScript. */

@@ -1,0 +1,311 @@
+// LOOKUP without JavaScript. What that is, and why it is right: names.h.
+#include "names.h"
+
+#include <fcntl.h>
+#include <linux/openat2.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+
+#include "patience.h"
+
+namespace lamina {
+namespace {
+
+constexpr std::string_view kMarkerPrefix = ".wh.";
+constexpr size_t kMostName = 255;
+// Of the names that are known in one directory.
+constexpr size_t kMostSlots = size_t{1} << 16;
+
+uint32_t hash_of(std::string_view name) {
+  uint64_t hash = 0xcbf29ce484222325;
+  for (const char c : name) hash = (hash ^ static_cast<uint8_t>(c)) * 0x100000001b3;
+  const auto folded = static_cast<uint32_t>(hash ^ (hash >> 32));
+  return folded == 0 ? 1 : folded;
+}
+
+// The name that a LOOKUP asks for; empty where the frame has none.
+std::string_view name_of(const uint8_t* frame, size_t size) {
+  constexpr size_t at = sizeof(abi::fuse_in_header);
+  if (size <= at) return {};
+  const auto* name = reinterpret_cast<const char*>(frame + at);
+  const size_t length = strnlen(name, size - at);
+  return length == size - at ? std::string_view{} : std::string_view{name, length};
+}
+
+int open_beneath(int dirfd, const char* name, uint64_t flags) {
+  struct open_how how = {};
+  how.flags = flags | O_RDONLY | O_NOFOLLOW | O_CLOEXEC;
+  how.resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS;
+  return static_cast<int>(syscall(SYS_openat2, dirfd, name, &how, sizeof how));
+}
+
+}  // namespace
+
+// ---- the names that are known
+
+bool Names::Set::has(uint32_t hash) const {
+  if (slots_.empty()) return false;
+  const size_t mask = slots_.size() - 1;
+  for (size_t at = hash & mask; slots_[at] != 0; at = (at + 1) & mask) {
+    if (slots_[at] == hash) return true;
+  }
+  return false;
+}
+
+bool Names::Set::add(uint32_t hash) {
+  if (has(hash)) return true;
+  if ((count_ + 1) * 4 > slots_.size() * 3) {
+    const size_t size = slots_.empty() ? 64 : slots_.size() * 2;
+    if (size > kMostSlots) return false;
+    std::vector<uint32_t> old(size);
+    old.swap(slots_);
+    count_ = 0;
+    for (const uint32_t each : old) {
+      if (each != 0) put(each);
+    }
+  }
+  put(hash);
+  return true;
+}
+
+void Names::Set::put(uint32_t hash) {
+  const size_t mask = slots_.size() - 1;
+  size_t at = hash & mask;
+  while (slots_[at] != 0) at = (at + 1) & mask;
+  slots_[at] = hash;
+  count_++;
+}
+
+// ---- directories
+
+Names::Names() : shared_(Memory::map((kFirst + kMostIssued * kWords) * sizeof(double))) {}
+
+Names::~Names() {
+  for (Directory& each : directories_) clear(&each);
+}
+
+Names::Directory* Names::find(uint64_t nodeid) {
+  for (Directory& each : directories_) {
+    if (each.count > 0 && each.nodeid == nodeid) return &each;
+  }
+  return nullptr;
+}
+
+void Names::forgotten(const uint8_t* frame, size_t size) {
+  abi::fuse_in_header header;
+  if (size < sizeof header) return;
+  memcpy(&header, frame, sizeof header);
+  if (header.opcode == abi::FUSE_FORGET) return drop(header.nodeid);
+  abi::fuse_forget_one one;
+  for (size_t at = sizeof header + sizeof(abi::fuse_batch_forget_in); at + sizeof one <= size; at += sizeof one) {
+    memcpy(&one, frame + at, sizeof one);
+    drop(one.nodeid);
+  }
+}
+
+size_t Names::following() const {
+  size_t descriptors = 0;
+  for (const Directory& each : directories_) descriptors += each.count;
+  return descriptors;
+}
+
+void Names::clear(Directory* directory) {
+  for (size_t i = 0; i < directory->count; i++) close(directory->reals[i].fd);
+  *directory = Directory{};
+}
+
+void Names::drop(uint64_t nodeid) {
+  if (Directory* directory = find(nodeid)) clear(directory);
+}
+
+void Names::follow(uint64_t nodeid, const std::array<Real, kMostReals>& reals, size_t count,
+                   std::optional<std::string_view> known, const Rules& rules) {
+  rules_ = rules;
+  for (size_t i = 0; i < count; i++) {
+    // Asking a filesystem that may fall silent is for JavaScript, which can put the request off.
+    if (remote_of(reals[i].fd) != nullptr) return;
+  }
+  if (Directory* const known_already = find(nodeid)) {
+    if (!known_already->only_missing && known_already->count == count) {
+      // What is known in it is exact; only this may have been found out since.
+      for (size_t i = 0; i < count; i++) known_already->reals[i].markers = reals[i].markers;
+      return;
+    }
+    clear(known_already);
+  }
+  Directory* const directory = &directories_[next_++ % directories_.size()];
+  clear(directory);
+  directory->nodeid = nodeid;
+  for (size_t i = 0; i < count; i++) {
+    Real real = reals[i];
+    struct statx st;
+    real.fd = fcntl(real.fd, F_DUPFD_CLOEXEC, 3);
+    if (real.fd < 0) return clear(directory);
+    directory->reals[directory->count++] = real;
+    if (statx(real.fd, "", AT_EMPTY_PATH, STATX_TYPE, &st) != 0) return clear(directory);
+    directory->reals[i].dev_major = st.stx_dev_major;
+    directory->reals[i].dev_minor = st.stx_dev_minor;
+  }
+  directory->only_missing = !known.has_value();
+  for (std::string_view rest = known.value_or(std::string_view{}); !rest.empty();) {
+    const size_t end = rest.find('\0');
+    if (!directory->known.add(hash_of(rest.substr(0, end)))) directory->only_missing = true;
+    rest.remove_prefix(end == std::string_view::npos ? rest.size() : end + 1);
+  }
+}
+
+// ---- answers
+
+std::optional<Names::Reply> Names::answer(const uint8_t* frame, size_t size) {
+  abi::fuse_in_header header;
+  if (size < sizeof header) return std::nullopt;
+  memcpy(&header, frame, sizeof header);
+  if (header.opcode != abi::FUSE_LOOKUP || header.len != size || header.total_extlen != 0) return std::nullopt;
+  // To a daemon that died: what it did of it is known to JavaScript.
+  if ((header.unique & abi::FUSE_UNIQUE_RESEND) != 0) return std::nullopt;
+  Directory* const directory = find(header.nodeid);
+  const std::string_view name = name_of(frame, size);
+  if (directory == nullptr || name.empty() || name.size() > kMostName || name == "." || name == ".." ||
+      name.substr(0, kMarkerPrefix.size()) == kMarkerPrefix || name.find('/') != std::string_view::npos) {
+    return std::nullopt;
+  }
+  // A disk may be asked from here on, and not answer.
+  if (journal_.has_value()) journal_->begin(frame);
+  bool markers = false;
+  for (size_t i = 0; i < directory->count; i++) {
+    const Real& real = directory->reals[i];
+    struct statx st;
+    if (statx(real.fd, name.data(), AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT, STATX_BASIC_STATS, &st) != 0) {
+      if (errno != ENOENT) return std::nullopt;
+      markers = markers || real.markers;
+      continue;
+    }
+    if (S_ISCHR(st.stx_mode) && st.stx_rdev_major == 0 && st.stx_rdev_minor == 0) return missing(header.unique);
+    if (real.upper || markers) return std::nullopt;
+    return issue(directory, i, st, name, header.unique);
+  }
+  return missing(header.unique);
+}
+
+std::optional<Names::Reply> Names::missing(uint64_t unique) {
+  answered_++;
+  reply_.header = {sizeof reply_, 0, unique};
+  reply_.entry = {};
+  reply_.entry.entry_valid = rules_.valid;
+  reply_.entry.entry_valid_nsec = rules_.valid_nsec;
+  return Reply{&reply_, sizeof reply_};
+}
+
+std::optional<Names::Reply> Names::issue(Directory* directory, size_t at, const struct statx& st, std::string_view name,
+                                         uint64_t unique) {
+  const Real& real = directory->reals[at];
+  const uint32_t hash = hash_of(name);
+  const size_t count = issued_count();
+  if (directory->only_missing || count == kMostIssued || !(S_ISREG(st.stx_mode) || S_ISLNK(st.stx_mode)) ||
+      (rules_.links_apart && st.stx_nlink > 1) || st.stx_ino >= real.ino_limit || st.stx_dev_major != real.dev_major ||
+      st.stx_dev_minor != real.dev_minor || directory->known.has(hash)) {
+    return std::nullopt;
+  }
+  if (!directory->known.add(hash)) {
+    directory->only_missing = true;
+    return std::nullopt;
+  }
+  answered_++;
+  const double nodeid = ++doubles()[kNewest];
+  double* const words = issued(count);
+  words[kNodeid] = nodeid;
+  words[kDirectory] = static_cast<double>(directory->nodeid);
+  words[kBelow] = static_cast<double>(at - (directory->reals[0].upper ? 1 : 0));
+  words[kIno] = static_cast<double>(real.ino_base + st.stx_ino);
+  words[kType] = st.stx_mode & S_IFMT;
+  words[kReferences] = 1;
+  words[kSlot] = 0;
+  names_.append(name).push_back('\0');
+  name_ends_.push_back(names_.size() - 1);
+  doubles()[kCount] = static_cast<double>(count + 1);
+  if (journal_.has_value()) {
+    words[kSlot] = journal_->issue(static_cast<uint64_t>(nodeid), directory->nodeid, st.stx_mode & S_IFMT,
+                                   real.ino_base + st.stx_ino, name);
+  }
+
+  reply_.header = {sizeof reply_, 0, unique};
+  abi::fuse_entry_out& entry = reply_.entry;
+  entry = {};
+  entry.nodeid = static_cast<uint64_t>(nodeid);
+  entry.entry_valid = entry.attr_valid = rules_.valid;
+  entry.entry_valid_nsec = entry.attr_valid_nsec = rules_.valid_nsec;
+  abi::fuse_attr& attr = entry.attr;
+  attr.ino = real.ino_base + st.stx_ino;
+  attr.size = st.stx_size;
+  attr.blocks = st.stx_blocks;
+  attr.atime = static_cast<uint64_t>(st.stx_atime.tv_sec);
+  attr.mtime = static_cast<uint64_t>(st.stx_mtime.tv_sec);
+  attr.ctime = static_cast<uint64_t>(st.stx_ctime.tv_sec);
+  attr.atimensec = st.stx_atime.tv_nsec;
+  attr.mtimensec = st.stx_mtime.tv_nsec;
+  attr.ctimensec = st.stx_ctime.tv_nsec;
+  attr.mode = st.stx_mode;
+  attr.nlink = st.stx_nlink;
+  attr.uid = st.stx_uid;
+  attr.gid = st.stx_gid;
+  attr.blksize = st.stx_blksize;
+  return Reply{&reply_, sizeof reply_};
+}
+
+void Names::undelivered() {
+  if (reply_.entry.nodeid == 0 || !has_issued()) return;
+  double* const words = issued(issued_count() - 1);
+  if (words[kNodeid] == static_cast<double>(reply_.entry.nodeid)) words[kReferences] = 0;
+}
+
+// ---- what JavaScript answers
+
+void Names::asked(const uint8_t* frame, size_t size) {
+  abi::fuse_in_header header;
+  if (size < sizeof header) return;
+  memcpy(&header, frame, sizeof header);
+  if (header.opcode != abi::FUSE_LOOKUP && header.opcode != abi::FUSE_READDIRPLUS) return;
+  Directory* const directory = find(header.nodeid);
+  if (directory == nullptr || directory->only_missing) return;
+  // What it is answered is not looked at: it may be answered later.
+  if (header.opcode == abi::FUSE_READDIRPLUS || !directory->known.add(hash_of(name_of(frame, size)))) {
+    directory->only_missing = true;
+    directory->known = Set{};
+  }
+}
+
+// ---- what is issued
+
+bool Names::has_issued() const { return doubles()[kCount] > 0; }
+
+int Names::open(uint64_t nodeid) const {
+  // Those that were issued last are asked for first.
+  for (size_t i = issued_count(); i-- > 0;) {
+    const double* const words = issued(i);
+    if (words[kNodeid] != static_cast<double>(nodeid)) continue;
+    const Directory* const directory = find(static_cast<uint64_t>(words[kDirectory]));
+    if (directory == nullptr || words[kType] != S_IFREG) return -1;
+    const char* const name = names_.data() + (i == 0 ? 0 : name_ends_[i - 1] + 1);
+    const size_t below = static_cast<size_t>(words[kBelow]) + (directory->reals[0].upper ? 1 : 0);
+    const int dirfd = directory->reals[below].fd;
+    const int fd = open_beneath(dirfd, name, O_NOATIME);
+    // O_NOATIME is for owners and CAP_FOWNER only.
+    return fd >= 0 || errno != EPERM ? fd : open_beneath(dirfd, name, 0);
+  }
+  return -1;
+}
+
+std::string Names::take() {
+  std::string names;
+  names.swap(names_);
+  name_ends_.clear();
+  doubles()[kCount] = 0;
+  return names;
+}
+
+}  // namespace lamina

@@ -1,0 +1,155 @@
+// LOOKUP without JavaScript, in directories that JavaScript has said the rules of: what a name stands for is seen by asking each real
+// directory in turn, as long as none has it; and what is found is shown as it is.
+//
+// Answered are names that no real directory has, and those that a whiteout hides; and files and symlinks of a lower layer, if nothing
+// that JavaScript would have to look at can hide or change them. An inode that is made so is *issued*: JavaScript is told of it before
+// it is told of anything else, and has its table complete whenever it runs. Until then its data is opened here, too.
+//
+// It must not give one object two inodes. So the names that are known in a directory are kept (as hashes: a name that only looks known
+// is JavaScript's): those that it had when the rules were said, and those that were looked up since. All other ways in which a
+// known name can come into a directory put it into upper, where what is found is left to JavaScript; but for READDIRPLUS, which
+// ends it for that directory.
+//
+// Threads: main thread only.
+#pragma once
+
+#include <sys/stat.h>
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "fuse-abi.h"
+#include "journal.h"
+#include "memory.h"
+
+namespace lamina {
+
+class Names {
+ public:
+  // One of the real directories that merge, top first.
+  struct Real {
+    int fd = -1;
+    bool upper = false;
+    // `.wh.` markers may be in it, which hide names of the directories below.
+    bool markers = false;
+    // st_ino is shown as it is with `ino_base` added, where it is below `ino_limit`.
+    uint64_t ino_base = 0;
+    uint64_t ino_limit = 0;
+    uint32_t dev_major = 0;
+    uint32_t dev_minor = 0;
+  };
+  static constexpr size_t kMostReals = 4;
+
+  // How answers are to be made in all directories.
+  struct Rules {
+    uint64_t valid = 0;
+    uint32_t valid_nsec = 0;
+    // Files with several names are looked at by JavaScript.
+    bool links_apart = false;
+  };
+
+  Names();
+  ~Names();
+  Names(const Names&) = delete;
+  Names& operator=(const Names&) = delete;
+
+  // False: no memory.
+  bool made() const { return shared_ != nullptr; }
+  // What JavaScript sees: doubles. The number of the newest inode, which both sides count up; how many were issued and not taken;
+  // and of each the words of kWords.
+  const std::shared_ptr<Memory>& shared() const { return shared_; }
+
+  // A successor is to find there what is issued. It lives as long as this.
+  void keep(const IssueJournal& journal) { journal_ = journal; }
+
+  // From now on names in the directory are answered, until drop(). Descriptors are duplicated. `known`: names of inodes that JavaScript
+  // has in it, each with a NUL behind it; none where they are too many: then only what is missing is answered.
+  void follow(uint64_t nodeid, const std::array<Real, kMostReals>& reals, size_t count, std::optional<std::string_view> known,
+              const Rules& rules);
+  // What was said of it is true no longer.
+  void drop(uint64_t nodeid);
+  // The same for all in a FORGET or BATCH_FORGET.
+  void forgotten(const uint8_t* frame, size_t size);
+  size_t following() const;
+  uint64_t answered() const { return answered_; }
+
+  // The whole reply to a LOOKUP of `size` bytes; none where JavaScript has to be asked. The memory is valid until the next call.
+  struct Reply {
+    const void* data;
+    size_t size;
+  };
+  std::optional<Reply> answer(const uint8_t* frame, size_t size);
+  // The kernel did not take the last reply.
+  void undelivered();
+
+  // A request that JavaScript is to answer.
+  void asked(const uint8_t* frame, size_t size);
+
+  bool has_issued() const;
+  // The data of an inode that is issued and not taken, opened for reading; or -1.
+  int open(uint64_t nodeid) const;
+  // The names of what is issued, in the order of the shared words, each with a NUL behind it. It is JavaScript's from now on.
+  std::string take();
+
+ private:
+  // Names that are known: hashes, 0 for none.
+  class Set {
+   public:
+    // False: there is no more room.
+    bool add(uint32_t hash);
+    bool has(uint32_t hash) const;
+
+   private:
+    void put(uint32_t hash);
+    std::vector<uint32_t> slots_;
+    size_t count_ = 0;
+  };
+
+  struct Directory {
+    uint64_t nodeid = 0;
+    size_t count = 0;  // of reals; 0: unused
+    std::array<Real, kMostReals> reals;
+    bool only_missing = false;
+    Set known;
+  };
+
+  // Doubles of one that is issued: kBelow is which of the directory's lower ones has it; kReferences 1, or 0 where the kernel did not
+  // take it; kSlot where the journal has it, or 0. src/fuse/transport-device.ts reads them.
+  enum Word : size_t { kNodeid, kDirectory, kBelow, kIno, kType, kReferences, kSlot, kWords };
+  static constexpr size_t kNewest = 0;
+  static constexpr size_t kCount = 1;
+  static constexpr size_t kFirst = 2;
+  static constexpr size_t kMostIssued = 128;
+  static constexpr size_t kMostDirectories = 32;
+
+  double* doubles() const { return reinterpret_cast<double*>(shared_->data()); }
+  double* issued(size_t i) const { return doubles() + kFirst + i * kWords; }
+  size_t issued_count() const { return static_cast<size_t>(doubles()[kCount]); }
+  const Directory* find(uint64_t nodeid) const { return const_cast<Names*>(this)->find(nodeid); }
+  Directory* find(uint64_t nodeid);
+  std::optional<Reply> missing(uint64_t unique);
+  std::optional<Reply> issue(Directory* directory, size_t real, const struct statx& st, std::string_view name, uint64_t unique);
+  static void clear(Directory* directory);
+
+  Rules rules_;
+  std::optional<IssueJournal> journal_;
+  std::array<Directory, kMostDirectories> directories_;
+  size_t next_ = 0;
+  std::shared_ptr<Memory> shared_;
+  std::string names_;                // of those that are issued
+  std::vector<size_t> name_ends_;    // of each, where its NUL is
+  uint64_t answered_ = 0;
+
+  struct {
+    abi::fuse_out_header header;
+    abi::fuse_entry_out entry;
+  } reply_{};
+};
+
+}  // namespace lamina

@@ -1,0 +1,74 @@
+/**
+ * Names that are answered without this room (KernelSide.answerNames): in which directories, and what is done about the inodes that
+ * come of it. native/names.h says how it is kept from giving one object two of them.
+ */
+import { SysError } from '../base/sys-error.js'
+import * as sys from '../sys/index.js'
+import { type AnsweredReal, MOST_REALS } from '../fuse/filesystem.js'
+import type { DirInode } from './inode.js'
+import { type DirReal, Real } from './layer.js'
+import type { View } from './view.js'
+
+/** Names that are asked for before it is worth it. */
+const WORTH = 2
+/** By then it is known whether there are markers (lookup.ts); and an answered directory may have been given up for others. */
+const AGAIN = 16
+/** Known names that are told; with more, only what is missing is answered. */
+const MOST_KNOWN = 256
+
+/** To be called when a name in the directory was looked up here. */
+export function lookedUp(view: View, dir: DirInode): void {
+  const asked = ++dir.asked
+  if ((asked !== WORTH && asked % AGAIN !== 0) || !isPlain(view, dir)) return
+  try {
+    answer(view, dir)
+  } catch (error) {
+    // A layer that cannot be reached just now: what was looked up is none the less so.
+    if (!(error instanceof SysError)) throw error
+  }
+}
+
+/** What is found in such a directory is what is shown, as far as its real directories do not hide it from each other. */
+function isPlain(view: View, dir: DirInode): boolean {
+  const { options, owner, dataOnly, mountpoint } = view
+  return (
+    owner.plain &&
+    !options.metacopy &&
+    dataOnly.length === 0 &&
+    mountpoint === null &&
+    (!dir.nameless || dir === view.table.root) &&
+    dir.ahead === null &&
+    dir.lowers.length + (dir.upper === null ? 0 : 1) <= MOST_REALS &&
+    !dir.lowers.some(real => real.xwhiteouts) &&
+    dir.upper?.xwhiteouts !== true
+  )
+}
+
+function answer(view: View, dir: DirInode): void {
+  const reals = dir.lowers.map(real => answered(view, real))
+  if (dir.upper !== null) reals.unshift({ ...answered(view, dir.upper), upper: true })
+  view.kernel.answerNames({
+    nodeid: dir.nodeid,
+    reals,
+    known: dir.children.size <= MOST_KNOWN ? [...dir.children.keys()] : undefined,
+    timeout: view.options.timeout,
+    linksApart: view.index !== null,
+  })
+}
+
+function answered(view: View, real: DirReal): AnsweredReal {
+  const fd = view.fds.get(real)
+  return { fd, upper: false, markers: real.markers, inos: view.inos.range(sys.statFd(fd).dev) }
+}
+
+/** Makes the inodes that the kernel was told of meanwhile. */
+export function adoptIssued(view: View): void {
+  for (const issued of view.kernel.takeIssued()) {
+    const dir = view.table.get(issued.directory)
+    const real = dir?.isDir() === true ? dir.lowers[issued.below] : undefined
+    if (dir?.isDir() !== true || real === undefined) continue
+    const inode = view.table.issued(issued, dir)
+    inode.lower = new Real(real.layer, real, issued.name)
+    view.table.dropIfUnused(inode)
+  }
+}

@@ -1,13 +1,13 @@
 /**
- * Puts what tsc wrote into few files: the daemon into one, each program of bin/ into one. Loading a hundred modules one by
- * one takes Node longer than most commands do (HACKING.md, "Start-up", has figures). Started by prepare.js.
+ * Puts what tsc wrote into few files, one for each program of bin/. Loading a hundred modules one by one takes Node longer than
+ * most commands do (HACKING.md, "Start-up", has figures). Started by prepare.js.
  *
- * The programs are CommonJS, which alone can be given compiled code to start from on every Node (bin/load.js); a group of
- * commands in them is still evaluated only when it is asked for. commander is put in too, with its licence; the other npm
- * packages stay where they are.
+ * They are CommonJS, which alone can be given compiled code to start from on every Node (bin/load.js); a group of
+ * commands in them is still evaluated only when it is asked for.
  */
 import { build } from 'esbuild'
 import { createHash } from 'node:crypto'
+import { readFileSync } from 'node:fs'
 import { readFile, rename, rm, writeFile } from 'node:fs/promises'
 import { createRequire } from 'node:module'
 import { dirname, join, relative } from 'node:path'
@@ -18,24 +18,23 @@ const compiled = join(root, 'dist/src')
 const require = createRequire(import.meta.url)
 
 /** Modules find their neighbours (the addon, threads, package.json) from where they were, not from the bundle. */
-function keepUrls(outdir, bundleUrl) {
-  return {
-    name: 'keep-urls',
-    setup({ onLoad }) {
-      onLoad({ filter: /\.js$/ }, async ({ path }) => {
-        if (!path.startsWith(`${compiled}/`)) return undefined
-        const url = `new URL(${JSON.stringify(relative(outdir, path))}, ${bundleUrl}).href`
-        return { contents: (await readFile(path, 'utf8')).replaceAll('import.meta.url', url), loader: 'js' }
-      })
-    },
-  }
+const keepUrls = {
+  name: 'keep-urls',
+  setup({ onLoad }) {
+    onLoad({ filter: /\.js$/ }, async ({ path }) => {
+      if (!path.startsWith(`${compiled}/`)) return undefined
+      // Every bundle is one directory below.
+      const url = `new URL(${JSON.stringify(`../${relative(compiled, path)}`)}, require('node:url').pathToFileURL(__filename)).href`
+      return { contents: (await readFile(path, 'utf8')).replaceAll('import.meta.url', url), loader: 'js' }
+    })
+  },
 }
 
 /**
  * Modules of Node's that cost milliseconds to load and that most commands never call, loaded at the first use. Only such as
- * have the same exports in every Node: the list is made here.
+ * have what is used of them in every Node: the list of their exports is made here.
  */
-const LAZY = ['node:child_process', 'node:crypto', 'node:net']
+const LAZY = ['node:child_process', 'node:crypto', 'node:net', 'node:v8', 'node:worker_threads']
 const lazyBuiltins = {
   name: 'lazy-builtins',
   setup({ onResolve, onLoad }) {
@@ -50,39 +49,62 @@ const lazyBuiltins = {
 }
 
 const { dependencies, optionalDependencies } = JSON.parse(await readFile(join(root, 'package.json'), 'utf8'))
-const common = { bundle: true, platform: 'node', target: 'node20', logLevel: 'warning' }
+/** npm packages that are put in, with their licences; the others stay where they are. */
+const INCLUDED = ['commander', 'node-gyp-build']
 
-const daemon = join(compiled, 'daemon/main.js')
-await build({
-  ...common,
-  format: 'esm',
-  packages: 'external',
-  entryPoints: [daemon],
-  outfile: daemon.replace(/\.js$/, '.bundle.js'),
-  plugins: [keepUrls(dirname(daemon), 'import.meta.url')],
-})
+/** `lamina mount` alone, since a mount should be there fast: a tenth of the whole command line. */
+const mountAlone = {
+  name: 'mount-alone',
+  setup({ onResolve }) {
+    onResolve({ filter: /^\.\/commands\// }, ({ path }) =>
+      path === './commands/mount.js' ? undefined : { path, external: true },
+    )
+  },
+}
 
-const outdir = join(compiled, 'cli')
-const license = await readFile(join(dirname(require.resolve('commander')), 'LICENSE'), 'utf8')
-const { outputFiles } = await build({
-  ...common,
-  format: 'cjs',
-  external: Object.keys({ ...dependencies, ...optionalDependencies }).filter(name => name !== 'commander'),
-  // import() of what is not in the bundle would need a loader; require() does.
-  supported: { 'dynamic-import': false },
-  // White space is a third of the text, and all of it is read at each start; names stay, for stacks.
-  minifyWhitespace: true,
-  lineLimit: 120,
-  entryPoints: ['main', 'fuse-lamina'].map(name => join(outdir, `${name}.js`)),
-  outdir,
-  outExtension: { '.js': '.bundle.cjs' },
-  write: false,
-  footer: { js: `/* Contains commander:\n${license}*/` },
-  plugins: [keepUrls(outdir, "require('node:url').pathToFileURL(__filename)"), lazyBuiltins],
-})
+async function bundles(entryPoints, ...plugins) {
+  const { outputFiles } = await build({
+    bundle: true,
+    platform: 'node',
+    target: 'node20',
+    logLevel: 'warning',
+    format: 'cjs',
+    external: Object.keys({ ...dependencies, ...optionalDependencies }).filter(
+      name => !INCLUDED.includes(name),
+    ),
+    // import() of what is not in the bundle would need a loader; require() does.
+    supported: { 'dynamic-import': false },
+    // White space is a third of the text, and all of it is read at each start; names stay, for stacks.
+    minifyWhitespace: true,
+    lineLimit: 120,
+    entryPoints: Object.fromEntries(
+      Object.entries(entryPoints).map(([name, entry]) => [name, join(compiled, `${entry}.js`)]),
+    ),
+    outdir: compiled,
+    outExtension: { '.js': '.bundle.cjs' },
+    write: false,
+    plugins: [keepUrls, lazyBuiltins, ...plugins],
+  })
+  return outputFiles
+}
+
+const outputFiles = [
+  ...(await bundles({
+    'cli/main': 'cli/main',
+    'cli/fuse-lamina': 'cli/fuse-lamina',
+    'daemon/main': 'daemon/main',
+  })),
+  ...(await bundles({ 'cli/main.mount': 'cli/main' }, mountAlone)),
+]
 for (const { path, text } of outputFiles) {
+  const licences = INCLUDED.filter(name => text.includes(`node_modules/${name}/`)).map(
+    name =>
+      `/* Contains ${name}:\n${readFileSync(join(dirname(require.resolve(name)), 'LICENSE'), 'utf8')}*/\n`,
+  )
   // What esbuild leaves as it is (regular expressions): pure ASCII is read fastest, and is one byte a character in memory.
-  const ascii = text.replace(/[^\0-\x7f]/g, c => `\\u${c.charCodeAt(0).toString(16).padStart(4, '0')}`)
+  const ascii = [text, ...licences]
+    .join('')
+    .replace(/[^\0-\x7f]/g, c => `\\u${c.charCodeAt(0).toString(16).padStart(4, '0')}`)
   // The first line tells one bundle from another: compiled code is kept by it.
   const digest = createHash('sha256').update(ascii).digest('hex')
   await writeFile(`${path}.new`, `// ${digest}\n${ascii}`)
@@ -90,5 +112,5 @@ for (const { path, text } of outputFiles) {
   await rename(`${path}.new`, path)
 }
 // Of builds before this one, and what was compiled from them.
-await rm(join(outdir, 'bundle'), { recursive: true, force: true })
+await rm(join(compiled, 'daemon/main.bundle.js'), { force: true })
 await rm(join(root, 'dist/.cache'), { recursive: true, force: true })

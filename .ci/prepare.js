@@ -100,8 +100,8 @@ function buildTypeScript() {
 
 /** The daemon and the command line as few files; taken while they are not older than what tsc wrote. */
 function bundle() {
-  const bundles = ['daemon/main.bundle.js', 'cli/main.bundle.cjs', 'cli/fuse-lamina.bundle.cjs'].map(name =>
-    join(root, 'dist/src', name),
+  const bundles = ['daemon/main', 'cli/main', 'cli/main.mount', 'cli/fuse-lamina'].map(name =>
+    join(root, 'dist/src', `${name}.bundle.cjs`),
   )
   const compiled = newest([join(root, 'dist/.tsbuildinfo')])
   if (bundles.every(path => newest([path]) >= compiled)) return

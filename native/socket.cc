@@ -1,6 +1,7 @@
-// Descriptors over UNIX sockets (SCM_RIGHTS).
+// UNIX sockets, and descriptors over them (SCM_RIGHTS).
 #include <sys/socket.h>
 #include <sys/uio.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include <cstring>
@@ -31,6 +32,26 @@ napi_value socketpair_(napi_env env, napi_callback_info info) {
   napi_set_element(env, out, 0, integer(env, pair[0]));
   napi_set_element(env, out, 1, integer(env, pair[1]));
   return out;
+}
+
+// listenAt(path): a UNIX socket to which others can connect, in place of one that was there; close-on-exec. Or -errno.
+napi_value listen_at(napi_env env, napi_callback_info info) {
+  Args args(env, info);
+  const Name path(args, 0);
+  if (args.failed()) return args.reject();
+  sockaddr_un address = {};
+  address.sun_family = AF_UNIX;
+  if (strlen(path.c_str()) >= sizeof address.sun_path) return failure(env, ENAMETOOLONG);
+  strcpy(address.sun_path, path.c_str());
+  if (unlink(path.c_str()) != 0 && errno != ENOENT) return result(env, -1);
+  const int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+  if (fd < 0) return result(env, -1);
+  if (bind(fd, reinterpret_cast<sockaddr*>(&address), sizeof address) != 0 || listen(fd, SOMAXCONN) != 0) {
+    const int error = errno;
+    close(fd);
+    return failure(env, error);
+  }
+  return integer(env, fd);
 }
 
 // sendFds(socket, fds, data): bytes sent or -errno. SIGPIPE is not raised.
@@ -152,6 +173,7 @@ napi_value discard_messages(napi_env env, napi_callback_info info) {
 
 bool register_socket(napi_env env, napi_value exports, State* state) {
   return define(env, exports, state, "socketpair", socketpair_) &&
+         define(env, exports, state, "listenAt", listen_at) &&
          define(env, exports, state, "sendFds", send_fds) && define(env, exports, state, "recvFds", recv_fds) &&
          define(env, exports, state, "peekFds", peek_fds) &&
          define(env, exports, state, "setPeekOffset", set_peek_offset) &&

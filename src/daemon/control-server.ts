@@ -1,4 +1,5 @@
 import { createServer, type Server, type Socket } from 'node:net'
+import type { Fd } from '../base/fd.js'
 import { debug } from '../base/log.js'
 import { SysError } from '../base/sys-error.js'
 import { REQUEST_LIMIT, type Replies, type Request, type UnmountHow } from './control-protocol.js'
@@ -20,19 +21,12 @@ const CLIENT_LIMIT = 32
 /** A client that says nothing is closed after this many milliseconds. */
 const IDLE_LIMIT = 60_000
 
-/** Listens on `path` (in a directory that only its owner can enter). The server keeps no process alive. */
-export function serveControl(path: string, controlled: Controlled): Promise<Server> {
+/** Answers on a socket that listens (in a directory that only its owner can enter). The server keeps no process alive. */
+export function serveControl(listening: Fd, controlled: Controlled): Server {
   const server = createServer(socket => serveClient(socket, controlled))
   server.maxConnections = CLIENT_LIMIT
-  server.unref()
-  return new Promise((resolve, reject) => {
-    server.once('error', reject)
-    server.listen(path, () => {
-      server.off('error', reject)
-      server.on('error', error => log?.(`control: ${error.message}`))
-      resolve(server)
-    })
-  })
+  server.on('error', error => log?.(`control: ${error.message}`))
+  return server.listen({ fd: listening.release() }).unref()
 }
 
 function serveClient(socket: Socket, controlled: Controlled): void {

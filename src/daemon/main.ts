@@ -1,5 +1,5 @@
 /**
- * The daemon's first file: takes its orders from descriptor 3 and hands over to serve.ts. Kept without imports of its own,
+ * What bin/daemon.js runs: takes its orders from descriptor 3 and hands over to serve.ts. Kept without imports of its own,
  * so that whatever fails, a missing addon included, is still told to whoever waits.
  */
 import { readSync, writeSync } from 'node:fs'
@@ -19,20 +19,23 @@ function readLine(): string {
   }
 }
 
-try {
-  // A daemon that takes over finds all it needs in what the keeper has.
-  const line = process.env['LAMINA_KEEPER_FDS'] === undefined ? readLine() : undefined
-  const { serve, takeOver } = await import('./serve.js')
-  process.exitCode = await (line === undefined ? takeOver(STARTER) : serve(line, STARTER))
-} catch (error) {
-  const message = error instanceof Error ? error.message : String(error)
-  const text = message.replaceAll('\n', ' ')
+/** The daemon's life; ends the process. `started` is called once it serves. */
+export async function main(started: () => void): Promise<never> {
   try {
-    writeSync(STARTER, `${JSON.stringify({ error: text })}\n`)
-  } catch {
-    process.stderr.write(`lamina: ${text}\n`)
+    // A daemon that takes over finds all it needs in what the keeper has.
+    const line = process.env['LAMINA_KEEPER_FDS'] === undefined ? readLine() : undefined
+    const { serve, takeOver } = await import('./serve.js')
+    process.exitCode = await (line === undefined ? takeOver(STARTER, started) : serve(line, STARTER, started))
+  } catch (error) {
+    const message = error instanceof Error ? error.message : String(error)
+    const text = message.replaceAll('\n', ' ')
+    try {
+      writeSync(STARTER, `${JSON.stringify({ error: text })}\n`)
+    } catch {
+      process.stderr.write(`lamina: ${text}\n`)
+    }
+    process.exitCode = 1
   }
-  process.exitCode = 1
+  // Nothing may keep a daemon without a mount alive, an idle control client for one.
+  process.exit()
 }
-// Nothing may keep a daemon without a mount alive, an idle control client for one.
-process.exit()

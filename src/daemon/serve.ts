@@ -1,4 +1,4 @@
-import { closeSync, readdirSync, rmSync, writeFileSync, writeSync } from 'node:fs'
+import { closeSync, readdirSync, writeFileSync, writeSync } from 'node:fs'
 import { join } from 'node:path'
 import { Socket } from 'node:net'
 import { Worker } from 'node:worker_threads'
@@ -15,7 +15,7 @@ import { serveControl } from './control-server.js'
 import { serveByFuseNative, type Serving } from './fuse-native.js'
 import { KeeperLink } from './recovery/keeper-link.js'
 import { KeptMount } from './recovery/kept-mount.js'
-import { givingBack } from './give-back.js'
+import { givingBack, keepYoungSmall } from './give-back.js'
 import { mountFuse } from './mount-fuse.js'
 import { mountAt } from './mountinfo.js'
 import { type LayerRoot, PatientLayers } from './patient-layers.js'
@@ -43,8 +43,8 @@ const RECALLED_AT_ONCE = 1000
 
 const log = debug('daemon')
 
-/** @param line the MountSpec; `starter` is the socket to whoever waits. Gives the exit code. */
-export async function serve(line: string, starter: number): Promise<number> {
+/** @param line the MountSpec; `starter` is the socket to whoever waits, `started` is called once it serves. Gives the exit code. */
+export async function serve(line: string, starter: number, started: () => void): Promise<number> {
   const spec = decodeSpec(line)
   sys.raiseNofile()
   sys.umask(0) // the overlay applies each caller's own
@@ -58,15 +58,17 @@ export async function serve(line: string, starter: number): Promise<number> {
   }
   if (isBound()) mount.bindTo(starter)
   else closeSync(starter)
+  mount.settle(started)
   return mount.over()
 }
 
 /** Goes on where a daemon that died has stopped. Gives the exit code. */
-export async function takeOver(starter: number): Promise<number> {
+export async function takeOver(starter: number, started: () => void): Promise<number> {
   sys.raiseNofile()
   sys.umask(0)
   const mount = await RunningMount.takeOver()
   if (isBound()) mount.bindTo(starter)
+  mount.settle(started)
   return mount.over()
 }
 
@@ -78,6 +80,7 @@ class RunningMount {
   /** Resolves with the exit code once everything is cleaned up. */
   readonly ended: Promise<number>
   private terminating = false
+  private control: Fd | undefined
   /** For whoever mounts: what the layers make impossible. */
   get notes(): string[] {
     return this.overlay.limitations()
@@ -120,7 +123,7 @@ class RunningMount {
         raiseReadAhead(mountAt(config.mountpoint)?.device)
         const record = recordOf(spec, overlay, kept !== undefined)
         const mount = new RunningMount(session, overlay, record, patience, kept)
-        await mount.listen()
+        mount.listen()
         const connection = session instanceof Session ? session.connection : undefined
         if (kept !== undefined && connection !== undefined) {
           kept.write(spec, connection, record, overlay, patience, deviceFd)
@@ -166,7 +169,7 @@ class RunningMount {
     for (const nodeid of [...kept.notices(), ...overlay.doubtful()]) session.invalidateInode(nodeid, -1, 0)
     const mount = new RunningMount(session, overlay, record, patience, kept)
     kept.ready(spec, record, join(runDirectory(), record.id))
-    await mount.listen()
+    mount.listen()
     mount.recall()
     startThreads()
     return mount
@@ -192,24 +195,31 @@ class RunningMount {
     new Socket({ fd: starter }).on('close', () => this.terminate('the starter is gone')).resume()
   }
 
-  /** Signals and the control socket. */
-  private async listen(): Promise<void> {
+  /** From here on it can be found and told: whoever connects waits for `settle`. */
+  private listen(): void {
     const directory = runDirectory()
     const { id } = this.record
-    // A predecessor's.
-    rmSync(socketPath(directory, id), { force: true })
-    await serveControl(socketPath(directory, id), {
-      info: () => this.record,
-      stats: () => this.stats(),
-      umount: how => this.unmount(how),
-      restart: (program, main) => this.restart(program, main),
-    })
+    this.control = sys.listenAt(socketPath(directory, id))
     writeRecord(directory, this.record)
     void this.ended.then(() => removeRecord(directory, id))
     for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) {
       process.on(signal, () => this.terminate(signal))
     }
     process.on('SIGUSR1', () => process.stderr.write(`${JSON.stringify(this.stats())}\n`))
+  }
+
+  /** What a start need not wait for; half of it is loading Node's modules. `started` is called when all are loaded. */
+  settle(started: () => void): void {
+    if (this.control !== undefined) {
+      serveControl(this.control, {
+        info: () => this.record,
+        stats: () => this.stats(),
+        umount: how => this.unmount(how),
+        restart: (program, main) => this.restart(program, main),
+      })
+    }
+    started()
+    keepYoungSmall()
   }
 
   /** Unmounts at once; the mount ends when its last user lets go. A second time ends it under its users. */

@@ -1,4 +1,4 @@
-import { createRequire } from 'node:module'
+import nodeGypBuild from 'node-gyp-build'
 import { fileURLToPath } from 'node:url'
 import { setCloseCall } from '../base/fd.js'
 import { SysError } from '../base/sys-error.js'
@@ -181,6 +181,7 @@ export interface Addon {
   setHostname(name: string): number
 
   // native/socket.cc
+  listenAt(path: string): number
   socketpair(type: number): [a: number, b: number] | number
   sendFds(socket: number, fds: readonly number[], data: Uint8Array): number
   recvFds(socket: number, buffer: Uint8Array): number[] | number
@@ -212,9 +213,8 @@ const root = fileURLToPath(new URL('../../..', import.meta.url))
 
 function load(): Addon {
   // A prebuilt addon where the package ships one for this machine, else what was built in build/Release.
-  const nodeGypBuild = createRequire(import.meta.url)('node-gyp-build') as (directory: string) => Addon
   try {
-    return nodeGypBuild(root)
+    return nodeGypBuild(root) as Addon
   } catch (cause) {
     throw new Error(
       `the native addon is missing or does not load; build it with "npm run build:native" in ${root}`,

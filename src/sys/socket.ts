@@ -14,6 +14,11 @@ export function socketpair(type = SOCK_STREAM): [Fd, Fd] {
   return [new Fd(pair[0]), new Fd(pair[1])]
 }
 
+/** A socket to which others can connect from now on, in place of one that was at `path`. @throws SysError ENAMETOOLONG: 107 bytes at most */
+export function listenAt(path: string): Fd {
+  return new Fd(check(addon.listenAt(path), 'listen', path))
+}
+
 /** Sends descriptors with at least one byte of `data`; they stay open here. Gives the bytes sent. */
 export function sendFd(socket: number, fds: readonly number[], data: Uint8Array = Buffer.of(0)): number {
   return check(addon.sendFds(socket, fds, data), 'sendmsg')

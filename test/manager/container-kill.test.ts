@@ -220,7 +220,7 @@ class Round {
           ? 'command'
           : /lamina-monitor|containers\/monitor\.js/.test(words)
             ? 'monitor'
-            : words.includes('daemon/main')
+            : words.includes('bin/daemon.js')
               ? 'daemon'
               : /(^|\/)(crun|runc)\0/.test(words)
                 ? 'runtime'

@@ -151,11 +151,6 @@ t.test(
     const first = mount.pid
     t.match(lamina('daemon', 'restart', mount.mountpoint), `pid ${first} -> `)
     t.not(mount.pid, first)
-    t.match(
-      fs.readFileSync(`/proc/${mount.pid}/cmdline`, 'latin1'),
-      '--expose-gc',
-      "with the flags of Node's",
-    )
     fs.writeSync(open, 'x')
     const second = mount.pid ?? 0
     // A program that ends at once.

@@ -5,6 +5,7 @@ import t, { type Test } from 'tap'
 import { E } from '../../src/base/errno.js'
 import { SysError } from '../../src/base/sys-error.js'
 import { ask } from '../../src/daemon/control-client.js'
+import * as sys from '../../src/sys/index.js'
 import { serveControl, type Controlled } from '../../src/daemon/control-server.js'
 import { mountAt, parseMountinfo } from '../../src/daemon/mountinfo.js'
 import {
@@ -59,7 +60,7 @@ function controlled(changes: Partial<Controlled> = {}): Controlled {
 
 t.test('requests are answered in order, errors keep their errno', async t => {
   const directory = shortDirectory(t)
-  const server = await serveControl(path.join(directory, '1.sock'), controlled())
+  const server = serveControl(sys.listenAt(path.join(directory, '1.sock')), controlled())
   const found = { directory, record: record({ id: '1' }) }
   t.strictSame(await ask(found, { cmd: 'info' }), record())
   await t.rejects(ask(found, { cmd: 'stats' }), { message: 'no figures' })
@@ -71,7 +72,7 @@ t.test('a daemon that says nothing, ends or is not there is not waited for witho
   const directory = shortDirectory(t)
   let release = (): void => undefined
   const stuck = controlled({ umount: () => new Promise(resolve => (release = resolve)) })
-  const server = await serveControl(path.join(directory, '1.sock'), stuck)
+  const server = serveControl(sys.listenAt(path.join(directory, '1.sock')), stuck)
   const found = { directory, record: record({ id: '1' }) }
   await t.rejects(ask(found, { cmd: 'umount', how: 'plain' }, 50), /no answer/)
   release()
@@ -81,7 +82,7 @@ t.test('a daemon that says nothing, ends or is not there is not waited for witho
 
 t.test('more than a short line is cut off', async t => {
   const directory = shortDirectory(t)
-  const server = await serveControl(path.join(directory, '1.sock'), controlled())
+  const server = serveControl(sys.listenAt(path.join(directory, '1.sock')), controlled())
   const socket = connect(path.join(directory, '1.sock'))
   socket.on('error', () => undefined)
   socket.write('{"cmd":"info"'.padEnd(10_000))

@@ -3,6 +3,7 @@ import { connect } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { REQUEST_LIMIT } from '../../../src/daemon/control-protocol.js'
+import { listenAt } from '../../../src/sys/index.js'
 import { type Controlled, serveControl } from '../../../src/daemon/control-server.js'
 import type { Target } from './target.js'
 
@@ -24,7 +25,7 @@ export async function control(): Promise<Target> {
           faults.push(`restart ${each}`)
     },
   }
-  const server = await serveControl(path, controlled)
+  const server = serveControl(listenAt(path), controlled)
   const lines = [
     { cmd: 'info' },
     { cmd: 'stats' },

@@ -90,7 +90,8 @@ Device::~Device() {
 }
 
 File::File(int fd, bool writable) : fd_(fd), writable_(writable), far_(remote_of(fd) != nullptr) {
-  if (far_ && !remote_of(fd)->on_disk()) reads = Reads::kThreads;
+  // RWF_NOWAIT waits as well where it begins to read ahead.
+  if (far_) reads = Reads::kThreads;
 }
 
 File::~File() { close_fd(fd_); }
@@ -396,8 +397,6 @@ void DataPlane::read(const uint8_t* frame, const std::shared_ptr<File>& file) {
 
 bool DataPlane::read_inline(const abi::fuse_in_header& header, const abi::fuse_read_in& in, File& file) {
   if (file.reads == File::Reads::kThreads || in.size > kInlineRead) return false;
-  // RWF_NOWAIT begins to read ahead, for which a disk that has stopped may have to be waited for.
-  if (Remote* const remote = file.far() ? remote_of(file.fd()) : nullptr; remote != nullptr && remote->refusal() != 0) return false;
   if (read_buffer_ == nullptr) read_buffer_ = Memory::map(kInlineRead);
   if (read_buffer_ == nullptr) return false;
   uint8_t* const data = read_buffer_->data();

@@ -105,6 +105,10 @@ export class StateJournal implements Journal, RequestJournal {
     return settled
   }
 
+  changed(): void {
+    this.memory.words[WORD.said] = 0
+  }
+
   beginForget(frame: Frame): void {
     const { words } = this.memory
     // Whatever was served before is answered.

@@ -35,7 +35,7 @@ constexpr size_t kWriteHead = sizeof(abi::fuse_in_header) + sizeof(abi::fuse_wri
 constexpr size_t kMaxQueued = 64 * 1024 * 1024;
 constexpr size_t kResumeQueued = kMaxQueued / 2;
 constexpr size_t kThreads = 4;
-// Each takes one READ that does not come back, and 256 KiB of address space.
+// For READs that do not come back: each takes one, and 256 KiB of address space.
 constexpr size_t kFarThreads = 64;
 
 uint64_t now() {
@@ -314,8 +314,8 @@ DataPlane::DataPlane(std::shared_ptr<Device> device, size_t block_size, void (*w
       blocks_(std::make_shared<BlockPool>(block_size)),
       pipes_(std::make_shared<PipePool>()),
       shared_(std::make_shared<Shared>(device_, blocks_, pipes_, wake, data)),
-      queue_(kThreads, wake, data),
-      far_queue_(kFarThreads, wake, data) {}
+      queue_(kThreads, kFarThreads, wake, data),
+      far_queue_(kFarThreads, 0, wake, data) {}
 
 DataPlane::~DataPlane() = default;
 

@@ -182,18 +182,28 @@ for (const below of [false, true])
       using view = logged(scratch, () => upperOn(scratch, far, ['keeper=1'], below))
       const at = (...names: string[]): string => path.join(view.mountpoint, ...names)
       const { pid: hanging = 0 } = view
-      // What the kernel knows by heart: that the disk has no such directory.
-      fs.statSync(at('near'))
+      // What the kernel knows by heart: that the disk has no such directory. What is open it does not forget.
+      const near = fs.openSync(at('near'), 'r')
       if (below) fs.statSync(at('low'))
       t.equal(fs.readFileSync(at('u', 'u0'), 'utf8'), 'upper 0')
       fs.writeFileSync(at('u', 'unnamed'), 'without a name')
       const unnamed = fs.openSync(at('u', 'unnamed'), 'r+')
       fs.unlinkSync(at('u', 'unnamed'))
+      const block = (skip: number): string[] => [
+        'dd',
+        `if=${at('u', 'big')}`,
+        'bs=64k',
+        `skip=${skip}`,
+        'count=1',
+      ]
+      await run(...block(0)).ended
       far.fallSilent(90)
       const silentSince = Date.now()
       try {
         const waiting = [run('cat', at('u', 'u1'))]
         await later(200)
+        // What is known of the file is in memory; its data is not.
+        const readers = [20, 30, 40, 50, 60].map(skip => run(...block(skip)))
         if (below) waiting.push(run('cat', at('low', 'l1')))
         const others = [run('ls', at('near')), run('cat', at('near', 'n5'))]
         for (const other of others)
@@ -228,7 +238,7 @@ for (const below of [false, true])
             .sort(),
           [...(below ? [path.join(far.dir, 'below')] : []), path.join(far.dir, 'upper')],
         )
-        t.notOk([...waiting, ...changes].some(({ isOver }) => isOver()))
+        t.notOk([...waiting, ...readers, ...changes].some(({ isOver }) => isOver()))
 
         far.answer()
         const ended = await Promise.all([...waiting, ...changes].map(({ ended }) => ended))
@@ -237,6 +247,7 @@ for (const below of [false, true])
           ...(below ? [{ code: 0, output: 'lower 1' }] : []),
           ...changes.map(() => ({ code: 0, output: '' })),
         ])
+        for (const { ended } of readers) t.match(await ended, { code: 0 })
         await until('the daemon that hung is gone', () => !exists(hanging), 10_000)
         t.equal(fs.readFileSync(at('u', 'new'), 'utf8'), 'new\n')
         t.notOk(fs.existsSync(at('u', 'u0')))
@@ -255,10 +266,66 @@ for (const below of [false, true])
         t.match(said(scratch), new RegExp(`daemon \\(pid ${hanging}\\) that waited for a layer has ended`))
       } finally {
         far.answer()
+        fs.closeSync(near)
         fs.closeSync(unnamed)
       }
     },
   )
+
+t.test("upper's disk never answers: the mount can be ended", { skip }, async t => {
+  using scratch = new Scratch('hung-end', 90)
+  using far = Far.begin(scratch, 'disk', fillUpper)
+  const view = logged(scratch, () => upperOn(scratch, far, ['keeper=1']))
+  const at = (...names: string[]): string => path.join(view.mountpoint, ...names)
+  const { pid: hanging = 0, keeper = 0 } = view
+  fs.statSync(at('near'))
+  far.fallSilent(60)
+  try {
+    const waiting = [run('cat', at('u', 'u1'))]
+    await later(200)
+    t.match(await inTime(run('ls', at('near')), FOUND_OUT), { code: 0 })
+    const { pid } = facts(view)
+    lamina('umount', '--force', view.mountpoint)
+    for (const { ended } of waiting) t.not((await ended).code, 0)
+    await until('the keeper has ended', () => !exists(keeper), 5000)
+    t.ok(exists(hanging), 'a thread that waits for a disk cannot be killed')
+    far.answer()
+    for (const each of [hanging, pid]) await until(`process ${each} is gone`, () => !exists(each), 10_000)
+  } finally {
+    far.answer()
+    view.kill()
+  }
+})
+
+t.test(
+  'more READs wait for a disk than there are threads: those of another are served',
+  { skip },
+  async t => {
+    using scratch = new Scratch('hung-reads', 60)
+    using far = Far.begin(scratch, 'disk', fillFar)
+    fs.mkdirSync(scratch.path('near', 'near'), { recursive: true })
+    fs.writeFileSync(scratch.path('near', 'near', 'large'), Buffer.alloc(1 << 20, 3))
+    using view = mountOver(scratch, far, [])
+    const at = (...names: string[]): string => path.join(view.mountpoint, ...names)
+    const block = (skip: number): Command =>
+      run('dd', `if=${at('far', 'big')}`, 'bs=64k', `skip=${skip}`, 'count=1')
+    t.match(await block(0).ended, { code: 0 })
+    fs.statSync(at('near', 'large'))
+    far.fallSilent()
+    try {
+      const waiting = [12, 20, 28, 36, 44, 52, 60].map(block)
+      await later(1000)
+      // Of that size, and past the page cache: for a thread.
+      const large = run('dd', `if=${at('near', 'large')}`, 'bs=1M', 'iflag=direct', 'of=/dev/null')
+      t.match(await inTime(large, 5000), { code: 0 })
+      t.notOk(waiting.some(({ isOver }) => isOver()))
+      far.answer()
+      for (const { ended } of waiting) t.match(await ended, { code: 0 })
+    } finally {
+      far.answer()
+    }
+  },
+)
 
 t.test('upper, in a change: the mount is ended, since the change may still be made', { skip }, async t => {
   using scratch = new Scratch('hung-change', 90)

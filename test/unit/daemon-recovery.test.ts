@@ -1,5 +1,5 @@
 /** What a successor reads: the journal of names against a plain model, damage, and requests whose answer may be lost. */
-import { writeFileSync } from 'node:fs'
+import { mkdirSync, readdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
 import { JournalLog, KIND } from '../../src/daemon/recovery/journal-log.js'
@@ -97,6 +97,17 @@ t.test(
     }
   },
 )
+
+t.test('what predecessors left in the work directory goes, and what is prepared there does not', t => {
+  using it = new Succession(false)
+  const work = join(it.root, 'work', 'work')
+  for (const name of ['#0.1', '#0.2', '#1.1']) mkdirSync(join(work, name, 'more'), { recursive: true })
+  it.takeOver()
+  t.same(readdirSync(work), ['#1.1'])
+  it.takeOver()
+  t.same(readdirSync(work), [])
+  t.end()
+})
 
 for (const [what, backs] of [
   ['whose answer was lost is counted once', true],

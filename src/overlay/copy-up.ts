@@ -170,6 +170,7 @@ function commit(view: View, copy: CopyUp, publish: (dirfd: number, name: string)
   const dirfd = view.upperFd(parent)
   const indexed = view.index !== null && inode.links > 0 && copy.origin !== undefined
   const entry = indexed ? view.index.entry(copy.origin) : null
+  view.journal?.raising(inode)
   if (entry !== null) publish(entry.layer.rootFd.n, entry.name)
   keepingTimes(dirfd, () => {
     if (entry === null) publish(dirfd, inode.name)

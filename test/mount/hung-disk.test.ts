@@ -182,7 +182,7 @@ for (const below of [false, true])
       using view = logged(scratch, () => upperOn(scratch, far, ['keeper=1'], below))
       const at = (...names: string[]): string => path.join(view.mountpoint, ...names)
       const { pid: hanging = 0 } = view
-      // What the kernel knows by heart: that the disk has no such directory. What is open it does not forget.
+      // What is open the kernel does not forget, and the next daemon knows that upper has no such directory.
       const near = fs.openSync(at('near'), 'r')
       if (below) fs.statSync(at('low'))
       t.equal(fs.readFileSync(at('u', 'u0'), 'utf8'), 'upper 0')
@@ -197,6 +197,8 @@ for (const below of [false, true])
         'count=1',
       ]
       await run(...block(0)).ended
+      // What the disk's own filesystem remembers of names: that it has none of some, too.
+      far.forgetNames()
       far.fallSilent(90)
       const silentSince = Date.now()
       try {

@@ -115,6 +115,11 @@ export class Far implements Disposable {
     if (this.device !== undefined) execFileSync('blockdev', ['--flushbufs', this.device])
   }
 
+  /** Names that its filesystem remembers and nobody uses, also of what is not there. */
+  forgetNames(): void {
+    execFileSync('mount', ['-i', '-o', 'remount,noatime', this.dir])
+  }
+
   answer(): void {
     process.kill(this.server, 'SIGCONT')
     this.guard?.kill()

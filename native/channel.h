@@ -45,7 +45,7 @@ class Channel {
         channels_(std::move(channels)),
         device_(std::make_shared<Device>(fd)),
         plane_(std::make_unique<DataPlane>(device_, buffer_size, wake, this)),
-        notifier_(std::make_unique<WorkQueue>(1, wake, this)) {
+        notifier_(std::make_unique<WorkQueue>(1, 0, wake, this)) {
     channels_->live.push_back(this);
   }
   ~Channel();

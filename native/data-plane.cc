@@ -35,7 +35,7 @@ constexpr size_t kWriteHead = sizeof(abi::fuse_in_header) + sizeof(abi::fuse_wri
 constexpr size_t kMaxQueued = 64 * 1024 * 1024;
 constexpr size_t kResumeQueued = kMaxQueued / 2;
 constexpr size_t kThreads = 4;
-// Each takes one READ that does not come back, and 256 KiB of address space.
+// For READs that do not come back: each takes one, and 256 KiB of address space.
 constexpr size_t kFarThreads = 64;
 
 uint64_t now() {
@@ -90,7 +90,8 @@ Device::~Device() {
 }
 
 File::File(int fd, bool writable) : fd_(fd), writable_(writable), far_(remote_of(fd) != nullptr) {
-  if (far_ && !remote_of(fd)->on_disk()) reads = Reads::kThreads;
+  // RWF_NOWAIT waits as well where it begins to read ahead.
+  if (far_) reads = Reads::kThreads;
 }
 
 File::~File() { close_fd(fd_); }
@@ -319,8 +320,8 @@ DataPlane::DataPlane(std::shared_ptr<Device> device, size_t block_size, void (*w
       blocks_(std::make_shared<BlockPool>(block_size)),
       pipes_(std::make_shared<PipePool>()),
       shared_(std::make_shared<Shared>(device_, blocks_, pipes_, wake, data)),
-      queue_(kThreads, wake, data),
-      far_queue_(kFarThreads, wake, data) {}
+      queue_(kThreads, kFarThreads, wake, data),
+      far_queue_(kFarThreads, 0, wake, data) {}
 
 DataPlane::~DataPlane() = default;
 
@@ -402,8 +403,6 @@ void DataPlane::read(const uint8_t* frame, const std::shared_ptr<File>& file) {
 
 bool DataPlane::read_inline(const abi::fuse_in_header& header, const abi::fuse_read_in& in, File& file) {
   if (file.reads == File::Reads::kThreads || in.size > kInlineRead) return false;
-  // RWF_NOWAIT begins to read ahead, for which a disk that has stopped may have to be waited for.
-  if (Remote* const remote = file.far() ? remote_of(file.fd()) : nullptr; remote != nullptr && remote->refusal() != 0) return false;
   if (read_buffer_ == nullptr) read_buffer_ = Memory::map(kInlineRead);
   if (read_buffer_ == nullptr) return false;
   uint8_t* const data = read_buffer_->data();

@@ -53,7 +53,7 @@ class File {
   enum class Reads : uint8_t {
     kNowait,   // preadv2(RWF_NOWAIT)
     kMemory,   // tmpfs, which has no RWF_NOWAIT, but does not wait for a disk either
-    kThreads,  // neither: FUSE or a network below
+    kThreads,  // neither: FUSE or a network below, or a layer that may fall silent
   };
 
   File(int fd, bool writable);

@@ -79,6 +79,20 @@ napi_value openat2_(napi_env env, napi_callback_info info) {
   return result(env, open_on(remote_of(dirfd), dirfd, path, flags, resolve, ask));
 }
 
+// reopen(fd, flags): the file behind `fd`, which may have no name, once more.
+napi_value reopen_(napi_env env, napi_callback_info info) {
+  Args args(env, info);
+  const int fd = args.fd(0);
+  const int flags = args.i32(1);
+  if (args.failed()) return args.reject();
+  int copy;
+  do copy = open(ProcFd(fd).c_str(), flags | O_CLOEXEC);
+  while (copy < 0 && errno == EINTR);
+  // Its inode is in memory: a disk need not be waited for.
+  if (Remote* const remote = remote_of(fd); remote != nullptr && copy >= 0) remote->cover(copy);
+  return result(env, copy);
+}
+
 // Never retried: Linux frees the descriptor even when close reports EINTR.
 napi_value close_(napi_env env, napi_callback_info info) {
   Args args(env, info);
@@ -247,6 +261,7 @@ napi_value ioctl_(napi_env env, napi_callback_info info) {
 bool register_file(napi_env env, napi_value exports, State* state) {
   return define(env, exports, state, "openat", openat_) && define(env, exports, state, "openat2", openat2_) &&
          define(env, exports, state, "close", close_) && define(env, exports, state, "dup", dup_) &&
+         define(env, exports, state, "reopen", reopen_) &&
          define(env, exports, state, "fsync", fsync_) && define(env, exports, state, "lseek", lseek_) &&
          define(env, exports, state, "pread", pread_) && define(env, exports, state, "pwrite", pwrite_) &&
          define(env, exports, state, "fallocate", fallocate_) &&

@@ -284,7 +284,7 @@ napi_value copy_cached(napi_env env, napi_callback_info info) {
   if (!args.failed() && (from_at < 0 || to_at < 0 || length < 0)) args.wrong(4, "a range");
   if (args.failed()) return args.reject();
   // Not even asked: it might not answer.
-  if (const Remote* const remote = remote_of(from); remote != nullptr && !remote->on_disk()) return failure(env, EAGAIN);
+  if (remote_of(from) != nullptr) return failure(env, EAGAIN);
   if (!may_change(to)) return result(env, -1);
   char data[kMost];
   const size_t most = std::min<int64_t>(length, kMost);

@@ -164,6 +164,8 @@ uint32_t IssueJournal::issue(uint64_t nodeid, uint64_t directory, uint32_t type,
   head.other = static_cast<double>(directory);
   head.small = type >> 12;
   const uint32_t slot = log.append(head, name.size());
+  const uint32_t kind = head.kind | kJournalBelow;
+  memcpy(log.records + slot, &kind, sizeof kind);
   then();
   first_reference[0] = static_cast<double>(nodeid);
   first_reference[1] = 1;

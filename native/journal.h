@@ -22,6 +22,9 @@ struct JournalHead {
 static_assert(sizeof(JournalHead) == 48);
 static_assert(offsetof(JournalHead, nodeid) == 24);
 
+// In `kind`, beside it: upper has certainly none of this inode.
+inline constexpr uint32_t kJournalBelow = 0x40000000;
+
 // One half of the journal.
 struct JournalHalf {
   uint8_t* records = nullptr;

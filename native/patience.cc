@@ -29,6 +29,10 @@ constexpr int64_t kLongestLimitMs = 30'000;
 // So long after the last silence the limit is what it was at first.
 constexpr int64_t kForgetMs = 60'000;
 constexpr size_t kStack = 512 * 1024;
+// So long an answer counts. As long as a request waits for one: a busy mount asks a few times a second.
+constexpr int64_t kBeatMs = kLimitMs;
+// A page, and a multiple of the block of any disk, which is what O_DIRECT wants of addresses and lengths.
+constexpr size_t kBlock = 4096;
 
 std::atomic<Remote*> remotes[256];
 std::atomic<napi_threadsafe_function> listener{nullptr};
@@ -52,7 +56,8 @@ Remote* look_up_remote(std::atomic<uint8_t>* covered, int fd) {
 int close_fd(int fd) {
   Remote* const remote = remote_of(fd);
   if (remote == nullptr) return close(fd);
-  if (remote->on_disk()) {
+  // A file without a name goes with its last descriptor, for which a disk that has stopped would have to be waited for.
+  if (remote->on_disk() && remote->refusal() == 0) {
     covered_descriptors.load(std::memory_order_acquire)[fd].store(0, std::memory_order_release);
     return close(fd);
   }
@@ -70,13 +75,7 @@ long open_cached(int dirfd, const char* path, uint64_t flags, uint64_t resolve) 
 bool may_change(int fd) {
   Remote* const remote = remote_of(fd);
   if (remote == nullptr || !remote->upper()) return true;
-  if (unchanged) {
-    const int refusal = remote->refusal();
-    if (refusal != 0) {
-      errno = refusal;
-      return false;
-    }
-  }
+  if (unchanged && !remote->beats()) return false;
   unchanged = false;
   return true;
 }
@@ -86,6 +85,24 @@ Remote::Remote(uint8_t number, uint32_t use) : number_(number), use_(use), limit
 int Remote::refusal() {
   const std::lock_guard<std::mutex> lock(mutex_);
   return silent_ ? kSilent + number_ : 0;
+}
+
+bool Remote::beats() {
+  const int refused = refusal();
+  if (refused != 0) {
+    errno = refused;
+    return false;
+  }
+  if (pulse_ < 0 || now_ms() - beat_ < kBeatMs) return true;
+  int none = 0;
+  const auto read = [fd = pulse_](int*) -> long {
+    alignas(kBlock) char block[kBlock];
+    return pread(fd, block, sizeof block, 0);
+  };
+  // An error is an answer.
+  if (call(&none, read) < 0 && errno > kSilent) return false;
+  beat_ = now_ms();
+  return true;
 }
 
 void Remote::cover(int fd) {
@@ -154,12 +171,11 @@ bool Remote::answered(const std::shared_ptr<Question>& question) {
   running_ = true;
   work_.notify_one();
   if (done_.wait_for(lock, std::chrono::milliseconds(limit_), [&] { return !running_; })) return true;
+  silent_ = true;
   if (next_ != nullptr) {
     // It was not even begun: the thread is busy with closing what may not be closed so soon.
     next_.reset();
     running_ = false;
-  } else {
-    silent_ = true;
   }
   last_silence_ = now_ms();
   limit_ = std::min(limit_ * 2, kLongestLimitMs);
@@ -183,21 +199,22 @@ void Remote::loop() {
       lock.unlock();
       close(fd);
       lock.lock();
-      continue;
+    } else {
+      const std::shared_ptr<Question> question = std::move(next_);
+      next_.reset();
+      lock.unlock();
+      question->ask();
+      lock.lock();
+      running_ = false;
+      if (!silent_) {
+        done_.notify_one();
+        continue;
+      }
+      lock.unlock();
+      question->abandoned();
+      lock.lock();
     }
-    const std::shared_ptr<Question> question = std::move(next_);
-    next_.reset();
-    lock.unlock();
-    question->ask();
-    lock.lock();
-    running_ = false;
-    if (!silent_) {
-      done_.notify_one();
-      continue;
-    }
-    lock.unlock();
-    question->abandoned();
-    lock.lock();
+    if (!silent_) continue;
     silent_ = false;
     const napi_threadsafe_function function = listener.load(std::memory_order_acquire);
     if (function != nullptr) {
@@ -241,6 +258,69 @@ napi_value cover_descriptor(napi_env env, napi_callback_info info) {
   return integer(env, 0);
 }
 
+// coverAlike(fd, like): `fd` is on the filesystem of `like`.
+napi_value cover_alike(napi_env env, napi_callback_info info) {
+  Args args(env, info);
+  const int fd = args.fd(0);
+  Remote* const remote = remote_of(args.fd(1));
+  if (args.failed()) return args.reject();
+  if (remote != nullptr) remote->cover(fd);
+  return nullptr;
+}
+
+long write_block(int fd) {
+  // Nothing that a filesystem could make smaller, and keep beside the file's attributes.
+  alignas(kBlock) uint32_t block[kBlock / sizeof(uint32_t)];
+  uint32_t next = 1;
+  for (uint32_t& word : block) {
+    next ^= next << 13;
+    next ^= next >> 17;
+    next ^= next << 5;
+    word = next;
+  }
+  const ssize_t n = pwrite(fd, block, sizeof block, 0);
+  if (n >= 0 && n < static_cast<ssize_t>(sizeof block)) errno = EIO;
+  return n == static_cast<ssize_t>(sizeof block) ? 0 : -1;
+}
+
+// makePulse(dirfd): a file without a name, one block of which is on the disk and not in memory; or -errno.
+napi_value make_pulse(napi_env env, napi_callback_info info) {
+  Args args(env, info);
+  const int dirfd = args.fd(0);
+  if (args.failed()) return args.reject();
+  constexpr int flags = O_RDWR | O_DIRECT | O_CLOEXEC;
+  int fd = openat(dirfd, ".", O_TMPFILE | flags, 0600);
+  if (fd < 0) {
+    constexpr const char* name = "pulse";
+    fd = openat(dirfd, name, O_CREAT | O_EXCL | flags, 0600);
+    if (fd >= 0) unlinkat(dirfd, name, 0);
+  }
+  if (fd >= 0 && write_block(fd) != 0) {
+    const int error = errno;
+    close(fd);
+    return failure(env, error);
+  }
+  return result(env, fd);
+}
+
+// setPulse(fd, pulse): what is asked before the first change through `fd`.
+napi_value set_pulse(napi_env env, napi_callback_info info) {
+  Args args(env, info);
+  Remote* const remote = remote_of(args.fd(0));
+  const int pulse = args.fd(1);
+  if (args.failed()) return args.reject();
+  if (remote != nullptr) remote->set_pulse(pulse);
+  return nullptr;
+}
+
+// mayChange(fd): 0, or -errno where it is not to be changed now. Does not count as a change.
+napi_value may_change_(napi_env env, napi_callback_info info) {
+  Args args(env, info);
+  Remote* const remote = remote_of(args.fd(0));
+  if (args.failed()) return args.reject();
+  return result(env, remote == nullptr || remote->beats() ? 0 : -1);
+}
+
 void tell(napi_env env, napi_value callback, void*, void* data) {
   if (env == nullptr || callback == nullptr) return;
   napi_value global = nullptr;
@@ -279,6 +359,8 @@ napi_value serving(napi_env env, napi_callback_info info) {
 
 bool register_patience(napi_env env, napi_value exports, State* state) {
   return define(env, exports, state, "coverDescriptor", cover_descriptor) &&
+         define(env, exports, state, "coverAlike", cover_alike) && define(env, exports, state, "makePulse", make_pulse) &&
+         define(env, exports, state, "setPulse", set_pulse) && define(env, exports, state, "mayChange", may_change_) &&
          define(env, exports, state, "onAnswer", on_answer) && define(env, exports, state, "serving", serving);
 }
 

@@ -6,9 +6,10 @@
 // Of a disk, what the kernel has in memory is asked for on the spot: open_cached() never waits, and attributes of an open file are
 // there. Only what it cannot tell goes over the thread.
 //
-// An upper layer is changed as well. Its calls are given up only while the request has changed nothing (Request), for then it can be
-// run anew; after that they are waited for where they are made, however long it takes. A request's first change is refused
-// (may_change()) while the filesystem is silent.
+// An upper layer is changed as well. Its calls are given up only while the request has changed nothing, for then it can be run anew;
+// after that they are waited for where they are made, however long it takes. A request's first change is refused (may_change()) while
+// the filesystem is silent. Whether it is does not show in what the kernel has in memory, which answers for a disk that has stopped;
+// so before a first change a block is read past that (the pulse), where that was not done just before.
 //
 // Threads: remote_of() and close_fd() are for any thread, everything else for the main thread.
 #pragma once
@@ -116,6 +117,10 @@ class Remote {
   }
   // Why nothing must begin that cannot be given up: kSilent and the number, while it is silent; else 0.
   int refusal();
+  // The file in which beats() reads; it stays open.
+  void set_pulse(int fd) { pulse_ = fd; }
+  // False, and errno: something must not begin that cannot be given up. Asks the disk, but for where it has answered a moment ago.
+  bool beats();
 
  private:
   // False, and errno: no answer in time.
@@ -127,8 +132,11 @@ class Remote {
 
   const uint8_t number_;
   const uint32_t use_;
-  // Main thread. A descriptor, or -1.
+  // Main thread. Descriptors, or -1.
   int read_to_end_ = -1;
+  int pulse_ = -1;
+  // When it answered, milliseconds.
+  int64_t beat_ = 0;
   std::mutex mutex_;
   std::condition_variable work_;
   std::condition_variable done_;
@@ -137,7 +145,7 @@ class Remote {
   std::vector<int> closing_;
   bool started_ = false;
   bool running_ = false;
-  // The call under way is one that nobody waits for any more.
+  // Somebody was told so, and is to hear when the thread is free again.
   bool silent_ = false;
   // Milliseconds, and when it was last too short.
   int64_t limit_;

@@ -1,5 +1,8 @@
 // Threads that run tasks in the order they were submitted: started when first needed, as many as are busy at once.
 //
+// A task may wait for a disk that has stopped, and must not keep others from theirs. So a queue may have a reserve: one more thread when all
+// are busy, which takes what has waited for a quarter of a second; while that one is busy there is another.
+//
 // Threads: stop() and join() are for one thread, the owner's. The others are for any.
 #pragma once
 
@@ -7,6 +10,7 @@
 
 #include <atomic>
 #include <cstddef>
+#include <cstdint>
 #include <deque>
 #include <memory>
 #include <vector>
@@ -29,9 +33,8 @@ class Task {
 class WorkQueue {
  public:
   // `exited` is called with `data` on each thread as its last act, after which drained() may be true.
-  WorkQueue(size_t max_threads, void (*exited)(void*), void* data)
-      : max_threads_(max_threads), exited_(exited), data_(data) {}
-  ~WorkQueue() { join(); }
+  WorkQueue(size_t max_threads, size_t max_reserves, void (*exited)(void*), void* data);
+  ~WorkQueue();
   WorkQueue(const WorkQueue&) = delete;
   WorkQueue& operator=(const WorkQueue&) = delete;
 
@@ -50,19 +53,35 @@ class WorkQueue {
   void join();
 
  private:
+  struct Waiting {
+    std::unique_ptr<Task> task;
+    // Milliseconds of CLOCK_MONOTONIC.
+    int64_t since;
+  };
+
   static void* thread_main(void* self);
-  void loop();
-  bool grow();
+  static void* reserve_main(void* self);
+  void live(bool reserve);
+  void loop(bool reserve);
+  bool wait(bool reserve);
+  bool wait_for_late();
+  bool grow(bool reserve);
+  void keep_reserve();
 
   const size_t max_threads_;
+  const size_t max_reserves_;
   void (*const exited_)(void*);
   void* const data_;
 
   pthread_mutex_t mutex_ = PTHREAD_MUTEX_INITIALIZER;
   pthread_cond_t ready_ = PTHREAD_COND_INITIALIZER;
+  // For the reserve.
+  pthread_cond_t waiting_;
   // Under mutex_.
-  std::deque<std::unique_ptr<Task>> tasks_;
+  std::deque<Waiting> tasks_;
   size_t idle_ = 0;
+  size_t idle_reserves_ = 0;
+  size_t reserves_ = 0;
   bool stopping_ = false;
   std::vector<pthread_t> threads_;
 

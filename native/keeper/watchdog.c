@@ -102,9 +102,22 @@ static int look_at_threads(int64_t now) {
   return 1;
 }
 
+// The mount has ended, and nobody is to wait for a daemon that cannot end before a device answers.
+static void wait_for_the_last(int64_t now) {
+  if (!lost_its_main_thread()) return;
+  if (k.stuck_since == 0) k.stuck_since = now;
+  if (now - k.stuck_since < kLateMs) return;
+  say(LOG_NOTICE, "the mount has ended; the daemon (pid %d) will end when a layer answers for which it waits", (int)k.daemon);
+  finish(0);
+}
+
 void watch(void) {
   const int64_t now = now_ms();
   if (k.daemon == 0) return;
+  if (k.ending) {
+    wait_for_the_last(now);
+    return;
+  }
   if (k.killed_at != 0) {
     wait_for_its_end(now);
     return;

@@ -5,11 +5,13 @@
  *
  * Calls on lower layers change nothing, so a request may be given up in the midst of one. Upper is changed: a request that has begun to
  * change it is not given up any more, and holds up the others where upper does not answer. While upper is known to be silent no request
- * begins with that. What is known to be silent is found out by calls that read.
+ * begins with that. What is known to be silent is found out by calls that read; before a first change upper is asked, too, but not
+ * more than a few times a second.
  */
 import { toUtf8 } from '../base/bytes.js'
 import { debug } from '../base/log.js'
 import { E } from '../base/errno.js'
+import type { Fd } from '../base/fd.js'
 import { SysError } from '../base/sys-error.js'
 import { Again, type FileSystem } from '../fuse/index.js'
 import * as sys from '../sys/index.js'
@@ -87,21 +89,21 @@ export class PatientLayers {
 
   /**
    * `numbers`: of each layer, with its use; 0 where it never falls silent, or is not to be watched. `ifHung`: what they are for a successor
-   * after a daemon that did not return from a call on a layer.
+   * after a daemon that did not return from a call on a layer. `pulse`: a file of upper's (sys.makePulse).
    */
   private constructor(
     readonly numbers: readonly number[],
     readonly ifHung: readonly number[],
+    readonly pulse: Fd | null,
   ) {
     this.withUpper = numbers.some(number => (Math.floor(number / USE_UNIT) & sys.USE.upper) !== 0)
   }
 
   /** Finds out which of `layers` are on such filesystems. */
-  static over(layers: readonly LayerRoot[], patience: Patience): PatientLayers {
+  static over(layers: readonly LayerRoot[], patience: Patience, pulse: Fd | null): PatientLayers {
     const filesystems = layers.map(({ fd }) => filesystemOf(fd, patience))
     const numbers = numbersOf(layers, filesystems, patience)
-    const more = patience === 'remote' ? numbersOf(layers, filesystems, 'lower') : numbers
-    return PatientLayers.again(layers, numbers, more)
+    return PatientLayers.again(layers, numbers, numbersOf(layers, filesystems, 'all'), pulse)
   }
 
   /** As a predecessor found out: nothing is asked of a layer that may be silent now. */
@@ -109,12 +111,14 @@ export class PatientLayers {
     layers: readonly LayerRoot[],
     numbers: readonly number[],
     ifHung: readonly number[],
+    pulse: Fd | null,
   ): PatientLayers {
-    const patient = new PatientLayers(numbers, ifHung)
-    for (const [i, { fd, path }] of layers.entries()) {
+    const patient = new PatientLayers(numbers, ifHung, pulse)
+    for (const [i, { fd, path, upper }] of layers.entries()) {
       const number = (numbers[i] ?? 0) % USE_UNIT
       if (number === 0) continue
       sys.coverDescriptor(fd, number, Math.floor((numbers[i] ?? 0) / USE_UNIT))
+      if (upper && pulse !== null) sys.setPulse(fd, pulse.n)
       const remote = (patient.remotes[number - 1] ??= { paths: [], roots: [], silence: undefined })
       if (path === '') continue
       remote.paths.push(path)
@@ -137,29 +141,47 @@ export class PatientLayers {
 
   /** Waits until each layer has answered. */
   async answering(): Promise<void> {
+    for (const { roots } of this.remotes) {
+      for (const root of roots)
+        await this.inTime('the takeover', () => {
+          // Attributes of an open file are in memory; these are what the overlay reads first.
+          sys.listxattrAt(root, '')
+          sys.mayChange(root)
+        })
+    }
+  }
+
+  /** Does `work` as soon as the layers that it needs answer. It may be begun anew until it changes something. `what`: for people. */
+  async inTime(what: string, work: () => void): Promise<void> {
     // Nothing else keeps a process alive that serves no mount yet.
     const alive = setInterval(() => undefined, 60_000)
     try {
-      for (const { roots } of this.remotes) {
-        for (const root of roots) {
-          for (let silent = this.silenceAt(root); silent !== undefined; silent = this.silenceAt(root))
-            await silent
-        }
-      }
+      for (let silent = this.attempt(what, work); silent !== undefined; silent = this.attempt(what, work))
+        await silent
     } finally {
       clearInterval(alive)
     }
   }
 
-  private silenceAt(root: number): Promise<void> | undefined {
+  private attempt(what: string, work: () => void): Promise<void> | undefined {
     try {
-      // Attributes of an open file are in memory; these are what the overlay reads first.
-      sys.listxattrAt(root, '')
+      this.revocably(work)
       return undefined
     } catch (error) {
-      const silent = this.silence(error, 'the takeover')
+      const silent = this.silence(error, what)
       if (silent === undefined) throw error
       return silent
+    }
+  }
+
+  /** Calls may be given up in the midst of `work`, until it changes something. What goes on later, or beside requests, is not given up. */
+  private revocably<T>(work: () => T): T {
+    if (!this.withUpper) return work()
+    sys.serving(true)
+    try {
+      return work()
+    } finally {
+      sys.serving(false)
     }
   }
 
@@ -174,15 +196,11 @@ export class PatientLayers {
         const method = value as (...args: unknown[]) => unknown
         if (!made.has(name)) {
           made.set(name, (...args: unknown[]): unknown => {
-            if (this.withUpper) sys.serving(true)
             try {
-              const result = method.apply(target, args)
+              const result = this.revocably(() => method.apply(target, args))
               return result instanceof Promise ? result.catch((error: unknown) => this.late(error)) : result
             } catch (error) {
               throw this.waiting(error, String(name), args)
-            } finally {
-              // What goes on later, or beside requests, cannot be given up.
-              if (this.withUpper) sys.serving(false)
             }
           })
         }

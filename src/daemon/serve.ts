@@ -7,7 +7,7 @@ import { E } from '../base/errno.js'
 import type { Fd } from '../base/fd.js'
 import { debug } from '../base/log.js'
 import { SysError } from '../base/sys-error.js'
-import { describeEnd, DeviceTransport, INIT_DEFAULTS, Session } from '../fuse/index.js'
+import { describeEnd, DeviceTransport, INIT_DEFAULTS, NegotiatedConnection, Session } from '../fuse/index.js'
 import { Overlay, type HandedLayer, type HandedLayers } from '../overlay/index.js'
 import { CheckError, checkMount } from './check.js'
 import type { Stats, UnmountHow } from './control-protocol.js'
@@ -110,11 +110,9 @@ class RunningMount {
       try {
         const kept = link === undefined || device === undefined ? undefined : KeptMount.begin(link, overlay)
         // fuse-native's calls cannot be begun anew.
-        const roots =
-          device === undefined
-            ? []
-            : [...lowerRoots(spec, overlay.handOver().layers), ...upperRoots(spec, overlay.changeable())]
-        const patience = PatientLayers.over(roots, spec.patience)
+        const { layers } = overlay.handOver()
+        const roots = device === undefined ? [] : layerRoots(spec, layers)
+        const patience = PatientLayers.over(roots, spec.patience, pulseOf(spec, layers, kept))
         const deviceFd = device?.n ?? -1
         const session =
           device === undefined
@@ -145,14 +143,15 @@ class RunningMount {
   static async takeOver(): Promise<RunningMount> {
     const link = KeeperLink.fromEnvironment()
     if (link === undefined) throw new Error('no keeper: start lamina mount')
-    const layers = KeptMount.handed(link)
-    const upper = [layers.upper, layers.workdir].flatMap(fd => (fd === null ? [] : [fd.n]))
-    const roots = [...lowerRoots(layers.spec, layers), ...upperRoots(layers.spec, upper)]
-    const { patience: ordinary, hungPatience: ifHung } = layers.written
-    const patience = PatientLayers.again(roots, link.hung ? ifHung : ordinary, ifHung)
+    const handed = KeptMount.handed(link)
+    const { spec, device, written, pulse } = handed
+    const { record, patience: ordinary, hungPatience: ifHung } = written
+    const roots = layerRoots(spec, handed.layers)
+    const patience = PatientLayers.again(roots, link.hung ? ifHung : ordinary, ifHung, pulse)
     // Names are looked up when they are asked for.
-    if (KeptMount.isChanging(layers)) await patience.answering()
-    const { kept, overlay, device, spec, record, connection } = KeptMount.takeOver(link)
+    if (KeptMount.isChanging(handed)) await patience.answering()
+    const { kept, overlay } = KeptMount.takeOver(link, handed)
+    const connection = new NegotiatedConnection(written.connection)
     const startTime = startTimeOf(process.pid) ?? 0
     Object.assign(record, { pid: process.pid, startTime, program: process.argv[1] ?? '' })
     const session = new Session(new DeviceTransport(device.release(), INIT_DEFAULTS.maxRead, kept.input), {
@@ -171,6 +170,7 @@ class RunningMount {
     kept.ready(spec, record, join(runDirectory(), record.id))
     mount.listen()
     mount.recall()
+    mount.sweep()
     startThreads()
     return mount
   }
@@ -188,6 +188,15 @@ class RunningMount {
       if (this.overlay.recallSome(RECALLED_AT_ONCE)) setImmediate(more)
     }
     setImmediate(more)
+  }
+
+  /** Removes what the predecessors were in the midst of, when upper answers. */
+  private sweep(): void {
+    this.patience
+      .inTime('what is left of a daemon that died', () => {
+        this.overlay.sweep()
+      })
+      .catch((error: unknown) => log?.(`the work directory is not emptied: ${String(error)}`))
   }
 
   /** Ends with its starter, however that ends. */
@@ -323,19 +332,31 @@ function openOverlay(spec: MountSpec): Overlay {
   }
 }
 
-/** Where lower layers begin: the ones that may fall silent and hold up nobody who does not need them. */
-function lowerRoots(
-  { overlay }: MountSpec,
-  { lowers, dataOnly }: Pick<HandedLayers, 'lowers' | 'dataOnly'>,
-): LayerRoot[] {
-  const roots = (layers: readonly HandedLayer[], paths: readonly string[] = []): LayerRoot[] =>
+/** Where layers begin, and what belongs to them: the ones that may fall silent and hold up nobody who does not need them. */
+function layerRoots({ overlay }: MountSpec, { upper, lowers, dataOnly }: HandedLayers): LayerRoot[] {
+  const below = (layers: readonly HandedLayer[], paths: readonly string[] = []): LayerRoot[] =>
     layers.map(({ rootFd }, i) => ({ fd: rootFd.n, path: paths[i] ?? '', upper: false }))
-  return [...roots(lowers, overlay.lower), ...roots(dataOnly, overlay.dataOnly)]
+  const above = upper === null ? [] : [upper.rootFd, upper.workdir, upper.work, upper.index]
+  return [
+    ...below(lowers, overlay.lower),
+    ...below(dataOnly, overlay.dataOnly),
+    ...above.flatMap((fd, i) =>
+      fd === null ? [] : [{ fd: fd.n, path: i === 0 ? (overlay.upper ?? '') : '', upper: true }],
+    ),
+  ]
 }
 
-/** Where upper begins, first, and what belongs to it. */
-function upperRoots({ overlay }: MountSpec, fds: readonly number[]): LayerRoot[] {
-  return fds.map((fd, i) => ({ fd, path: i === 0 ? (overlay.upper ?? '') : '', upper: true }))
+/** Where a daemon may be patient with upper: this one, or a successor. */
+function pulseOf(spec: MountSpec, { upper }: HandedLayers, kept: KeptMount | undefined): Fd | null {
+  const wanted = spec.patience === 'all' || (kept !== undefined && spec.patience !== 'off')
+  if (upper === null || !wanted) return null
+  try {
+    return sys.makePulse(upper.work.n)
+  } catch (error) {
+    if (!(error instanceof SysError)) throw error
+    log?.(`whether upper's disk answers is seen by what it is asked for: ${error.message}`)
+    return null
+  }
 }
 
 /** Resolves when INIT is answered: from then on the mount works. */

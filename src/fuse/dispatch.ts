@@ -186,6 +186,7 @@ export class Dispatcher {
     this.low = frame.low(at.unique)
     const nodeid = (this.nodeid = frame.u64(at.nodeid))
     const op = (this.op = frame.u32(at.opcode))
+    const { journal } = this.options
     let payload: number
     try {
       this.fs.adoptIssued()
@@ -193,7 +194,6 @@ export class Dispatcher {
       const extensions = frame.u16(at.total_extlen) * 8
       if (extensions > length - S.InHeader.size) throw new BadRequest(E.EINVAL, 'extensions are cut off')
       this.cursor.use(frame, S.InHeader.size, length - extensions)
-      const { journal } = this.options
       this.settled = undefined
       if (journal !== undefined && op !== Op.FORGET && op !== Op.BATCH_FORGET && op !== Op.INTERRUPT)
         this.settled = journal.begin(frame, length, op)
@@ -201,9 +201,11 @@ export class Dispatcher {
         this.settled?.done === true ? this.answerDone(op, frame, nodeid) : this.run(op as Op, frame, nodeid)
     } catch (thrown) {
       this.failed(thrown, frame, length)
+      journal?.changed()
       return
     }
     if (payload >= 0) this.succeed(payload)
+    if (payload !== LATER) journal?.changed()
   }
 
   private caller(frame: Frame): Caller {

@@ -18,6 +18,8 @@ export interface Settled {
 export interface RequestJournal {
   /** The request in `frame` is served from now on; gives what is known of it when it comes a second time. */
   begin(frame: Frame, length: number, op: number): Settled | undefined
+  /** No change is under way any more: the request is answered, or has changed nothing and waits to be run anew. */
+  changed(): void
   /** A FORGET or BATCH_FORGET, which the kernel never sends again. */
   beginForget(frame: Frame): void
   /** Entry number `index` of it is carried out next: `nodeid` loses `count` references. */

@@ -170,6 +170,7 @@ function commit(view: View, copy: CopyUp, publish: (dirfd: number, name: string)
   const dirfd = view.upperFd(parent)
   const indexed = view.index !== null && inode.links > 0 && copy.origin !== undefined
   const entry = indexed ? view.index.entry(copy.origin) : null
+  view.journal?.raising(inode)
   if (entry !== null) publish(entry.layer.rootFd.n, entry.name)
   keepingTimes(dirfd, () => {
     if (entry === null) publish(dirfd, inode.name)
@@ -273,9 +274,7 @@ async function completeMetacopy(view: View, inode: Inode, size: number): Promise
   using source = new Fd(openBeneath(view.fds.get(data.parent), data.name, sys.O_RDONLY | sys.O_NOATIME))
   const { dirfd, name } = view.at(inode)
   using target = new Fd(
-    name === ''
-      ? sys.openat(sys.AT_FDCWD, `/proc/self/fd/${dirfd}`, sys.O_RDWR).release()
-      : openBeneath(dirfd, name, sys.O_RDWR),
+    name === '' ? sys.reopen(dirfd, sys.O_RDWR).release() : openBeneath(dirfd, name, sys.O_RDWR),
   )
   const before = sys.statFd(target.n)
   await sys.copyData(source.n, target.n, Math.min(size, before.size))

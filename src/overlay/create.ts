@@ -269,7 +269,7 @@ export function createTmpfile(view: View, parent: DirInode, what: NewObject): { 
     keepOwner(view, { dirfd: fd.n, name: '' }, parent, what)
     const stat = sys.statFd(fd.n)
     const inode: Inode = view.table.create(sys.S_IFREG, view.inos.shown(stat))
-    view.hold(inode, sys.openat(sys.AT_FDCWD, `/proc/self/fd/${fd.n}`, sys.O_PATH))
+    view.hold(inode, sys.reopen(fd.n, sys.O_PATH))
     return { entry: view.entry(inode, stat), fd }
   } catch (error) {
     fd.close()

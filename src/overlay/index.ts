@@ -80,12 +80,19 @@ export class Overlay implements FileSystem {
 
   /** Opens the layers. @throws SysError whose path names the layer; nothing is left open then */
   static open(config: OverlayConfig): Overlay {
-    return Overlay.over(config, openLayers(config), () => entryOf(config.mountpoint))
+    const overlay = Overlay.over(config, openLayers(config), () => entryOf(config.mountpoint))
+    markOwned(overlay.view)
+    return overlay
   }
 
-  /** Over a predecessor's layers; restore() comes next. */
-  static takeOver(config: OverlayConfig, handed: HandedLayers, mountpoint: Mountpoint | null): Overlay {
-    return Overlay.over(config, takeOverLayers(config, handed), () => mountpoint)
+  /** Over a predecessor's layers, none of which is asked anything; restore() comes next, and sweep() when upper answers. */
+  static takeOver(
+    config: OverlayConfig,
+    handed: HandedLayers,
+    generation: number,
+    mountpoint: Mountpoint | null,
+  ): Overlay {
+    return Overlay.over(config, takeOverLayers(config, handed, generation), () => mountpoint)
   }
 
   private static over(
@@ -140,24 +147,30 @@ export class Overlay implements FileSystem {
 
   /** What a successor is given to {@link takeOver}. The descriptors stay the overlay's. */
   handOver(): { layers: HandedLayers; mountpoint: Mountpoint | null } {
-    const { upper, workdir, lowers, dataOnly, cloned, index } = this.layers
+    const { upper, workdir, work, lowers, dataOnly, cloned, index } = this.layers
+    const above =
+      upper === null || workdir === null || work === null
+        ? null
+        : {
+            rootFd: upper.rootFd,
+            facts: upper.facts,
+            workdir,
+            work: work.fd,
+            prefix: work.prefix,
+            features: work.features,
+            index: index?.layer.rootFd ?? null,
+          }
     return {
-      layers: {
-        upper: upper?.rootFd ?? null,
-        workdir,
-        lowers,
-        dataOnly,
-        cloned,
-        indexed: index !== null,
-      },
+      layers: { upper: above, lowers, dataOnly, cloned },
       mountpoint: this.view.mountpoint,
     }
   }
 
-  /** Where ways into what this mount changes begin: upper, and what belongs to it. */
-  changeable(): number[] {
-    const { upper, workdir, work, index } = this.layers
-    return [upper?.rootFd, workdir, work?.fd, index?.layer.rootFd].flatMap(fd => (fd == null ? [] : [fd.n]))
+  /** Removes what predecessors were in the midst of, for which upper has to answer. Between two requests. */
+  sweep(): void {
+    const { work, index } = this.layers
+    work?.sweep()
+    index?.sweep()
   }
 
   /** No nodeid up to this one is given out again. */
@@ -474,21 +487,18 @@ function entryOf(path: string): Mountpoint | null {
   return { dev: dir.dev, inoHi: dir.inoHi, inoLo: dir.inoLo, name: path.slice(slash + 1) }
 }
 
-/** With xattr_permissions upper's root is marked, as fuse-overlayfs does it: readers look at nothing else. */
 function ownershipOf(layers: OpenedLayers, options: MountOptions): Ownership {
   const any = [layers.upper, ...layers.lowers].some(layer => layer !== null && layer.facts.mark !== null)
-  const ofUpper = layers.upper?.facts.mark ?? undefined
-  const owner = new Ownership(options, { any, upper: ofUpper })
-  const upper = layers.upper?.rootFd.n
-  if (
-    upper !== undefined &&
-    owner.overrideAttr !== undefined &&
-    owner.read({ dirfd: upper, name: '' }) === undefined
-  ) {
-    const { uid, gid, mode } = sys.statFd(upper)
-    owner.write({ dirfd: upper, name: '' }, { uid, gid, mode: mode & 0o7777 })
-  }
-  return owner
+  return new Ownership(options, { any, upper: layers.upper?.facts.mark ?? undefined })
+}
+
+/** With xattr_permissions upper's root is marked, as fuse-overlayfs does it: readers look at nothing else. */
+function markOwned({ upper, owner }: View): void {
+  if (upper === null || owner.overrideAttr === undefined) return
+  const root = { dirfd: upper.rootFd.n, name: '' }
+  if (owner.read(root) !== undefined) return
+  const { uid, gid, mode } = sys.statFd(root.dirfd)
+  owner.write(root, { uid, gid, mode: mode & 0o7777 })
 }
 
 /** FOPEN_KEEP_CACHE: the page cache belongs to the inode, not to one opening of it. */
@@ -508,7 +518,7 @@ function possibleOptions(layers: OpenedLayers, options: MountOptions): MountOpti
 
 export type { Identity, Journal, OpenFacts } from './journal.js'
 export type { DirInode, Inode } from './inode.js'
-export type { HandedLayer, HandedLayers } from './open-layers.js'
+export type { HandedLayer, HandedLayers, HandedUpper } from './open-layers.js'
 export type { Real } from './layer.js'
 export type { KnownInode, KnownName, Predecessor } from './predecessor.js'
 export type { Announced, Restorer } from './recover.js'

@@ -17,8 +17,7 @@ import type { View } from './view.js'
  * @throws SysError EACCES, ELOOP (no longer what it was), EMFILE, EIO
  */
 export function openReal(view: View, inode: Inode, flags: number): number {
-  if (inode.orphan !== null && inode.data === null)
-    return sys.openat(sys.AT_FDCWD, `/proc/self/fd/${inode.orphan.n}`, flags).release()
+  if (inode.orphan !== null && inode.data === null) return sys.reopen(inode.orphan.n, flags).release()
   const real = inode.data ?? inode.upper ?? inode.lower
   if (real?.parent == null) throw new SysError(E.ESTALE, 'open', inode.name)
   return openBeneath(view.fds.get(real.parent), real.name, flags)

@@ -3,7 +3,7 @@
  * on it. Where nothing is kept there is no journal, and none of this costs anything.
  *
  * A call is made when the tables are already as it says, and on disk before that; so a successor finds the disk ahead of the journal
- * by at most the one change that was being made, never behind it. The exceptions, `changing`, `hold` and `below`, come before
+ * by at most the one change that was being made, never behind it. The exceptions, `changing`, `raising`, `hold` and `below`, come before
  * their change.
  */
 import type { Stat } from '../sys/index.js'
@@ -29,6 +29,10 @@ export interface Journal {
   /** The kernel gave references back. */
   forgot(inode: Inode): void
   dropped(inode: Inode): void
+  /** An upper object comes into being for it next, which a successor has to look for from now on. */
+  raising(inode: Inode): void
+  /** Whether there is certainly none: of an inode that a predecessor knew, and upper need not be asked. */
+  isOnlyBelow(inode: Inode): boolean
   /** `linkKey` has changed. */
   linked(inode: Inode): void
   /** `ino` has changed. */

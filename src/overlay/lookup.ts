@@ -120,7 +120,7 @@ function giveReals(
 
 /** Finds the real objects of an inode that a predecessor knew. False: its name stands for nothing, or something else. */
 export function findAgain(view: View, inode: Inode, parent: DirInode, name: string): boolean {
-  const found = resolve(view, parent, name)
+  const found = resolve(view, parent, name, view.journal?.isOnlyBelow(inode) === true ? 1 : 0)
   if (found === undefined || view.owner.type(found.stat, found, view) !== inode.type) return false
   const shared = inode.isDir() ? undefined : sharedObject(view, found)
   giveReals(view, inode, parent, found, shared)
@@ -131,7 +131,10 @@ export function findAgain(view: View, inode: Inode, parent: DirInode, name: stri
 /** The object has one more name than was known; names that were known may all have gone meanwhile. */
 function addLinkedName(view: View, inode: Inode, parent: DirInode, name: string, found: Resolved): Inode {
   if (inode.recovered) materialise(view, inode)
-  inode.upper ??= found.upper
+  if (inode.upper === null && found.upper !== null) {
+    view.journal?.raising(inode)
+    inode.upper = found.upper
+  }
   if (inode.upper !== null) view.unhold(inode)
   view.table.addName(inode, parent, name)
   return inode
@@ -185,18 +188,18 @@ function shownIno(view: View, parent: DirInode, name: string, found: Resolved): 
 }
 
 /**
- * Resolves a name that is not known as an inode.
+ * Resolves a name that is not known as an inode. `first`: the real directory to begin with, 0 is upper.
  * @throws SysError EIO and what the layers give; ENOENT is `undefined`
  */
-export function resolve(view: View, parent: DirInode, name: string): Resolved | undefined {
+export function resolve(view: View, parent: DirInode, name: string, first = 0): Resolved | undefined {
   if (isMarkerName(name)) return undefined
   const listing = parent.listing
-  let from = 0
+  let from = first
   let more = true
   if (listing !== null) {
     const at = listing.position(name)
     if (at === undefined) return undefined
-    from = listing.from[at] ?? 0
+    from = Math.max(first, listing.from[at] ?? 0)
     more = listing.more[at] ?? true
   }
   const search = new Search(view, parent, name)

@@ -33,34 +33,58 @@ export interface OpenedLayers {
   readonly workdir: Fd | null
 }
 
-/** A lower or data-only layer of a predecessor's, with what its root says, so that it need not answer. */
+/** A layer of a predecessor's, with what its root says, so that it need not answer. */
 export interface HandedLayer {
   readonly rootFd: Fd
   readonly facts: RootFacts
 }
 
+/** The upper layer and what belongs to it, with what was found out when the mount began. */
+export interface HandedUpper extends HandedLayer {
+  /** WORKDIR itself. */
+  readonly workdir: Fd
+  readonly work: Fd
+  readonly prefix: OverlayPrefix
+  readonly features: UpperFeatures
+  /** The index of hard links, where there is one. */
+  readonly index: Fd | null
+}
+
 /** What a daemon that takes over a mount is given: its predecessor's descriptors, locks and clones included. */
 export interface HandedLayers {
-  readonly upper: Fd | null
-  readonly workdir: Fd | null
+  readonly upper: HandedUpper | null
   readonly lowers: readonly HandedLayer[]
   readonly dataOnly: readonly HandedLayer[]
   readonly cloned: boolean
-  /** Whether there is an index of hard links. */
-  readonly indexed: boolean
 }
 
-/** The same layers as seen by {@link openLayers}. A path may lead into the mount by now, so none is used. */
-export function takeOverLayers(config: OverlayConfig, handed: HandedLayers): OpenedLayers {
-  const named = ({ rootFd, facts }: HandedLayer, index: number, path = ''): Layer =>
-    layer(index, rootFd, path, true, facts)
-  const lowers = handed.lowers.map((one, i) => named(one, i + 1, config.lower[i]))
-  const dataOnly = handed.dataOnly.map((one, i) => named(one, lowers.length + i + 1, config.dataOnly?.[i]))
-  const { upper, workdir, cloned } = handed
-  // The predecessor's mark is this mount's own.
-  if (workdir !== null) removeTree(workdir.n, `work/${VOLATILE}`)
-  const pair = upper === null || workdir === null ? null : { upper, work: workdir }
-  return complete(config, { lowers, dataOnly, cloned }, pair, handed.indexed)
+/**
+ * The same layers as seen by {@link openLayers}. No layer is asked anything, and no path used: it might lead into the mount by now.
+ * `generation`: how many daemons the mount had before.
+ */
+export function takeOverLayers(
+  config: OverlayConfig,
+  handed: HandedLayers,
+  generation: number,
+): OpenedLayers {
+  const { lowers, dataOnly, cloned, upper } = handed
+  const below = {
+    lowers: lowers.map(({ rootFd, facts }, i) => layer(i + 1, rootFd, config.lower[i] ?? '', true, facts)),
+    dataOnly: dataOnly.map(({ rootFd, facts }, i) =>
+      layer(lowers.length + i + 1, rootFd, config.dataOnly?.[i] ?? '', true, facts),
+    ),
+    cloned,
+  }
+  if (upper === null) return withoutUpper(below)
+  const { rootFd, facts, workdir, work, prefix, features, index } = upper
+  return {
+    ...below,
+    upper: layer(0, rootFd, config.upper ?? '', false, facts),
+    work: new WorkDir(work, prefix, features, generation),
+    index: index === null ? null : indexOver(index, facts, config),
+    prefix,
+    workdir,
+  }
 }
 
 /** @throws SysError with the path that is to blame */
@@ -99,24 +123,22 @@ function complete(
   config: OverlayConfig,
   below: Pick<OpenedLayers, 'lowers' | 'dataOnly' | 'cloned'>,
   pair: { readonly upper: Fd; readonly work: Fd } | null,
-  indexed?: boolean,
 ): OpenedLayers {
-  if (pair === null)
-    return { ...below, upper: null, work: null, index: null, prefix: defaultPrefix(), workdir: null }
+  if (pair === null) return withoutUpper(below)
   const upper = layer(0, pair.upper, config.upper ?? '', false)
   const work = prepareWork(pair.work, config)
   try {
-    const index =
-      indexed === undefined
-        ? openIndex(pair.work, upper, below.lowers, work, config)
-        : indexed
-          ? indexIn(pair.work, upper, config)
-          : null
+    const index = openIndex(pair.work, upper, below.lowers, work, config)
+    index?.sweep()
     return { ...below, upper, work, index, prefix: work.prefix, workdir: pair.work }
   } catch (error) {
     work.fd.close()
     throw error
   }
+}
+
+function withoutUpper(below: Pick<OpenedLayers, 'lowers' | 'dataOnly' | 'cloned'>): OpenedLayers {
+  return { ...below, upper: null, work: null, index: null, prefix: defaultPrefix(), workdir: null }
 }
 
 function layer(index: number, fd: Fd, path: string, readOnly: boolean, facts = rootFacts(fd.n)): Layer {
@@ -207,7 +229,7 @@ function prepareWork(workdir: Fd, config: OverlayConfig): WorkDir {
       makeDir(fd.n, VOLATILE)
     }
     const prefix = workingPrefix(fd)
-    return new WorkDir(fd, prefix ?? defaultPrefix(), probeFeatures(fd, prefix, config))
+    return new WorkDir(fd, prefix ?? defaultPrefix(), probeFeatures(fd, prefix, config), 0)
   } catch (error) {
     fd.close()
     throw error
@@ -244,10 +266,11 @@ function openIndex(
 
 function indexIn(workdir: Fd, upper: Layer, config: OverlayConfig): HardlinkIndex {
   makeDir(workdir.n, 'index')
-  const fd = sys.openat(workdir.n, 'index', DIR | sys.O_NOFOLLOW)
-  const found = new HardlinkIndex(new Layer(0, fd, `${config.work ?? ''}/index`, upper.facts, false))
-  found.sweep()
-  return found
+  return indexOver(sys.openat(workdir.n, 'index', DIR | sys.O_NOFOLLOW), upper.facts, config)
+}
+
+function indexOver(fd: Fd, facts: RootFacts, config: OverlayConfig): HardlinkIndex {
+  return new HardlinkIndex(new Layer(0, fd, `${config.work ?? ''}/index`, facts, false))
 }
 
 function hasIndex(workdir: Fd): boolean {

@@ -159,6 +159,8 @@ export class Restorer {
 
   /** The object of an inode, kept by its descriptor. */
   orphan(nodeid: number, fd: Fd): void {
+    const { upper } = this.view
+    if (upper !== null) sys.coverAlike(fd.n, upper.rootFd.n)
     if (this.view.table.get(nodeid) === undefined || this.orphans.has(nodeid)) {
       fd.close()
       return

@@ -39,7 +39,7 @@ export class TempFile implements Disposable {
   /** An O_PATH descriptor of the file, which never had, or no longer has, a name. */
   keepNameless(): Fd {
     this.discard()
-    return sys.openat(sys.AT_FDCWD, `/proc/self/fd/${this.fd.n}`, sys.O_PATH)
+    return sys.reopen(this.fd.n, sys.O_PATH)
   }
 
   private discard(): void {

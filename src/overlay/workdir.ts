@@ -1,6 +1,7 @@
 /**
  * Where changes are prepared: `WORKDIR/work`, as the kernel's overlayfs has it. Everything in it is either part of a change
- * under way or left over by a crash; it is emptied at every mount.
+ * under way or left over by a crash; it is emptied at every mount. Daemons that follow each other on one mount (keeper=1) have names of
+ * their own in it, so that what one leaves is in nobody's way until it is removed (sweep).
  */
 import * as sys from '../sys/index.js'
 import { E } from '../base/errno.js'
@@ -35,11 +36,30 @@ export class WorkDir {
     readonly fd: Fd,
     readonly prefix: OverlayPrefix,
     readonly features: UpperFeatures,
+    /** How many daemons the mount had before this one. */
+    private readonly generation: number,
   ) {}
+
+  /** Names that begin so are this daemon's. */
+  private get own(): string {
+    return `#${this.generation.toString(16)}.`
+  }
 
   /** A name that nothing in the directory has. */
   tempName(): string {
-    return `#${(++this.count).toString(16)}`
+    return `${this.own}${(++this.count).toString(16)}`
+  }
+
+  /** Removes what the daemons before this one have left. */
+  sweep(): void {
+    const { own } = this
+    const fd = openBeneath(this.fd.n, '.', DIR)
+    try {
+      for (const name of sys.listDir(fd).names)
+        if (name.startsWith('#') && !name.startsWith(own)) removeTree(fd, name)
+    } finally {
+      sys.close(fd)
+    }
   }
 
   /**

@@ -50,6 +50,7 @@ export interface Addon {
   openat2(dirfd: number, path: string, flags: number, mode: number, resolve: number): number
   close(fd: number): number
   dup(fd: number): number
+  reopen(fd: number, flags: number): number
   fsync(fd: number): number
   lseek(fd: number, offset: number, whence: number): number
   pread(fd: number, buffer: Uint8Array, offset: number, length: number, position: number): number
@@ -171,6 +172,10 @@ export interface Addon {
 
   // native/patience.cc
   coverDescriptor(fd: number, filesystem: number, use: number): number
+  coverAlike(fd: number, like: number): void
+  makePulse(dirfd: number): number
+  setPulse(fd: number, pulse: number): void
+  mayChange(fd: number): number
   serving(on: boolean): void
   onAnswer(callback: (filesystem: number) => void): void
 

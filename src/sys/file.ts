@@ -34,6 +34,11 @@ export function dup(fd: number): Fd {
   return new Fd(check(addon.dup(fd), 'fcntl'))
 }
 
+/** Opens the file behind `fd`, which may have no name, once more. */
+export function reopen(fd: number, flags: number): Fd {
+  return new Fd(check(addon.reopen(fd, flags), 'open'))
+}
+
 /** Blocks the event loop; fsync() does not. */
 export function fsyncSync(fd: number): void {
   check(addon.fsync(fd), 'fsync')

@@ -1,3 +1,4 @@
+import { Fd } from '../base/fd.js'
 import { SysError } from '../base/sys-error.js'
 import { addon, check } from './addon.js'
 
@@ -21,6 +22,29 @@ export const USE = {
  */
 export function coverDescriptor(fd: number, filesystem: number, use = 0): void {
   check(addon.coverDescriptor(fd, filesystem, use), 'cover')
+}
+
+/** `fd`, which came from elsewhere, is covered as `like` is. */
+export function coverAlike(fd: number, like: number): void {
+  addon.coverAlike(fd, like)
+}
+
+/**
+ * A file without a name in a directory, whose one block is read past what the kernel has in memory: so it tells whether the disk answers.
+ * @throws SysError EINVAL where the filesystem always reads through its memory
+ */
+export function makePulse(dirfd: number): Fd {
+  return new Fd(check(addon.makePulse(dirfd), 'pulse'))
+}
+
+/** `pulse` is what is asked before a request's first change on the filesystem of `fd`, which is covered; it stays open. */
+export function setPulse(fd: number, pulse: number): void {
+  addon.setPulse(fd, pulse)
+}
+
+/** Whether the filesystem of `fd` answers, as that is asked before a first change. @throws SysError when it does not */
+export function mayChange(fd: number): void {
+  check(addon.mayChange(fd), 'pulse')
 }
 
 /** A request begins, which has changed nothing of an upper layer and can be given up until it does; or it is over. */

@@ -115,7 +115,8 @@ t.test(
     }
     const { ino } = fs.statSync(file)
     mount(mnt)
-    umount(mnt)
+    // Waits for the daemon's end.
+    t.equal(installed.run('umount', mnt).status, 0)
     t.equal(fs.statSync(file).ino, ino, 'what is good is left alone')
   },
 )

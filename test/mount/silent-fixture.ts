@@ -7,7 +7,7 @@ import fs from 'node:fs'
 import os from 'node:os'
 import path from 'node:path'
 import * as sys from '../../src/sys/index.js'
-import type { Mount, Scratch } from './fixture.js'
+import { type Mount, pause, type Scratch } from './fixture.js'
 
 export interface Ended {
   code: number | null
@@ -115,6 +115,11 @@ export class Far implements Disposable {
     if (this.device !== undefined) execFileSync('blockdev', ['--flushbufs', this.device])
   }
 
+  /** Names that its filesystem remembers and nobody uses, also of what is not there. */
+  forgetNames(): void {
+    execFileSync('mount', ['-i', '-o', 'remount,noatime', this.dir])
+  }
+
   answer(): void {
     process.kill(this.server, 'SIGCONT')
     this.guard?.kill()
@@ -126,6 +131,9 @@ export class Far implements Disposable {
     if (this.device === undefined) return
     execFileSync('umount', [this.dir])
     execFileSync('losetup', ['--detach', this.device])
+    // Somebody else may be looking at it, and until he has done it keeps its file.
+    const attached = `/sys/block/${path.basename(this.device)}/loop`
+    for (let tries = 0; tries < 200 && fs.existsSync(attached); tries++) pause(50)
     if (this.turn !== undefined) fs.closeSync(this.turn)
   }
 }
@@ -139,7 +147,7 @@ export function fillFar(dir: string): void {
 
 export function nearLayer(scratch: Scratch): string {
   const near = scratch.mkdir('near')
-  fs.mkdirSync(path.join(near, 'near'))
+  fs.mkdirSync(path.join(near, 'near'), { recursive: true })
   for (let i = 0; i < 20; i++) fs.writeFileSync(path.join(near, 'near', `n${i}`), `near ${i}`)
   return near
 }

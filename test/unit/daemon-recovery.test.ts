@@ -1,5 +1,5 @@
 /** What a successor reads: the journal of names against a plain model, damage, and requests whose answer may be lost. */
-import { mkdirSync, writeFileSync } from 'node:fs'
+import { mkdirSync, readdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
 import { JournalLog, KIND } from '../../src/daemon/recovery/journal-log.js'
@@ -98,6 +98,31 @@ t.test(
     }
   },
 )
+
+t.test('upper is not asked for what was only below, and is for what was copied up', t => {
+  using it = new Succession(false)
+  const caller = { uid: 0, gid: 0, pid: 0 }
+  for (const name of ['still', 'raised']) mkdirSync(join(it.root, 'lower', name))
+  const [still, raised] = ['still', 'raised'].map(name => it.overlay.lookup(1, name).nodeid)
+  it.overlay.mkdir(raised ?? 0, 'made', 0o755, 0, caller)
+  it.takeOver()
+  t.not(it.overlay.lookup(raised ?? 0, 'made').nodeid, 0)
+  // Behind the mount, to see who looks.
+  mkdirSync(join(it.root, 'upper', 'still', 'hidden'), { recursive: true })
+  t.equal(it.overlay.lookup(still ?? 0, 'hidden').nodeid, 0)
+  t.end()
+})
+
+t.test('what predecessors left in the work directory goes, and what is prepared there does not', t => {
+  using it = new Succession(false)
+  const work = join(it.root, 'work', 'work')
+  for (const name of ['#0.1', '#0.2', '#1.1']) mkdirSync(join(work, name, 'more'), { recursive: true })
+  it.takeOver()
+  t.same(readdirSync(work), ['#1.1'])
+  it.takeOver()
+  t.same(readdirSync(work), [])
+  t.end()
+})
 
 for (const [what, backs] of [
   ['whose answer was lost is counted once', true],

@@ -28,6 +28,7 @@ export class Succession implements Disposable {
   /** Backing files that are open, as the kernel would have it. */
   readonly backings = new Set<number>()
   private lastBacking = 0
+  private generation = 0
 
   constructor(
     private readonly passthrough: boolean,
@@ -84,10 +85,11 @@ export class Succession implements Disposable {
     this.memory.check()
     const layers = this.layers()
     // An overlay leaves this one to the end of its process.
-    this.work = layers.workdir
-    this.overlay = Overlay.takeOver(this.config, layers, null)
+    this.work = layers.upper?.workdir ?? null
+    this.overlay = Overlay.takeOver(this.config, layers, ++this.generation, null)
     const { journal, closing } = recoverOverlay(this.memory, this.shelf(), this.overlay)
     this.journal = journal
+    this.overlay.sweep()
     this.attach()
     const strays = strayBackings(this.memory, closing)
     for (const id of strays) this.backings.delete(id)
@@ -107,10 +109,16 @@ export class Succession implements Disposable {
     const { layers } = this.first.handOver()
     const again = (fd: Fd): Fd => sys.openat(fd.n, '.', sys.O_PATH | sys.O_DIRECTORY)
     const below = ({ rootFd, facts }: HandedLayer): HandedLayer => ({ rootFd: again(rootFd), facts })
+    const { upper } = layers
     return {
       ...layers,
-      upper: layers.upper === null ? null : again(layers.upper),
-      workdir: layers.workdir === null ? null : again(layers.workdir),
+      upper: upper && {
+        ...upper,
+        rootFd: again(upper.rootFd),
+        workdir: again(upper.workdir),
+        work: again(upper.work),
+        index: upper.index && again(upper.index),
+      },
       lowers: layers.lowers.map(below),
       dataOnly: layers.dataOnly.map(below),
     }

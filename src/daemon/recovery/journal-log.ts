@@ -3,7 +3,7 @@
  *
  * A record has a head of 48 bytes and a text, together a multiple of 8:
  *
- *     u32  kind; DEAD is set in place when its object is gone
+ *     u32  kind; DEAD is set in place when its object is gone, BELOW while upper certainly has none of it
  *     u32  bytes, head included
  *     u32  sum over everything but the words that change in place (kind, nlookup, ino)
  *     u32  nlookup   changes in place
@@ -51,6 +51,7 @@ export const KIND = {
 export type Kind = (typeof KIND)[keyof typeof KIND]
 
 const DEAD = 0x8000_0000
+const BELOW = 0x4000_0000
 const HEAD = 48
 /** Word indices in the head. */
 const W = { kind: 0, bytes: 1, sum: 2, nlookup: 3, text: 11, small: 10 } as const
@@ -97,6 +98,17 @@ export class JournalLog {
 
   setIno(slot: number, ino: number): void {
     this.memory.doubles[((this.base + slot) >>> 3) + D.ino] = ino
+  }
+
+  setBelow(slot: number, below: boolean): void {
+    const { words } = this.memory
+    const word = (this.base + slot) >>> 2
+    const kind = words[word + W.kind] as number
+    words[word + W.kind] = below ? kind | BELOW : kind & ~BELOW
+  }
+
+  isBelow(slot: number): boolean {
+    return ((this.memory.words[(this.base + slot) >>> 2] as number) & BELOW) !== 0
   }
 
   kill(slot: number): void {
@@ -165,7 +177,7 @@ export class JournalLog {
   /** 0 for an inode that is dead. */
   kindAt(slot: number): Kind | 0 {
     const raw = this.memory.words[(this.base + slot) >>> 2] as number
-    return raw >= DEAD ? 0 : (raw as Kind)
+    return raw >= DEAD ? 0 : ((raw & ~BELOW) as Kind)
   }
 
   nlookupAt(slot: number): number {
@@ -196,7 +208,7 @@ export class JournalLog {
 }
 
 function sumOf(words: Uint32Array, at: number, size: number): number {
-  let hash = size ^ ((words[at] as number) & ~DEAD)
+  let hash = size ^ ((words[at] as number) & ~(DEAD | BELOW))
   const end = at + (size >>> 2)
   for (let i = at + 6; i < end; i++) {
     hash = Math.imul(hash ^ (words[i] as number), 0x9e3779b1)

@@ -6,16 +6,17 @@ import type { Fd } from '../../base/fd.js'
 import {
   type ConnectionState,
   type KeptInput,
-  NegotiatedConnection,
   type NegotiatedConnection as Negotiated,
 } from '../../fuse/index.js'
 import {
   Overlay,
   type HandedLayer,
   type HandedLayers,
+  type HandedUpper,
   type Mountpoint,
   type RootFacts,
 } from '../../overlay/index.js'
+import type { PatientLayers } from '../patient-layers.js'
 import type { MountRecord } from '../run-dir.js'
 import { decodeSpec, encodeSpec, type MountSpec } from '../spec.js'
 import { issuePlaces, JournalLog } from './journal-log.js'
@@ -32,16 +33,25 @@ interface Written {
   record: MountRecord
   mountpoint: Mountpoint | null
   cloned: boolean
-  /** How many of the kept descriptors are what, in this order, behind the device. */
-  upper: boolean
-  /** What the roots of the lower and of the data-only layers say, in the order of their descriptors. */
+  /** What is known of the layers, in the order of their descriptors, which the keeper has behind the device. */
+  upper: (Pick<HandedUpper, 'facts' | 'prefix' | 'features'> & { indexed: boolean }) | null
   lowers: readonly RootFacts[]
   dataOnly: readonly RootFacts[]
-  /** HandedLayers.indexed. */
-  indexed: boolean
   /** PatientLayers.numbers, and those for a daemon whose predecessor has hung in a call on a layer. */
   patience: readonly number[]
   hungPatience: readonly number[]
+  /** Whether PatientLayers.pulse is there. */
+  pulse: boolean
+}
+
+/** What a predecessor handed over. */
+export interface Handed {
+  readonly memory: StateMemory
+  readonly written: Written
+  readonly spec: MountSpec
+  readonly device: Fd
+  readonly layers: HandedLayers
+  readonly pulse: Fd | null
 }
 
 /** How often the heart beats while the event loop turns: so many times in the watchdog's time. */
@@ -73,83 +83,77 @@ export class KeptMount {
     connection: Negotiated,
     record: MountRecord,
     overlay: Overlay,
-    patience: { readonly numbers: readonly number[]; readonly ifHung: readonly number[] },
+    patience: Pick<PatientLayers, 'numbers' | 'ifHung' | 'pulse'>,
     device: number,
   ): void {
     const { layers, mountpoint } = overlay.handOver()
-    const { upper, workdir, lowers, dataOnly } = layers
-    const own = upper === null || workdir === null ? [] : [upper.n, workdir.n]
+    const { upper, lowers, dataOnly } = layers
+    const { pulse } = patience
     const written: Written = {
       spec: encodeSpec(spec),
       connection: connection.toJSON(),
       record,
       mountpoint,
       cloned: layers.cloned,
-      upper: own.length > 0,
+      upper: upper === null ? null : { ...describe(upper), indexed: upper.index !== null },
       lowers: lowers.map(({ facts }) => facts),
       dataOnly: dataOnly.map(({ facts }) => facts),
-      indexed: layers.indexed,
       patience: patience.numbers,
       hungPatience: patience.ifHung,
+      pulse: pulse !== null,
     }
     this.memory.writeMount(JSON.stringify(written))
-    this.link.keep([device, ...own, ...[...lowers, ...dataOnly].map(({ rootFd }) => rootFd.n)])
+    const above = upper === null ? [] : [upper.rootFd, upper.workdir, upper.work, upper.index]
+    const below = [...lowers, ...dataOnly].map(({ rootFd }) => rootFd)
+    this.link.keep([device, ...[...above, ...below, pulse].flatMap(fd => (fd === null ? [] : [fd.n]))])
   }
 
   /**
    * What the predecessor handed over, before anything is asked of a layer.
    * @throws Error when the state is damaged, or of another version
    */
-  static handed(
-    link: KeeperLink,
-  ): HandedLayers & { memory: StateMemory; written: Written; spec: MountSpec; device: Fd } {
+  static handed(link: KeeperLink): Handed {
     const memory = new StateMemory(link.memory)
     memory.check()
     const written = JSON.parse(memory.readMount()) as Written
-    const [device, ...fds] = link.kept ?? []
-    const [upper = null, workdir = null] = written.upper ? fds.splice(0, 2) : []
-    const next = (facts: RootFacts): HandedLayer => {
-      const rootFd = fds.shift()
-      if (rootFd === undefined) throw new Error('the keeper has not kept all descriptors')
-      return { rootFd, facts }
+    const fds = link.kept ?? []
+    const next = (): Fd => {
+      const fd = fds.shift()
+      if (fd === undefined) throw new Error('the keeper has not kept all descriptors')
+      return fd
     }
-    const lowers = written.lowers.map(next)
-    const dataOnly = written.dataOnly.map(next)
-    if (device === undefined) throw new Error('the keeper has not kept the device')
-    const spec = decodeSpec(written.spec)
-    const { cloned, indexed } = written
-    return { memory, written, spec, device, upper, workdir, lowers, dataOnly, cloned, indexed }
+    const device = next()
+    const upper = written.upper === null ? null : upperFrom(written.upper, next)
+    const layerFrom = (facts: RootFacts): HandedLayer => ({ rootFd: next(), facts })
+    const lowers = written.lowers.map(layerFrom)
+    const dataOnly = written.dataOnly.map(layerFrom)
+    const layers = { upper, lowers, dataOnly, cloned: written.cloned }
+    return {
+      memory,
+      written,
+      spec: decodeSpec(written.spec),
+      device,
+      layers,
+      pulse: written.pulse ? next() : null,
+    }
   }
 
-  /** Whether a daemon that takes over has to find out about a change, for which lower layers may have to answer. */
-  static isChanging({ memory }: { memory: StateMemory }): boolean {
+  /** Whether a daemon that takes over has to find out about a change, for which layers may have to answer. */
+  static isChanging({ memory }: Handed): boolean {
     return memory.u32(AT.serving) !== 0 && (memory.u32(AT.said) & SAID.changing) !== 0
   }
 
-  /** @throws Error as {@link handed} */
-  static takeOver(link: KeeperLink): {
-    kept: KeptMount
-    overlay: Overlay
-    device: Fd
-    spec: MountSpec
-    record: MountRecord
-    connection: Negotiated
-  } {
-    const { memory, written, spec, device, ...layers } = KeptMount.handed(link)
-    const overlay = Overlay.takeOver(spec.overlay, layers, written.mountpoint)
-    const { journal, closing } = recoverOverlay(
-      memory,
-      new Shelf(link.shelves, new HeldTable(memory)),
-      overlay,
-    )
-    return {
-      kept: new KeptMount(link, memory, journal, closing),
-      overlay,
-      device,
-      spec,
-      record: written.record,
-      connection: new NegotiatedConnection(written.connection),
-    }
+  /** @throws Error when the state is damaged */
+  static takeOver(
+    link: KeeperLink,
+    { memory, written, spec, layers }: Handed,
+  ): { kept: KeptMount; overlay: Overlay } {
+    const generation = memory.u32(AT.generation) + 1
+    memory.setU32(AT.generation, generation)
+    const overlay = Overlay.takeOver(spec.overlay, layers, generation, written.mountpoint)
+    const shelf = new Shelf(link.shelves, new HeldTable(memory))
+    const { journal, closing } = recoverOverlay(memory, shelf, overlay)
+    return { kept: new KeptMount(link, memory, journal, closing), overlay }
   }
 
   /** Requests are served from now on: also those of a predecessor. */
@@ -206,4 +210,17 @@ export class KeptMount {
     const cause = signal === 0 ? `exit code ${(status >>> 8) & 0xff}` : `signal ${signal}`
     return { count, last: { time: new Date(this.memory.double(AT.lastDeath)).toISOString(), cause } }
   }
+}
+
+/** What is known of upper, but for its descriptors. */
+function describe({
+  facts,
+  prefix,
+  features,
+}: HandedUpper): Pick<HandedUpper, 'facts' | 'prefix' | 'features'> {
+  return { facts, prefix, features }
+}
+
+function upperFrom({ indexed, ...known }: NonNullable<Written['upper']>, next: () => Fd): HandedUpper {
+  return { ...known, rootFd: next(), workdir: next(), work: next(), index: indexed ? next() : null }
 }

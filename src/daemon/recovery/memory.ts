@@ -17,7 +17,7 @@ import { mapFile } from '../../sys/index.js'
 
 export const MAGIC = 'LAMKEEP1'
 /** Of everything in here. A daemon that finds another one does not start, and the keeper goes back to the one before. */
-export const VERSION = 3
+export const VERSION = 4
 
 const SIZE = 512 << 20
 const REFERENCES = 4096
@@ -66,6 +66,8 @@ export const AT = {
   notices: 128,
   /** How much of the journal may say nothing any more, bytes. */
   waste: 640,
+  /** How many daemons have taken over. */
+  generation: 644,
   request: 2048,
 } as const
 

@@ -105,6 +105,10 @@ export class StateJournal implements Journal, RequestJournal {
     return settled
   }
 
+  changed(): void {
+    this.memory.words[WORD.said] = 0
+  }
+
   beginForget(frame: Frame): void {
     const { words } = this.memory
     // Whatever was served before is answered.
@@ -177,7 +181,7 @@ export class StateJournal implements Journal, RequestJournal {
 
   named(inode: Inode, parent: DirInode, name: string): void {
     // An inode that the kernel has not seen before: in one call, since most of them come before this is compiled.
-    if (inode.slot === 0)
+    if (inode.slot === 0) {
       inode.slot = this.log.append(
         KIND.inode,
         inode.nodeid,
@@ -187,12 +191,15 @@ export class StateJournal implements Journal, RequestJournal {
         inode.nlookup,
         inode.ino,
       )
-    else this.log.append(KIND.named, inode.nodeid, parent.nodeid, 0, name)
+      if (inode.upper === null && inode.lower !== null) this.log.setBelow(inode.slot, true)
+    } else this.log.append(KIND.named, inode.nodeid, parent.nodeid, 0, name)
   }
 
   private add(inode: Inode, parent: number, name: string): void {
     const { nodeid, type, nlookup, ino } = inode
     inode.slot = this.log.append(KIND.inode, nodeid, parent, type >>> 12, name, nlookup, ino)
+    // Of one that was not looked up yet nobody knows.
+    if (inode.upper === null && inode.lower !== null) this.log.setBelow(inode.slot, true)
   }
 
   unnamed(inode: Inode, parent: DirInode, name: string): void {
@@ -226,6 +233,14 @@ export class StateJournal implements Journal, RequestJournal {
     if (inode.slot === 0) return
     this.log.kill(inode.slot)
     inode.slot = 0
+  }
+
+  raising(inode: Inode): void {
+    if (inode.slot !== 0) this.log.setBelow(inode.slot, false)
+  }
+
+  isOnlyBelow(inode: Inode): boolean {
+    return inode.slot !== 0 && this.log.isBelow(inode.slot)
   }
 
   linked(inode: Inode): void {

@@ -24,7 +24,7 @@ const keepUrls = {
     onLoad({ filter: /\.js$/ }, async ({ path }) => {
       if (!path.startsWith(`${compiled}/`)) return undefined
       // Every bundle is one directory below.
-      const url = `new URL(${JSON.stringify(`../${relative(compiled, path)}`)}, require('node:url').pathToFileURL(__filename)).href`
+      const url = `new URL(${JSON.stringify(`../${relative(compiled, path)}`)}, BUNDLE_URL).href`
       return { contents: (await readFile(path, 'utf8')).replaceAll('import.meta.url', url), loader: 'js' }
     })
   },
@@ -83,6 +83,8 @@ async function bundles(entryPoints, ...plugins) {
     outdir: compiled,
     outExtension: { '.js': '.bundle.cjs' },
     write: false,
+    // A module may have a `require` of its own.
+    banner: { js: "'use strict'; const BUNDLE_URL = require('node:url').pathToFileURL(__filename);" },
     plugins: [keepUrls, lazyBuiltins, ...plugins],
   })
   return outputFiles

@@ -41,6 +41,8 @@ napi_value listen_at(napi_env env, napi_callback_info info) {
   if (args.failed()) return args.reject();
   sockaddr_un address = {};
   address.sun_family = AF_UNIX;
+  // To bind(2) that would be a name that Linux makes up.
+  if (path.empty()) return failure(env, ENOENT);
   if (strlen(path.c_str()) >= sizeof address.sun_path) return failure(env, ENAMETOOLONG);
   strcpy(address.sun_path, path.c_str());
   if (unlink(path.c_str()) != 0 && errno != ENOENT) return result(env, -1);

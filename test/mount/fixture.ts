@@ -362,7 +362,8 @@ export function linksOf(pid: number): string[] {
  * and a signalfd since it first unlinked what may be open.
  */
 function openDescriptors(pid: number): number {
-  return linksOf(pid).filter(link => !/^pipe:|pidfd|signalfd/.test(link)).length
+  // libuv opens one of /dev/null when the first socket is used, which a daemon does some time after it has begun to serve.
+  return linksOf(pid).filter(link => !/^pipe:|pidfd|signalfd|^\/dev\/null$/.test(link)).length
 }
 
 /** Runs `lamina`; its standard output. @throws Error with its standard error */

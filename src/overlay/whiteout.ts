@@ -77,7 +77,10 @@ export function takeAway(view: View, dirfd: number, name: string, isDir: boolean
 function announceWhiteout(view: View, parent: DirInode): void {
   const { whiteout } = view.workdir().features
   const upper = view.upperOf(parent)
-  if (whiteout === 'file') upper.markers = true
+  if (whiteout === 'file' && !upper.markers) {
+    upper.markers = true
+    view.kernel.answersChanged(parent.nodeid)
+  }
   if (whiteout !== 'xattr' || upper.xwhiteouts) return
   for (const dir of new Set([view.table.root, parent])) {
     const { dirfd, name } = view.at(dir)

@@ -208,6 +208,25 @@ t.test('what was answered so can be changed like anything else', { skip }, child
   child.end()
 })
 
+for (const whiteout of ['char', 'xattr', 'file'])
+  t.test(`what is removed stays so, whiteout=${whiteout}`, { skip }, child => {
+    using scratch = new Scratch('names', 60)
+    const lower = join(scratch.mkdir('lower0'), 'dir')
+    mkdir(lower)
+    for (const name of NAMES) write(join(lower, name), name)
+    const mount = scratch.overlay('lamina', 1, [`whiteout=${whiteout}`])
+    const at = (name: string): string => join(mount.mountpoint, 'dir', name)
+    // It gets an upper, and the rules for its names are said, before the first whiteout.
+    write(at('new'), 'new')
+    for (const name of NAMES) child.notOk(exists(at(`${name}-missing`)))
+    for (const [i, name] of NAMES.entries()) {
+      if (i % 2 === 0) unlink(at(name))
+      mount.dropCaches()
+      child.equal(exists(at(name)), i % 2 !== 0, name)
+    }
+    child.end()
+  })
+
 t.test('with a keeper, what was answered so outlives the daemon', { skip }, async child => {
   using scratch = new Scratch('names', 90)
   const lower = scratch.mkdir('lower0')

@@ -257,9 +257,9 @@ for (const runtime of ['', 'none']) {
     { skip: skip || lacking('python3') || false },
     async t => {
       const bench = await withBox(t)
-      // Once on a busy machine, what was said in the very first moment in crun's terminal did not come: the size is said later.
+      // In the very first moment crun's terminal has no size yet, and what is said then may be lost.
       const script =
-        'until first=$(busybox stty size 2>/dev/null); do sleep 0.05; done; trap "echo $first; busybox stty size" WINCH; sleep 0.5; echo ready; while :; do sleep 0.1; done'
+        'until first=$(busybox stty size 2>/dev/null); [ -n "$first" ] && [ "$first" != "0 0" ]; do sleep 0.05; done; trap "echo $first; busybox stty size" WINCH; sleep 0.5; echo ready; while :; do sleep 0.1; done'
       const words = ['run', '--rm', '-it', 'box', 'sh', '-c', script]
       const { stdout, stderr } = spawnSync(
         'python3',

@@ -12,6 +12,7 @@
 #include <string_view>
 #include <utility>
 
+#include "fuse-attr.h"
 #include "patience.h"
 
 namespace lamina {
@@ -150,22 +151,8 @@ bool Answers::attributes(const Followed& of, uint64_t unique) {
   struct statx st;
   if (statx(of.fd, "", AT_EMPTY_PATH | AT_NO_AUTOMOUNT, STATX_BASIC_STATS, &st) != 0) return false;
   reply_.header = {sizeof reply_, 0, unique};
-  reply_.attr = {of.attr_valid, of.attr_valid_nsec, 0, {}};
-  abi::fuse_attr& attr = reply_.attr.attr;
-  attr.ino = of.ino;
-  attr.size = st.stx_size;
-  attr.blocks = st.stx_blocks;
-  attr.atime = static_cast<uint64_t>(st.stx_atime.tv_sec);
-  attr.mtime = static_cast<uint64_t>(st.stx_mtime.tv_sec);
-  attr.ctime = static_cast<uint64_t>(st.stx_ctime.tv_sec);
-  attr.atimensec = st.stx_atime.tv_nsec;
-  attr.mtimensec = st.stx_mtime.tv_nsec;
-  attr.ctimensec = st.stx_ctime.tv_nsec;
-  attr.mode = st.stx_mode;
-  attr.nlink = of.one_link ? 1 : st.stx_nlink;
-  attr.uid = st.stx_uid;
-  attr.gid = st.stx_gid;
-  attr.blksize = st.stx_blksize;
+  reply_.attr = {of.attr_valid, of.attr_valid_nsec, 0, attr_of(st, of.ino)};
+  if (of.one_link) reply_.attr.attr.nlink = 1;
   return true;
 }
 

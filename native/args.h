@@ -18,6 +18,9 @@ struct Bytes {
   size_t size = 0;
 };
 
+// What a double holds exactly.
+inline constexpr double kMaxSafe = 9007199254740991.0;
+
 class Args {
  public:
   static constexpr size_t kMax = 8;
@@ -56,7 +59,7 @@ class Args {
   int i32(size_t i) { return static_cast<int>(u32(i)); }
   // Offsets, lengths, seconds.
   int64_t i64(size_t i) {
-    return static_cast<int64_t>(number(i, -9007199254740991.0, 9007199254740991.0, "a safe integer"));
+    return static_cast<int64_t>(number(i, -kMaxSafe, kMaxSafe, "a safe integer"));
   }
 
   bool boolean(size_t i) {
@@ -181,6 +184,19 @@ class AttrName : public ByteString<256> {
  public:
   AttrName(Args& args, size_t i) : ByteString(args, i, ERANGE) {}
 };
+
+// A nodeid.
+inline uint64_t nodeid_of(Args& args, size_t i) {
+  const int64_t value = args.i64(i);
+  if (!args.failed() && value < 0) args.wrong(i, "a nodeid");
+  return static_cast<uint64_t>(value);
+}
+
+inline napi_value undefined(napi_env env) {
+  napi_value value = nullptr;
+  napi_get_undefined(env, &value);
+  return value;
+}
 
 inline napi_value integer(napi_env env, int64_t value) {
   napi_value out = nullptr;

@@ -18,7 +18,6 @@ namespace {
 
 constexpr size_t kMaxBuffer = 64 * 1024 * 1024;
 constexpr size_t kMaxMessage = 256 * 1024;
-constexpr double kMaxSafe = 9007199254740991.0;
 
 // Slots of counters(); src/fuse/transport-device.ts reads the same order. Below 64: requests by opcode.
 enum CounterSlot : size_t {
@@ -50,23 +49,10 @@ bool is_function(napi_env env, napi_value value) {
   return napi_typeof(env, value, &type) == napi_ok && type == napi_function;
 }
 
-napi_value undefined(napi_env env) {
-  napi_value value = nullptr;
-  napi_get_undefined(env, &value);
-  return value;
-}
-
 napi_value boolean(napi_env env, bool value) {
   napi_value out = nullptr;
   napi_get_boolean(env, value, &out);
   return out;
-}
-
-// A nodeid: what a double holds exactly.
-uint64_t nodeid_of(Args& args, size_t i) {
-  const int64_t value = args.i64(i);
-  if (!args.failed() && value < 0) args.wrong(i, "a nodeid");
-  return static_cast<uint64_t>(value);
 }
 
 }  // namespace
@@ -338,108 +324,6 @@ napi_value Channel::follow_attributes(napi_env env, napi_callback_info info) {
   if (args.failed()) return args.reject();
   if (!channel->closed_) channel->answers_.follow(nodeid, fd, one_link);
   return undefined(env);
-}
-
-// answerNames(nodeid, reals, known, seconds, nanoseconds, linksApart): names in that directory are answered from now on, by the rules of
-// names.h. `reals`: for each of the directories that merge, top first, four doubles: its descriptor, which stays the caller's; 1 for
-// upper and 2 where `.wh.` markers may be in it; what is added to its st_ino, and below what limit. `known`: names, each with a NUL
-// behind it, or undefined.
-napi_value Channel::answer_names(napi_env env, napi_callback_info info) {
-  Channel* channel = self(env, info);
-  if (channel == nullptr) return nullptr;
-  Args args(env, info);
-  const uint64_t nodeid = nodeid_of(args, 0);
-  const Bytes words = args.bytes(1);
-  std::string known;
-  const bool all = !args.missing(2);
-  if (all && !args.failed()) {
-    size_t length = 0;
-    if (napi_get_value_string_latin1(env, args.raw(2), nullptr, 0, &length) != napi_ok) {
-      args.wrong(2, "a string");
-    } else {
-      known.resize(length);
-      napi_get_value_string_latin1(env, args.raw(2), known.data(), length + 1, nullptr);
-    }
-  }
-  Names::Rules rules;
-  rules.valid = static_cast<uint64_t>(args.i64(3));
-  rules.valid_nsec = args.u32(4);
-  rules.links_apart = args.boolean(5);
-  constexpr size_t kEach = 4;
-  const size_t count = words.size / (kEach * sizeof(double));
-  if (!args.failed() && (count == 0 || count > Names::kMostReals)) args.wrong(1, "one to four directories");
-  std::array<Names::Real, Names::kMostReals> reals;
-  for (size_t i = 0; i < count && !args.failed(); i++) {
-    double word[kEach];
-    memcpy(word, words.data + i * sizeof word, sizeof word);
-    // The comparisons are false for NaN.
-    if (!(word[0] >= 0 && word[0] <= INT_MAX && word[1] >= 0 && word[1] <= 3 && word[2] >= 0 && word[2] <= kMaxSafe && word[3] >= 0 &&
-          word[3] <= kMaxSafe + 1)) {
-      args.wrong(1, "a descriptor, flags and two numbers for each directory");
-      break;
-    }
-    const auto flags = static_cast<uint32_t>(word[1]);
-    reals[i].fd = static_cast<int>(word[0]);
-    reals[i].upper = (flags & 1) != 0;
-    reals[i].markers = (flags & 2) != 0;
-    reals[i].ino_base = static_cast<uint64_t>(word[2]);
-    reals[i].ino_limit = static_cast<uint64_t>(word[3]);
-  }
-  if (args.failed()) return args.reject();
-  if (!channel->closed_) {
-    channel->names_.follow(nodeid, reals, count, all ? std::optional<std::string_view>(known) : std::nullopt, rules);
-  }
-  return undefined(env);
-}
-
-// keepIssued(memory, places): a successor is to find in that ArrayBuffer what is issued. `places`: words of 32 bits, byte offsets in it in
-// the order of the members of IssueJournal, each half's beginning and tail, and what both halves share.
-napi_value Channel::keep_issued(napi_env env, napi_callback_info info) {
-  Channel* channel = self(env, info);
-  if (channel == nullptr) return nullptr;
-  Args args(env, info);
-  void* data = nullptr;
-  size_t length = 0;
-  if (args.failed() || napi_get_arraybuffer_info(env, args.raw(0), &data, &length) != napi_ok) args.wrong(0, "an ArrayBuffer");
-  const Bytes bytes = args.bytes(1);
-  std::array<uint32_t, 16> places{};
-  if (!args.failed() && bytes.size != sizeof places) args.wrong(1, "16 words");
-  if (args.failed()) return args.reject();
-  memcpy(places.data(), bytes.data, sizeof places);
-  const auto [half0, tail0, half1, tail1, size, waste, lost, inode, half, newest, forgotten, serving, references, said, request,
-              first_reference] = places;
-  for (const uint32_t at : {tail0, tail1, waste, lost, half, newest, forgotten, serving, references, said, request, first_reference}) {
-    if (at % 4 != 0 || at + sizeof(abi::fuse_in_header) > length) args.wrong(1, "places within the memory");
-  }
-  if (newest % 8 != 0 || first_reference % 8 != 0) args.wrong(1, "aligned places");
-  for (const uint32_t at : {half0, half1}) {
-    if (at % 8 != 0 || at > length || size > length - at) args.wrong(1, "halves within the memory");
-  }
-  if (args.failed()) return args.reject();
-  auto* const base = static_cast<uint8_t*>(data);
-  const auto word = [base](uint32_t at) { return reinterpret_cast<uint32_t*>(base + at); };
-  const auto number = [base](uint32_t at) { return reinterpret_cast<double*>(base + at); };
-  if (channel->closed_ || napi_create_reference(env, args.raw(0), 1, &channel->kept_memory_) != napi_ok) return undefined(env);
-  channel->names_.keep({{{base + half0, size, word(tail0), word(waste), word(lost), inode},
-                         {base + half1, size, word(tail1), word(waste), word(lost), inode}},
-                        word(half),
-                        number(newest),
-                        word(forgotten),
-                        word(serving),
-                        word(references),
-                        word(said),
-                        base + request,
-                        number(first_reference)});
-  return undefined(env);
-}
-
-// takeNames(): the names of the inodes in `issued`, each with a NUL behind it; there is nothing in `issued` any more.
-napi_value Channel::take_names(napi_env env, napi_callback_info info) {
-  Channel* channel = self(env, info);
-  if (channel == nullptr) return nullptr;
-  const std::string names = channel->names_.take();
-  napi_value out = nullptr;
-  return napi_create_string_latin1(env, names.data(), names.size(), &out) == napi_ok ? out : nullptr;
 }
 
 // answersChanged(nodeid): what was answered about it may no longer be true.

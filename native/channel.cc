@@ -248,11 +248,11 @@ bool Channel::serve(Entered* entered, const Memory& frame, size_t size) {
   if (closed_) return true;  // by what JavaScript was told: nobody can be answered
   if (alone) {
     if (const auto reply = answers_.answer(frame.data(), size)) {
-      device_->write(reply->data, reply->size);
+      device_->send(reply->data, reply->size);
       return true;
     }
     if (const auto reply = names_.answer(frame.data(), size)) {
-      if (device_->write(reply->data, reply->size) < 0) names_.undelivered();
+      if (device_->send(reply->data, reply->size) < 0) names_.undelivered();
       return true;
     }
   }

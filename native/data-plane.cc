@@ -11,7 +11,10 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <deque>
+#include <mutex>
 #include <new>
+#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -65,10 +68,11 @@ ssize_t read_all(int fd, uint8_t* data, size_t size, uint64_t offset) {
 }
 
 void answer_read(const Device& device, uint64_t unique, ssize_t n, const uint8_t* data) {
-  const int rc = n < 0 ? device.reply(unique, static_cast<int>(n), nullptr, 0)
-                       : device.reply(unique, 0, data, static_cast<size_t>(n));
-  // The kernel did not take the data, but somebody still waits.
-  if (rc == -EINVAL || rc == -ENOMEM || rc == -EFAULT) device.reply(unique, -EIO, nullptr, 0);
+  if (n < 0) {
+    device.reply(unique, static_cast<int>(n), nullptr, 0);
+  } else {
+    device.reply(unique, 0, data, static_cast<size_t>(n));
+  }
 }
 
 void answer_write(const Device& device, uint64_t unique, ssize_t n) {
@@ -81,127 +85,6 @@ void answer_write(const Device& device, uint64_t unique, ssize_t n) {
 }
 
 }  // namespace
-
-// ---- Device, File
-
-// close(2) is never retried: the descriptor is gone also when it says EINTR.
-Device::~Device() {
-  if (fd_ >= 0) close(fd_);
-}
-
-File::File(int fd, bool writable) : fd_(fd), writable_(writable), far_(remote_of(fd) != nullptr) {
-  // RWF_NOWAIT waits as well where it begins to read ahead.
-  if (far_) reads = Reads::kThreads;
-}
-
-File::~File() { close_fd(fd_); }
-
-int Device::write(const void* data, size_t size) const {
-  ssize_t n;
-  do {
-    n = ::write(fd_, data, size);
-  } while (n < 0 && errno == EINTR);
-  return n < 0 ? -errno : 0;
-}
-
-int Device::reply(uint64_t unique, int error, const void* payload, size_t size) const {
-  const abi::fuse_out_header header = {static_cast<uint32_t>(sizeof(abi::fuse_out_header) + size), error, unique};
-  if (size == 0) return write(&header, sizeof header);
-  const iovec parts[2] = {{const_cast<abi::fuse_out_header*>(&header), sizeof header},
-                          {const_cast<void*>(payload), size}};
-  ssize_t n;
-  do {
-    n = writev(fd_, parts, 2);
-  } while (n < 0 && errno == EINTR);
-  return n < 0 ? -errno : 0;
-}
-
-// ---- FileTable
-
-void FileTable::link(Slot* slot) {
-  slot->older = newest_;
-  slot->newer = nullptr;
-  (newest_ != nullptr ? newest_->newer : oldest_) = slot;
-  newest_ = slot;
-}
-
-void FileTable::unlink(Slot* slot) {
-  (slot->older != nullptr ? slot->older->newer : oldest_) = slot->newer;
-  (slot->newer != nullptr ? slot->newer->older : newest_) = slot->older;
-  slot->older = slot->newer = nullptr;
-}
-
-void FileTable::put(uint64_t nodeid, std::shared_ptr<File> file) {
-  const auto [at, added] = slots_.try_emplace(nodeid);
-  Slot* slot = &at->second;
-  slot->file = std::move(file);
-  if (added) {
-    slot->nodeid = nodeid;
-    link(slot);
-  } else if (!slot->pinned && slot != newest_) {
-    unlink(slot);
-    link(slot);
-  }
-  if (slots_.size() > most_ + kSlack) evict();
-}
-
-bool FileTable::remove(uint64_t nodeid) {
-  const auto at = slots_.find(nodeid);
-  if (at == slots_.end()) return false;
-  if (!at->second.pinned) unlink(&at->second);
-  slots_.erase(at);
-  return true;
-}
-
-const std::shared_ptr<File>* FileTable::find(uint64_t nodeid) {
-  const auto at = slots_.find(nodeid);
-  if (at == slots_.end()) return nullptr;
-  Slot* slot = &at->second;
-  if (!slot->pinned && slot != newest_) {
-    unlink(slot);
-    link(slot);
-  }
-  return &slot->file;
-}
-
-const File* FileTable::peek(uint64_t nodeid) const {
-  const auto at = slots_.find(nodeid);
-  return at == slots_.end() ? nullptr : at->second.file.get();
-}
-
-bool FileTable::pin(uint64_t nodeid, bool on) {
-  const auto at = slots_.find(nodeid);
-  if (at == slots_.end()) return false;
-  Slot* slot = &at->second;
-  if (slot->pinned != on) {
-    slot->pinned = on;
-    if (on) {
-      unlink(slot);
-    } else {
-      link(slot);
-    }
-  }
-  return true;
-}
-
-size_t FileTable::keep(size_t max) {
-  most_ = std::min(max, SIZE_MAX - kSlack);
-  return evict();
-}
-
-size_t FileTable::evict() {
-  size_t closed = 0;
-  while (slots_.size() > most_ && oldest_ != nullptr) {
-    remove(oldest_->nodeid);
-    closed++;
-  }
-  return closed;
-}
-
-void FileTable::clear() {
-  slots_.clear();
-  oldest_ = newest_ = nullptr;
-}
 
 // ---- tasks
 

@@ -7,125 +7,18 @@
 #pragma once
 
 #include <atomic>
-#include <cerrno>
 #include <cstddef>
 #include <cstdint>
-#include <deque>
 #include <memory>
-#include <mutex>
-#include <unordered_map>
 
-#include "account.h"
+#include "device.h"
+#include "file-table.h"
 #include "fuse-abi.h"
 #include "memory.h"
 #include "pipe.h"
 #include "work-queue.h"
 
 namespace lamina {
-
-// The errno that a reply may have: the kernel refuses a reply with a larger one, and its caller would wait for ever.
-inline int reply_errno(int errnum) { return errnum > 0 && errnum <= 511 ? errnum : EIO; }
-
-// The connection. The descriptor is closed when the last thread that may still answer on it lets go.
-class Device {
- public:
-  explicit Device(int fd) : fd_(fd) {}
-  ~Device();
-  Device(const Device&) = delete;
-  Device& operator=(const Device&) = delete;
-
-  int fd() const { return fd_; }
-  // Leaves the descriptor to whoever gave it.
-  void disown() { fd_ = -1; }
-  // 0, or -errno.
-  int write(const void* data, size_t size) const;
-  // A reply with `error` <= 0 and, if that is 0, a payload. 0, or -errno.
-  int reply(uint64_t unique, int error, const void* payload, size_t size) const;
-
- private:
-  int fd_;
-};
-
-// An open file of a layer. It is closed when neither the table nor a task has it any more.
-class File {
- public:
-  // How a READ may be tried on the main thread.
-  enum class Reads : uint8_t {
-    kNowait,   // preadv2(RWF_NOWAIT)
-    kMemory,   // tmpfs, which has no RWF_NOWAIT, but does not wait for a disk either
-    kThreads,  // neither: FUSE or a network below, or a layer that may fall silent
-  };
-
-  File(int fd, bool writable);
-  ~File();
-  File(const File&) = delete;
-  File& operator=(const File&) = delete;
-
-  int fd() const { return fd_; }
-  bool writable() const { return writable_; }
-  // Whether its filesystem may fall silent (patience.h): what would block has threads of its own, and WRITEs do not even try.
-  bool far() const { return far_; }
-
-  // Of a mount with a size limit: where WRITEs are noted. Before the first of them.
-  void charge(std::shared_ptr<Account> account, uint64_t nodeid) {
-    account_ = std::move(account);
-    nodeid_ = nodeid;
-  }
-  Account* account() const { return account_.get(); }
-  uint64_t nodeid() const { return nodeid_; }
-
-  // Main thread only.
-  Reads reads = Reads::kNowait;
-
- private:
-  const int fd_;
-  const bool writable_;
-  const bool far_;
-  std::shared_ptr<Account> account_;
-  uint64_t nodeid_ = 0;
-};
-
-// nodeid -> File, least recently used first. Pinned files are in the table but not in the order.
-class FileTable {
- public:
-  FileTable() = default;
-  FileTable(const FileTable&) = delete;
-  FileTable& operator=(const FileTable&) = delete;
-
-  void put(uint64_t nodeid, std::shared_ptr<File> file);
-  bool remove(uint64_t nodeid);
-  // The file, which becomes the most recently used; or nullptr.
-  const std::shared_ptr<File>* find(uint64_t nodeid);
-  // The same without touching the order.
-  const File* peek(uint64_t nodeid) const;
-  bool pin(uint64_t nodeid, bool on);
-  // From now on at most so many are open, or a few more: the least recently used are closed. How many that were.
-  size_t keep(size_t max);
-  size_t size() const { return slots_.size(); }
-  void clear();
-
- private:
-  struct Slot {
-    uint64_t nodeid = 0;
-    std::shared_ptr<File> file;
-    bool pinned = false;
-    Slot* older = nullptr;
-    Slot* newer = nullptr;
-  };
-
-  // Files beyond the limit that are put up with, so that closing is done rarely.
-  static constexpr size_t kSlack = 64;
-
-  size_t evict();
-  void link(Slot* slot);
-  void unlink(Slot* slot);
-
-  // Nodes of an unordered_map stay where they are.
-  std::unordered_map<uint64_t, Slot> slots_;
-  Slot* oldest_ = nullptr;
-  Slot* newest_ = nullptr;
-  size_t most_ = SIZE_MAX - kSlack;
-};
 
 // Whether the disk is one to wait for on the main thread: one request that took long there (a full journal, dirty throttling, a slow
 // disk) sends those of the next moment to threads. Nanoseconds of CLOCK_MONOTONIC.

@@ -629,10 +629,10 @@ inline constexpr uint32_t FUSE_READDIRPLUS = 44;
 // fuse_write_in.write_flags
 inline constexpr uint32_t FUSE_WRITE_KILL_SUIDGID = 1u << 2;
 
-// The device refuses to be read with less.
 // In a `unique`: the request was sent before, to a daemon that did not answer it.
 inline constexpr uint64_t FUSE_UNIQUE_RESEND = uint64_t{1} << 63;
 
+// The device refuses to be read with less.
 inline constexpr size_t FUSE_MIN_READ_BUFFER = 8192;
 
 inline constexpr unsigned long FUSE_DEV_IOC_BACKING_OPEN = _IOW(229, 1, fuse_backing_map);

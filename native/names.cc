@@ -11,6 +11,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include "fuse-attr.h"
 #include "patience.h"
 
 namespace lamina {
@@ -239,21 +240,7 @@ std::optional<Names::Reply> Names::issue(Directory* directory, size_t at, const 
   entry.nodeid = static_cast<uint64_t>(nodeid);
   entry.entry_valid = entry.attr_valid = rules_.valid;
   entry.entry_valid_nsec = entry.attr_valid_nsec = rules_.valid_nsec;
-  abi::fuse_attr& attr = entry.attr;
-  attr.ino = real.ino_base + st.stx_ino;
-  attr.size = st.stx_size;
-  attr.blocks = st.stx_blocks;
-  attr.atime = static_cast<uint64_t>(st.stx_atime.tv_sec);
-  attr.mtime = static_cast<uint64_t>(st.stx_mtime.tv_sec);
-  attr.ctime = static_cast<uint64_t>(st.stx_ctime.tv_sec);
-  attr.atimensec = st.stx_atime.tv_nsec;
-  attr.mtimensec = st.stx_mtime.tv_nsec;
-  attr.ctimensec = st.stx_ctime.tv_nsec;
-  attr.mode = st.stx_mode;
-  attr.nlink = st.stx_nlink;
-  attr.uid = st.stx_uid;
-  attr.gid = st.stx_gid;
-  attr.blksize = st.stx_blksize;
+  entry.attr = attr_of(st, real.ino_base + st.stx_ino);
   return Reply{&reply_, sizeof reply_};
 }
 

@@ -239,6 +239,7 @@ export interface AnsweredDirectory {
   readonly linksApart: boolean
 }
 
+/** Names::kMostReals. */
 export const MOST_REALS = 4
 
 export interface AnsweredReal {

@@ -17,29 +17,39 @@ export interface InoOptions {
   readonly ino32: boolean
 }
 
+/** Of one filesystem: numbers below `limit` are shown as `base` more. */
+interface Range {
+  readonly index: number
+  readonly base: number
+  readonly limit: number
+}
+
 export class InoMap {
-  private readonly indexOf = new Map<number, number>()
+  private readonly filesystems = new Map<number, Range>()
   private readonly indexBits: number
   private readonly ino32: boolean
   private readonly compose: boolean
 
   constructor(options: InoOptions) {
-    for (const dev of options.devices) this.fsIndex(dev)
-    const count = this.indexOf.size
+    const devices = new Set(options.devices)
     // A mount inside a layer may bring a filesystem that the roots do not show: leave room for some.
-    this.indexBits = count === 1 ? 0 : Math.max(4, Math.ceil(Math.log2(count + 1)) + 1)
+    this.indexBits = devices.size === 1 ? 0 : Math.max(4, Math.ceil(Math.log2(devices.size + 1)) + 1)
     this.compose = options.xino !== 'off'
     this.ino32 = options.ino32
+    for (const dev of devices) this.filesystem(dev)
   }
 
   /** The first filesystem has index 0, so that its numbers are the real ones. */
-  private fsIndex(dev: number): number {
-    let index = this.indexOf.get(dev)
-    if (index === undefined) {
-      index = this.indexOf.size
-      this.indexOf.set(dev, index)
+  private filesystem(dev: number): Range {
+    let found = this.filesystems.get(dev)
+    if (found === undefined) {
+      const index = this.filesystems.size
+      const unit = 2 ** (TOTAL_BITS - this.indexBits)
+      const fits = index === 0 || (this.compose && index < 2 ** this.indexBits)
+      found = { index, base: index * unit, limit: fits ? unit : 0 }
+      this.filesystems.set(dev, found)
     }
-    return index
+    return found
   }
 
   shown(stat: Pick<Stat, 'dev' | 'inoHi' | 'inoLo'>): number {
@@ -53,25 +63,14 @@ export class InoMap {
 
   /** Numbers of this filesystem below `limit` are shown as `base` more; what is not is for {@link shown}. */
   range(dev: number): { base: number; limit: number } {
-    const index = this.fsIndex(dev)
-    const limit =
-      index === 0 && this.indexBits === 0
-        ? 2 ** TOTAL_BITS
-        : index === 0 || (this.compose && index < 2 ** this.indexBits)
-          ? 2 ** (TOTAL_BITS - this.indexBits)
-          : 0
-    const base = index * 2 ** (TOTAL_BITS - this.indexBits)
+    const { base, limit } = this.filesystem(dev)
     return { base, limit: this.ino32 ? Math.min(limit, Math.max(0, 2 ** 32 - base)) : limit }
   }
 
   private shownOf(dev: number, hi: number, lo: number): number {
-    const index = this.indexOf.size === 1 && this.indexOf.has(dev) ? 0 : this.fsIndex(dev)
-    const valueBits = TOTAL_BITS - this.indexBits
+    const { index, base, limit } = this.filesystem(dev)
     const value = hi * 2 ** 32 + lo
-    const fits =
-      (index === 0 || (this.compose && index < 2 ** this.indexBits)) &&
-      value < 2 ** (index === 0 && this.indexBits === 0 ? TOTAL_BITS : valueBits)
-    const ino = fits ? index * 2 ** valueBits + value : fold(index, hi, lo)
+    const ino = value < limit ? base + value : fold(index, hi, lo)
     return this.ino32 && ino > 0xffffffff ? foldTo32(ino) : ino
   }
 }

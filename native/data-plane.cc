@@ -114,6 +114,8 @@ struct DataPlane::Shared {
 
 namespace {
 
+// A task lets its file go before it answers: the caller may remove the file next, and then needs its room.
+
 class ReadTask final : public Task {
  public:
   ReadTask(std::shared_ptr<DataPlane::Shared> shared, std::shared_ptr<File> file, uint64_t unique,
@@ -130,13 +132,14 @@ class ReadTask final : public Task {
     const size_t size = std::min<size_t>(in_.size, block->size());
     const ssize_t n = read_all(file_->fd(), block->data(), size, in_.offset);
     if (n > 0) shared_->counters.bytes_read.fetch_add(static_cast<uint64_t>(n), std::memory_order_relaxed);
+    file_.reset();
     answer_read(device, unique_, n, block->data());
     shared_->blocks->give(std::move(block));
   }
 
  private:
   const std::shared_ptr<DataPlane::Shared> shared_;
-  const std::shared_ptr<File> file_;
+  std::shared_ptr<File> file_;
   const uint64_t unique_;
   const abi::fuse_read_in in_;
 };
@@ -160,6 +163,7 @@ class WriteTask final : public Task {
     const ssize_t n = data_.write(*file_, in_);
     if (n > 0) shared_->counters.bytes_written.fetch_add(static_cast<uint64_t>(n), std::memory_order_relaxed);
     next();
+    file_.reset();
     answer_write(*shared_->device, unique_, n);
     data_.release(shared_->blocks.get(), shared_->pipes.get());
     const size_t left = shared_->queued_bytes.fetch_sub(in_.size, std::memory_order_acq_rel) - in_.size;
@@ -187,7 +191,7 @@ class WriteTask final : public Task {
 
   const std::shared_ptr<DataPlane::Shared> shared_;
   WorkQueue* const queue_;
-  const std::shared_ptr<File> file_;
+  std::shared_ptr<File> file_;
   const uint64_t nodeid_;
   const uint64_t unique_;
   const abi::fuse_write_in in_;

@@ -16,6 +16,7 @@
         'native/device.cc',
         'native/dir.cc',
         'native/file.cc',
+        'native/file-attributes.cc',
         'native/file-table.cc',
         'native/handle.cc',
         'native/jobs.cc',

@@ -22,7 +22,7 @@ constexpr size_t kMaxMessage = 256 * 1024;
 // Slots of counters(); src/fuse/transport-device.ts reads the same order. Below 64: requests by opcode.
 enum CounterSlot : size_t {
   kFramesToJs = 64, kReadsInline, kReadsThreaded, kWritesInline, kWritesThreaded, kBytesRead, kBytesWritten,
-  kRegistered, kWakeups, kFollowed, kNamesAnswered, kCounterSlots,
+  kRegistered, kWakeups, kFollowed, kNamesAnswered, kAttributesAnswered, kCounterSlots,
 };
 
 // A notification: written by a thread of its own, because the kernel may first want a lock that a request holds which
@@ -224,7 +224,8 @@ napi_value Channel::close(napi_env env, napi_callback_info info) {
   return undefined(env);
 }
 
-// registerFile(nodeid, fd, writable): the descriptor is the channel's, whatever happens.
+// registerFile(nodeid, fd, writable, ino?): the descriptor is the channel's, whatever happens. Attributes of a file with an `ino` may be
+// answered (showFiles).
 napi_value Channel::register_file(napi_env env, napi_callback_info info) {
   Channel* channel = self(env, info);
   if (channel == nullptr) return nullptr;
@@ -232,11 +233,25 @@ napi_value Channel::register_file(napi_env env, napi_callback_info info) {
   const uint64_t nodeid = nodeid_of(args, 0);
   const int64_t fd = args.i64(1);
   const bool writable = args.boolean(2);
+  const uint64_t ino = args.missing(3) ? 0 : nodeid_of(args, 3);
   if (!args.failed() && (fd < 0 || fd > INT_MAX)) args.wrong(1, "an open file descriptor");
   if (args.failed()) return args.reject();
-  auto file = std::make_shared<File>(static_cast<int>(fd), writable);
+  auto file = std::make_shared<File>(static_cast<int>(fd), writable, ino);
   if (channel->account_ != nullptr) file->charge(channel->account_, nodeid);
   if (!channel->closed_) channel->plane_->files().put(nodeid, std::move(file));
+  return undefined(env);
+}
+
+// showFiles(seconds, nanoseconds): GETATTR, STATX and SETATTR of files that are registered with their st_ino are answered from now on
+// (file-attributes.h), with attributes that are true for so long.
+napi_value Channel::show_files(napi_env env, napi_callback_info info) {
+  Channel* channel = self(env, info);
+  if (channel == nullptr) return nullptr;
+  Args args(env, info);
+  const int64_t seconds = args.i64(0);
+  const uint32_t nanoseconds = args.u32(1);
+  if (args.failed()) return args.reject();
+  channel->attributes_.show(static_cast<uint64_t>(seconds), nanoseconds);
   return undefined(env);
 }
 
@@ -406,6 +421,7 @@ napi_value Channel::counters(napi_env env, napi_callback_info info) {
   slots[kRegistered] = static_cast<double>(channel->plane_->files().size());
   slots[kFollowed] = static_cast<double>(channel->answers_.following() + channel->names_.following());
   slots[kNamesAnswered] = static_cast<double>(channel->names_.answered());
+  slots[kAttributesAnswered] = static_cast<double>(channel->attributes_.answered());
   slots[kWakeups] = static_cast<double>(channel->wakeups_);
   return array;
 }
@@ -423,6 +439,7 @@ bool Channel::define_class(napi_env env, napi_value exports, std::shared_ptr<Cha
       method("notifying", notifying),
       method("close", close),
       method("registerFile", register_file),
+      method("showFiles", show_files),
       method("limit", limit),
       method("unregisterFile", unregister_file),
       method("isRegistered", is_registered),

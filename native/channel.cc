@@ -251,8 +251,16 @@ bool Channel::serve(Entered* entered, const Memory& frame, size_t size) {
       device_->send(reply->data, reply->size);
       return true;
     }
+    if (const auto reply = attributes_.answer(plane_->files(), names_, frame.data(), size)) {
+      device_->send(reply->data, reply->size);
+      return true;
+    }
     if (const auto reply = names_.answer(frame.data(), size)) {
-      if (device_->send(reply->data, reply->size) < 0) names_.undelivered();
+      if (device_->send(reply->data, reply->size) < 0) {
+        names_.undelivered();
+      } else if (reply->file != 0 && guess_.looked_up(reply->file)) {
+        if (const auto file = open_issued(reply->file)) plane_->expect_read(*file);
+      }
       return true;
     }
   }
@@ -266,14 +274,22 @@ bool Channel::serve(Entered* entered, const Memory& frame, size_t size) {
 // A READ or WRITE whose file is known, or can be found without JavaScript.
 bool Channel::serve_io(const Memory& frame, uint32_t opcode) {
   std::unique_ptr<Memory>* const block = kept_ ? nullptr : &block_;
-  if (plane_->serve(frame.data(), block)) return true;
-  if (opcode != abi::FUSE_READ || !names_.has_issued()) return false;
   uint64_t nodeid = 0;
   memcpy(&nodeid, frame.data() + offsetof(abi::fuse_in_header, nodeid), sizeof nodeid);
-  const int fd = names_.open(nodeid);
-  if (fd < 0) return false;
-  plane_->files().put(nodeid, std::make_shared<File>(fd, false));
+  if (opcode == abi::FUSE_READ) guess_.read(nodeid);
+  if (plane_->serve(frame.data(), block)) return true;
+  if (opcode != abi::FUSE_READ || !names_.has_issued() || open_issued(nodeid) == nullptr) return false;
   return plane_->serve(frame.data(), block);
+}
+
+// The data of an inode that is issued and not taken, from now on in the table of files; or nullptr.
+std::shared_ptr<File> Channel::open_issued(uint64_t nodeid) {
+  const auto issued = names_.issued(nodeid);
+  const int fd = issued.has_value() ? Names::open(*issued) : -1;
+  if (fd < 0) return nullptr;
+  auto file = std::make_shared<File>(fd, false, issued->ino);
+  plane_->files().put(nodeid, file);
+  return file;
 }
 
 // Hands a frame to JavaScript: `frame`, or what is in input_ already.

@@ -20,8 +20,10 @@
 #include "answers.h"
 #include "data-plane.h"
 #include "env.h"
+#include "file-attributes.h"
 #include "memory.h"
 #include "names.h"
+#include "read-guess.h"
 #include "spin-wait.h"
 #include "work-queue.h"
 
@@ -58,6 +60,7 @@ class Channel {
   static napi_value notifying(napi_env env, napi_callback_info info);
   static napi_value close(napi_env env, napi_callback_info info);
   static napi_value register_file(napi_env env, napi_callback_info info);
+  static napi_value show_files(napi_env env, napi_callback_info info);
   static napi_value limit(napi_env env, napi_callback_info info);
   static napi_value unregister_file(napi_env env, napi_callback_info info);
   static napi_value is_registered(napi_env env, napi_callback_info info);
@@ -97,6 +100,7 @@ class Channel {
   void drain();
   bool serve(Entered* entered, const Memory& frame, size_t size);
   bool serve_io(const Memory& frame, uint32_t opcode);
+  std::shared_ptr<File> open_issued(uint64_t nodeid);
   bool deliver(Entered* entered, const Memory* frame, size_t size);
   bool deliver_forgets_before(Entered* entered, const Memory& frame, size_t size);
   bool deliver_forgets(Entered* entered);
@@ -146,6 +150,8 @@ class Channel {
 
   Answers answers_;
   Names names_;
+  ReadGuess guess_;
+  FileAttributes attributes_;
   bool work_ = false;      // something is to be done as soon as no request is there
   bool asks_all_ = false;  // JavaScript wants to see all that no file is registered for
 

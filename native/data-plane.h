@@ -69,6 +69,9 @@ class DataPlane {
   // Preconditions: valid().
   bool serve(uint8_t* frame, std::unique_ptr<Memory>* block);
 
+  // The file will be read from its beginning soon: a disk that has to be asked is asked now, and not waited for.
+  static void expect_read(const File& file);
+
   // Whether this is a complete READ or WRITE.
   static bool valid(const uint8_t* frame, size_t size);
 

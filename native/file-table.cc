@@ -6,7 +6,8 @@
 
 namespace lamina {
 
-File::File(int fd, bool writable) : fd_(fd), writable_(writable), far_(remote_of(fd) != nullptr) {
+File::File(int fd, bool writable, uint64_t ino)
+    : fd_(fd), writable_(writable), ino_(ino), far_(remote_of(fd) != nullptr) {
   // RWF_NOWAIT waits as well where it begins to read ahead.
   if (far_) reads = Reads::kThreads;
 }

@@ -21,13 +21,15 @@ class File {
     kThreads,  // neither: FUSE or a network below, or a layer that may fall silent
   };
 
-  File(int fd, bool writable);
+  // `ino`: its attributes are shown as they are, with this as st_ino; 0: they are JavaScript's to show.
+  File(int fd, bool writable, uint64_t ino = 0);
   ~File();
   File(const File&) = delete;
   File& operator=(const File&) = delete;
 
   int fd() const { return fd_; }
   bool writable() const { return writable_; }
+  uint64_t ino() const { return ino_; }
   // Whether its filesystem may fall silent (patience.h): what would block has threads of its own, and WRITEs do not even try.
   bool far() const { return far_; }
 
@@ -45,6 +47,7 @@ class File {
  private:
   const int fd_;
   const bool writable_;
+  const uint64_t ino_;
   const bool far_;
   std::shared_ptr<Account> account_;
   uint64_t nodeid_ = 0;

@@ -614,6 +614,7 @@ static_assert(offsetof(fuse_open_out, backing_id) == 12);
 inline constexpr uint32_t FUSE_LOOKUP = 1;
 inline constexpr uint32_t FUSE_FORGET = 2;
 inline constexpr uint32_t FUSE_GETATTR = 3;
+inline constexpr uint32_t FUSE_SETATTR = 4;
 inline constexpr uint32_t FUSE_MKNOD = 8;
 inline constexpr uint32_t FUSE_UNLINK = 10;
 inline constexpr uint32_t FUSE_RMDIR = 11;
@@ -630,6 +631,19 @@ inline constexpr uint32_t FUSE_READDIRPLUS = 44;
 inline constexpr uint32_t FUSE_WRITE_KILL_SUIDGID = 1u << 2;
 
 // In a `unique`: the request was sent before, to a daemon that did not answer it.
+// What a SETATTR changes (fuse_setattr_in::valid), and what else it has.
+inline constexpr uint32_t FATTR_MODE = 1 << 0;
+inline constexpr uint32_t FATTR_UID = 1 << 1;
+inline constexpr uint32_t FATTR_GID = 1 << 2;
+inline constexpr uint32_t FATTR_ATIME = 1 << 4;
+inline constexpr uint32_t FATTR_MTIME = 1 << 5;
+inline constexpr uint32_t FATTR_FH = 1 << 6;
+inline constexpr uint32_t FATTR_ATIME_NOW = 1 << 7;
+inline constexpr uint32_t FATTR_MTIME_NOW = 1 << 8;
+inline constexpr uint32_t FATTR_LOCKOWNER = 1 << 9;
+inline constexpr uint32_t FATTR_KILL_SUIDGID = 1 << 11;
+
+inline constexpr uint32_t FUSE_STATX = 52;
 inline constexpr uint64_t FUSE_UNIQUE_RESEND = uint64_t{1} << 63;
 
 // The device refuses to be read with less.

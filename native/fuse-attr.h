@@ -29,4 +29,25 @@ inline abi::fuse_attr attr_of(const struct statx& st, uint64_t ino) {
   return attr;
 }
 
+// The same with the time of birth, where `st` has it.
+inline abi::fuse_statx statx_of(const struct statx& st, uint64_t ino) {
+  const auto time = [](const struct statx_timestamp& at) { return abi::fuse_sx_time{at.tv_sec, at.tv_nsec, 0}; };
+  abi::fuse_statx out{};
+  out.mask = STATX_BASIC_STATS | (st.stx_mask & STATX_BTIME);
+  out.blksize = st.stx_blksize;
+  out.attributes = out.attributes_mask = st.stx_attributes;
+  out.nlink = st.stx_nlink;
+  out.uid = st.stx_uid;
+  out.gid = st.stx_gid;
+  out.mode = st.stx_mode;
+  out.ino = ino;
+  out.size = st.stx_size;
+  out.blocks = st.stx_blocks;
+  out.atime = time(st.stx_atime);
+  if ((st.stx_mask & STATX_BTIME) != 0) out.btime = time(st.stx_btime);
+  out.ctime = time(st.stx_ctime);
+  out.mtime = time(st.stx_mtime);
+  return out;
+}
+
 }  // namespace lamina

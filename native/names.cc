@@ -218,7 +218,7 @@ std::optional<Names::Reply> Names::issue(Directory* directory, size_t at, const 
   }
   answered_++;
   const double nodeid = ++doubles()[kNewest];
-  double* const words = issued(count);
+  double* const words = words_of(count);
   words[kNodeid] = nodeid;
   words[kDirectory] = static_cast<double>(directory->nodeid);
   words[kBelow] = static_cast<double>(at - (directory->reals[0].upper ? 1 : 0));
@@ -241,12 +241,12 @@ std::optional<Names::Reply> Names::issue(Directory* directory, size_t at, const 
   entry.entry_valid = entry.attr_valid = rules_.valid;
   entry.entry_valid_nsec = entry.attr_valid_nsec = rules_.valid_nsec;
   entry.attr = attr_of(st, real.ino_base + st.stx_ino);
-  return Reply{&reply_, sizeof reply_};
+  return Reply{&reply_, sizeof reply_, S_ISREG(st.stx_mode) && st.stx_size > 0 ? entry.nodeid : 0};
 }
 
 void Names::undelivered() {
   if (reply_.entry.nodeid == 0 || !has_issued()) return;
-  double* const words = issued(issued_count() - 1);
+  double* const words = words_of(issued_count() - 1);
   if (words[kNodeid] == static_cast<double>(reply_.entry.nodeid)) words[kReferences] = 0;
 }
 
@@ -270,21 +270,25 @@ void Names::asked(const uint8_t* frame, size_t size) {
 
 bool Names::has_issued() const { return doubles()[kCount] > 0; }
 
-int Names::open(uint64_t nodeid) const {
+std::optional<Names::Issued> Names::issued(uint64_t nodeid) const {
   // Those that were issued last are asked for first.
   for (size_t i = issued_count(); i-- > 0;) {
-    const double* const words = issued(i);
+    const double* const words = words_of(i);
     if (words[kNodeid] != static_cast<double>(nodeid)) continue;
     const Directory* const directory = find(static_cast<uint64_t>(words[kDirectory]));
-    if (directory == nullptr || words[kType] != S_IFREG) return -1;
+    if (directory == nullptr) return std::nullopt;
     const char* const name = names_.data() + (i == 0 ? 0 : name_ends_[i - 1] + 1);
     const size_t below = static_cast<size_t>(words[kBelow]) + (directory->reals[0].upper ? 1 : 0);
-    const int dirfd = directory->reals[below].fd;
-    const int fd = open_beneath(dirfd, name, O_NOATIME);
-    // O_NOATIME is for owners and CAP_FOWNER only.
-    return fd >= 0 || errno != EPERM ? fd : open_beneath(dirfd, name, 0);
+    return Issued{directory->reals[below].fd, name, static_cast<uint64_t>(words[kIno]), words[kType] == S_IFREG};
   }
-  return -1;
+  return std::nullopt;
+}
+
+int Names::open(const Issued& file) {
+  if (!file.regular) return -1;
+  const int fd = open_beneath(file.dirfd, file.name, O_NOATIME);
+  // O_NOATIME is for owners and CAP_FOWNER only.
+  return fd >= 0 || errno != EPERM ? fd : open_beneath(file.dirfd, file.name, 0);
 }
 
 std::string Names::take() {

@@ -83,6 +83,7 @@ class Names {
   struct Reply {
     const void* data;
     size_t size;
+    uint64_t file = 0;  // a file with data that was issued
   };
   std::optional<Reply> answer(const uint8_t* frame, size_t size);
   // The kernel did not take the last reply.
@@ -92,8 +93,16 @@ class Names {
   void asked(const uint8_t* frame, size_t size);
 
   bool has_issued() const;
-  // The data of an inode that is issued and not taken, opened for reading; or -1.
-  int open(uint64_t nodeid) const;
+  // Where one is that is issued and not taken. The name is valid until the next call.
+  struct Issued {
+    int dirfd;
+    const char* name;
+    uint64_t ino;
+    bool regular;
+  };
+  std::optional<Issued> issued(uint64_t nodeid) const;
+  // Its data, opened for reading; or -1.
+  static int open(const Issued& file);
   // The names of what is issued, in the order of the shared words, each with a NUL behind it. It is JavaScript's from now on.
   std::string take();
 
@@ -129,7 +138,7 @@ class Names {
   static constexpr size_t kMostDirectories = 32;
 
   double* doubles() const { return reinterpret_cast<double*>(shared_->data()); }
-  double* issued(size_t i) const { return doubles() + kFirst + i * kWords; }
+  double* words_of(size_t i) const { return doubles() + kFirst + i * kWords; }
   size_t issued_count() const { return static_cast<size_t>(doubles()[kCount]); }
   const Directory* find(uint64_t nodeid) const { return const_cast<Names*>(this)->find(nodeid); }
   Directory* find(uint64_t nodeid);

@@ -264,6 +264,7 @@ function counters(calls: PathCalls, files: PathFiles): SessionCounters {
       wakeups: 0,
       followed: 0,
       namesAnswered: 0,
+      attributesAnswered: 0,
     },
   }
 }

@@ -268,8 +268,17 @@ export interface Issued {
 }
 
 export interface KernelSide {
-  /** Hands `fd` (ownership passes) to the data plane for READ and WRITE of `nodeid`. */
-  registerFile(nodeid: number, fd: number, writable: boolean): void
+  /**
+   * Hands `fd` (ownership passes) to the data plane for READ and WRITE of `nodeid`. `ino`: its st_ino, where all else that is shown of it
+   * is as the object behind `fd` has it; see {@link showFiles}.
+   */
+  registerFile(nodeid: number, fd: number, writable: boolean, ino?: number): void
+  /**
+   * GETATTR and STATX of files that are registered with their st_ino, and SETATTR of mode, owner and times of the writable ones, may be
+   * answered without the filesystem from now on, with attributes that are valid for `timeout` seconds. The same for what is to be taken
+   * ({@link takeIssued}).
+   */
+  showFiles(timeout: number): void
   /** Data written from now on is noted in the account of the mount's size limit, and refused beyond it. */
   limit(account: Account): void
   unregisterFile(nodeid: number): void

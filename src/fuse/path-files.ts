@@ -51,6 +51,10 @@ export class PathFiles implements KernelSide {
     }
   }
 
+  showFiles(): void {
+    // libfuse asks for each path anew.
+  }
+
   limit(): void {
     throw new SysError(E.EOPNOTSUPP, 'size', undefined)
   }

@@ -60,6 +60,7 @@ export interface SessionCounters {
     wakeups: number
     followed: number
     namesAnswered: number
+    attributesAnswered: number
   }
 }
 
@@ -192,8 +193,12 @@ export class Session implements KernelSide {
 
   // ---- KernelSide
 
-  registerFile(nodeid: number, fd: number, writable: boolean): void {
-    this.transport.registerFile(nodeid, fd, writable)
+  registerFile(nodeid: number, fd: number, writable: boolean, ino?: number): void {
+    this.transport.registerFile(nodeid, fd, writable, ino)
+  }
+
+  showFiles(timeout: number): void {
+    this.transport.showFiles(timeout)
   }
 
   limit(account: Account): void {
@@ -308,6 +313,7 @@ export class Session implements KernelSide {
         wakeups: native.wakeups,
         followed: native.followed,
         namesAnswered: native.namesAnswered,
+        attributesAnswered: native.attributesAnswered,
       },
     }
   }

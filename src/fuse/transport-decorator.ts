@@ -33,8 +33,11 @@ export class TransportDecorator implements Transport {
   resubmit(frame: Buffer): void {
     this.inner.resubmit(frame)
   }
-  registerFile(nodeid: number, fd: number, writable: boolean): void {
-    this.inner.registerFile(nodeid, fd, writable)
+  registerFile(nodeid: number, fd: number, writable: boolean, ino?: number): void {
+    this.inner.registerFile(nodeid, fd, writable, ino)
+  }
+  showFiles(timeout: number): void {
+    this.inner.showFiles(timeout)
   }
   limit(account: Account): void {
     this.inner.limit(account)

@@ -20,7 +20,8 @@ export interface Channel {
   notify(message: Uint8Array): void
   notifying(): number
   close(): void
-  registerFile(nodeid: number, fd: number, writable: boolean): void
+  registerFile(nodeid: number, fd: number, writable: boolean, ino?: number): void
+  showFiles(seconds: number, nanoseconds: number): void
   limit(account: AccountHandle): void
   unregisterFile(nodeid: number): boolean
   isRegistered(nodeid: number): 0 | 1 | 2
@@ -141,8 +142,12 @@ export class DeviceTransport implements Transport {
   resubmit(frame: Buffer): void {
     this.channel.resubmit(frame)
   }
-  registerFile(nodeid: number, fd: number, writable: boolean): void {
-    this.channel.registerFile(nodeid, fd, writable)
+  registerFile(nodeid: number, fd: number, writable: boolean, ino?: number): void {
+    this.channel.registerFile(nodeid, fd, writable, ino)
+  }
+  showFiles(timeout: number): void {
+    const { seconds, nanoseconds } = timeoutWords(timeout)
+    this.channel.showFiles(seconds, nanoseconds)
   }
   limit(account: Account): void {
     this.channel.limit(account.handle)
@@ -230,6 +235,7 @@ export class DeviceTransport implements Transport {
       wakeups: at(72),
       followed: at(73),
       namesAnswered: at(74),
+      attributesAnswered: at(75),
     }
   }
 

@@ -101,6 +101,10 @@ export class ReplayTransport implements Transport {
     this.keepFiles(this.mostFiles)
   }
 
+  showFiles(): void {
+    // Every frame is handled.
+  }
+
   limit(): void {
     // Recorded frames write no data.
   }
@@ -180,6 +184,7 @@ export class ReplayTransport implements Transport {
       wakeups: 0,
       followed: 0,
       namesAnswered: 0,
+      attributesAnswered: 0,
     }
   }
 

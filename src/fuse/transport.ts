@@ -37,7 +37,9 @@ export interface Transport {
   /** Serves this READ or WRITE from the registered file of its nodeid; answers EIO where there is none. */
   resubmit(frame: Buffer): void
 
-  registerFile(nodeid: number, fd: number, writable: boolean): void
+  registerFile(nodeid: number, fd: number, writable: boolean, ino?: number): void
+  /** See KernelSide.showFiles. */
+  showFiles(timeout: number): void
   /** WRITEs of files registered from here on are noted in the account, and get no more room than it has. */
   limit(account: Account): void
   unregisterFile(nodeid: number): boolean
@@ -86,4 +88,5 @@ export interface TransportCounters {
   readonly followed: number
   /** LOOKUPs that were answered without onFrame. */
   readonly namesAnswered: number
+  readonly attributesAnswered: number
 }

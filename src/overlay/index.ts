@@ -277,7 +277,10 @@ export class Overlay implements FileSystem {
   }
 
   init(connection: Connection): void {
-    if (connection.has('PASSTHROUGH')) this.opens = new Opens(this.view, this.restorer ?? null)
+    const { view } = this
+    if (connection.has('PASSTHROUGH')) this.opens = new Opens(view, this.restorer ?? null)
+    else if (view.owner.plain && view.index === null && view.limit === null && !view.options.metacopy)
+      view.kernel.showFiles(view.options.timeout)
   }
 
   /** How file contents are read and written, and why. */
@@ -383,7 +386,7 @@ export class Overlay implements FileSystem {
     const open = this.opens?.created(this.view.inode(entry.nodeid), fd.n, entry.attr.mode) ?? KEEP_CACHE
     // The descriptor serves READ and WRITE later on, whatever the file's mode says.
     if (open.backingId === undefined) {
-      this.view.kernel.registerFile(entry.nodeid, fd.release(), true)
+      this.view.kernel.registerFile(entry.nodeid, fd.release(), true, entry.attr.ino)
       // An ordinary user's daemon could not open a read-only file for writing a second time.
       if (!this.privileged && (entry.attr.mode & 0o600) !== 0o600) this.view.kernel.pin(entry.nodeid, true)
     } else {

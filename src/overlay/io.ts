@@ -29,16 +29,18 @@ export function prepareIo(view: View, inode: Inode, write: boolean): void {
   if (write) ensureUpper(view, inode)
   const changeable = inode.data === null && (inode.upper !== null || inode.orphan !== null)
   if (!changeable) {
-    view.kernel.registerFile(inode.nodeid, openReal(view, inode, sys.O_RDONLY | sys.O_NOATIME), false)
+    // Without a name it is shown without links, which the object below has.
+    const ino = inode.data === null && !inode.nameless ? inode.ino : undefined
+    view.kernel.registerFile(inode.nodeid, openReal(view, inode, sys.O_RDONLY | sys.O_NOATIME), false, ino)
     return
   }
   try {
-    view.kernel.registerFile(inode.nodeid, openReal(view, inode, sys.O_RDWR), true)
+    view.kernel.registerFile(inode.nodeid, openReal(view, inode, sys.O_RDWR), true, inode.ino)
   } catch (error) {
     // A file of an ordinary user's that its mode lets nobody write can still be read.
     if (write || !(error instanceof SysError) || (error.errno !== E.EACCES && error.errno !== E.ETXTBSY))
       throw error
-    view.kernel.registerFile(inode.nodeid, openReal(view, inode, sys.O_RDONLY), false)
+    view.kernel.registerFile(inode.nodeid, openReal(view, inode, sys.O_RDONLY), false, inode.ino)
   }
 }
 

@@ -8,6 +8,7 @@ import * as sys from '../sys/index.js'
 import type { CopyMethod } from '../sys/index.js'
 import { E } from '../base/errno.js'
 import { SysError } from '../base/sys-error.js'
+import { WH_PREFIX } from '../format/index.js'
 import type { Fd } from '../base/fd.js'
 import type { RootFacts } from './root-facts.js'
 
@@ -63,12 +64,22 @@ export class DirReal extends Real {
   markers = true
   /** How often that was asked of a single name; see lookup.ts. */
   markersAsked = 0
+  private looked = false
   /** Whether xattr whiteouts may be in here (opaque=x). */
   xwhiteouts = false
   /** Only on the way to something that a redirect names: no inode's own, so it goes when that something goes. */
   passage = false
   /** Whether an entry may carry an origin (the `impure` attribute); upper directories only. */
   impure = false
+
+  /** The directory behind `dirfd` is looked through, once. Gives {@link markers}. */
+  lookForMarkers(dirfd: number): boolean {
+    if (this.markers && !this.looked) {
+      this.looked = true
+      this.markers = sys.hasPrefix(dirfd, WH_PREFIX) ?? true
+    }
+    return this.markers
+  }
 }
 
 const DIR_FLAGS = sys.O_PATH | sys.O_DIRECTORY | sys.O_NOFOLLOW | sys.O_CLOEXEC

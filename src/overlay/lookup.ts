@@ -240,10 +240,7 @@ const WORTH_LOOKING = 8
 /** Whether `.wh.NAME` stands in the directory. */
 export function hasMarker(dir: DirReal, dirfd: number, name: string): boolean {
   if (!dir.markers || name.length + WH_PREFIX.length > 255) return false
-  if (++dir.markersAsked === WORTH_LOOKING) {
-    dir.markers = sys.hasPrefix(dirfd, WH_PREFIX) ?? true
-    if (!dir.markers) return false
-  }
+  if (++dir.markersAsked === WORTH_LOOKING && !dir.lookForMarkers(dirfd)) return false
   return sys.statAt(dirfd, WH_PREFIX + name) !== undefined
 }
 

@@ -11,7 +11,7 @@ import type { View } from './view.js'
 
 /** Names that are asked for before it is worth it. */
 const WORTH = 2
-/** By then it is known whether there are markers (lookup.ts); and an answered directory may have been given up for others. */
+/** By then an answered directory may have been given up for others. */
 const AGAIN = 16
 /** Known names that are told; with more, only what is missing is answered. */
 const MOST_KNOWN = 256
@@ -45,8 +45,9 @@ function isPlain(view: View, dir: DirInode): boolean {
 }
 
 function answer(view: View, dir: DirInode): void {
-  const reals = dir.lowers.map(real => answered(view, real))
-  if (dir.upper !== null) reals.unshift({ ...answered(view, dir.upper), upper: true })
+  const last = dir.lowers.at(-1)
+  const reals = dir.lowers.map(real => answered(view, real, real !== last))
+  if (dir.upper !== null) reals.unshift({ ...answered(view, dir.upper, last !== undefined), upper: true })
   view.kernel.answerNames({
     nodeid: dir.nodeid,
     reals,
@@ -56,9 +57,11 @@ function answer(view: View, dir: DirInode): void {
   })
 }
 
-function answered(view: View, real: DirReal): AnsweredReal {
+/** `above`: markers in it would hide something. */
+function answered(view: View, real: DirReal, above: boolean): AnsweredReal {
   const fd = view.fds.get(real)
-  return { fd, upper: false, markers: real.markers, inos: view.inos.range(sys.statFd(fd).dev) }
+  const markers = above && real.lookForMarkers(fd)
+  return { fd, upper: false, markers, inos: view.inos.range(sys.statFd(fd).dev) }
 }
 
 /** Makes the inodes that the kernel was told of meanwhile. */

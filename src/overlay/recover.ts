@@ -22,6 +22,7 @@ import { whiteOut } from './whiteout.js'
 /** The kernel's side while there is no session yet: it has nothing of this daemon's, and is told of nothing. */
 export const NOBODY: KernelSide = {
   registerFile: (_nodeid, fd) => sys.close(fd),
+  showFiles: () => undefined,
   limit: () => undefined,
   unregisterFile: () => undefined,
   followAttributes: () => undefined,

@@ -83,6 +83,8 @@ export function nameGone(view: View, inode: Inode, parent: DirInode, name: strin
   view.table.removeName(inode, parent, name)
   linkRemoved(view, inode)
   if (inode.isDir()) view.kernel.answersChanged(inode.nodeid)
+  // It is shown without links from here on, which the object below has.
+  else if (inode.nameless && inode.upper === null) view.kernel.unregisterFile(inode.nodeid)
   if (ownName) {
     const next = inode.parent
     if (inode.isDir()) {

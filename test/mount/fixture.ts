@@ -47,7 +47,14 @@ export interface Stats {
   fds: number
   /** Unexpected exceptions, each answered EIO. */
   faults: number
-  dataPlane: { wakeups: number; framesToJs: number; followed: number; namesAnswered: number }
+  dataPlane: {
+    wakeups: number
+    framesToJs: number
+    followed: number
+    namesAnswered: number
+    registered: number
+    attributesAnswered: number
+  }
   [key: string]: unknown
 }
 

@@ -145,6 +145,32 @@ t.test('a name keeps its inode when the kernel asks for it again', { skip }, chi
   child.end()
 })
 
+t.test('files are opened before they are read where those before them were read', { skip }, child => {
+  using scratch = new Scratch('names', 60)
+  const lower = scratch.mkdir('lower0')
+  for (const name of NAMES) write(join(lower, name), name)
+  const mount = scratch.overlay('lamina')
+  const at = (name: string): string => join(mount.mountpoint, name)
+  const opened = (act: () => void): number => {
+    const before = mount.stats().dataPlane.registered
+    act()
+    return mount.stats().dataPlane.registered - before
+  }
+  child.equal(
+    opened(() => NAMES.slice(0, 20).forEach(name => stat(at(name)))),
+    0,
+    'not where they are only looked at',
+  )
+  for (const name of NAMES.slice(20, 40)) child.equal(text(at(name)), name)
+  const ahead = opened(() => stat(at(NAMES[40] as string)))
+  child.equal(ahead, 1)
+  append(at(NAMES[40] as string), ' and more')
+  child.equal(text(at(NAMES[40] as string)), `${NAMES[40]} and more`)
+  const wrong = opened(() => NAMES.slice(41).forEach(name => stat(at(name))))
+  child.ok(wrong < 16, `${wrong} of 19 opened in vain`)
+  child.end()
+})
+
 t.test('what was answered so can be changed like anything else', { skip }, child => {
   using scratch = new Scratch('names', 60)
   const lower = join(scratch.mkdir('lower0'), 'dir')

@@ -13,7 +13,7 @@ import {
   mayBeXattrWhiteout,
 } from '../format/index.js'
 import type { DirSink } from '../fuse/filesystem.js'
-import type { DirInode } from './inode.js'
+import type { DirInode, Inode } from './inode.js'
 import { type DirReal, openBeneath } from './layer.js'
 import { FIRST_COOKIE, Listing } from './listing.js'
 import { lookupChild } from './lookup.js'
@@ -70,6 +70,10 @@ function addPlus(
   type: number,
   cookie: number,
 ): boolean {
+  const known = dir.children.get(name)
+  if (known !== undefined && isKept(view, known)) {
+    return sink.addPlus(name, cookie, known.type >>> 12, undefined, known.ino)
+  }
   let found: ReturnType<typeof lookupChild>
   try {
     found = view.ahead.found(dir, name) ?? lookupChild(view, dir, name)
@@ -79,6 +83,11 @@ function addPlus(
   if (found === undefined) return true
   const entry = view.entry(found.inode, found.stat)
   return sink.addPlus(name, cookie, found.inode.type >>> 12, entry, found.inode.ino)
+}
+
+/** Whether the kernel has the entry, for good: it was asked for by name, as git does before it lists. */
+function isKept(view: View, inode: Inode): boolean {
+  return inode.nlookup > 0 && inode.aliases === null && view.options.timeout === Infinity
 }
 
 /** d_ino as stat(2) would say it. */

@@ -238,7 +238,9 @@ napi_value Channel::register_file(napi_env env, napi_callback_info info) {
   if (args.failed()) return args.reject();
   auto file = std::make_shared<File>(static_cast<int>(fd), writable, ino);
   if (channel->account_ != nullptr) file->charge(channel->account_, nodeid);
-  if (!channel->closed_) channel->plane_->files().put(nodeid, std::move(file));
+  if (channel->closed_) return undefined(env);
+  channel->names_.untell(nodeid);
+  channel->plane_->files().put(nodeid, std::move(file));
   return undefined(env);
 }
 
@@ -272,6 +274,7 @@ napi_value Channel::unregister_file(napi_env env, napi_callback_info info) {
   Args args(env, info);
   const uint64_t nodeid = nodeid_of(args, 0);
   if (args.failed()) return args.reject();
+  channel->names_.untell(nodeid);
   return boolean(env, channel->plane_->files().remove(nodeid));
 }
 
@@ -448,6 +451,7 @@ bool Channel::define_class(napi_env env, napi_value exports, std::shared_ptr<Cha
       method("resubmit", resubmit),
       method("followAttributes", follow_attributes),
       method("answerNames", answer_names),
+      method("tellFiles", tell_files),
       method("keepIssued", keep_issued),
       method("takeNames", take_names),
       method("answersChanged", answers_changed),

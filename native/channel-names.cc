@@ -62,6 +62,36 @@ napi_value Channel::answer_names(napi_env env, napi_callback_info info) {
   return undefined(env);
 }
 
+// tellFiles(directory, words, names): files of its lower layers that may be opened for READ without JavaScript, until they are registered or
+// unregistered. For each three doubles: nodeid, which of the lower real directories has it, and st_ino; and its name with a NUL behind it.
+napi_value Channel::tell_files(napi_env env, napi_callback_info info) {
+  Channel* channel = self(env, info);
+  if (channel == nullptr) return nullptr;
+  Args args(env, info);
+  const uint64_t directory = nodeid_of(args, 0);
+  const Bytes words = args.bytes(1);
+  size_t length = 0;
+  if (!args.failed() && napi_get_value_string_latin1(env, args.raw(2), nullptr, 0, &length) != napi_ok) args.wrong(2, "a string");
+  if (args.failed()) return args.reject();
+  std::string names(length, '\0');
+  napi_get_value_string_latin1(env, args.raw(2), names.data(), length + 1, nullptr);
+  std::string_view rest = names;
+  double word[3];
+  for (size_t at = 0; at + sizeof word <= words.size && !channel->closed_; at += sizeof word) {
+    memcpy(word, words.data + at, sizeof word);
+    const size_t end = rest.find('\0');
+    const bool numbers = word[0] >= 0 && word[0] <= kMaxSafe && word[1] >= 0 && word[1] < Names::kMostReals && word[2] >= 0 && word[2] <= kMaxSafe;
+    if (end == std::string_view::npos || !numbers) {
+      args.wrong(1, "three numbers and a name for each file");
+      return args.reject();
+    }
+    channel->names_.tell(static_cast<uint64_t>(word[0]), directory, static_cast<size_t>(word[1]), rest.substr(0, end),
+                         static_cast<uint64_t>(word[2]));
+    rest.remove_prefix(end + 1);
+  }
+  return undefined(env);
+}
+
 // keepIssued(memory, places): a successor is to find in that ArrayBuffer what is issued. `places`: words of 32 bits, byte offsets in it in
 // the order of the members of IssueJournal, each half's beginning and tail, and what both halves share.
 napi_value Channel::keep_issued(napi_env env, napi_callback_info info) {

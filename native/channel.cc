@@ -259,7 +259,7 @@ bool Channel::serve(Entered* entered, const Memory& frame, size_t size) {
       if (device_->send(reply->data, reply->size) < 0) {
         names_.undelivered();
       } else if (reply->file != 0 && guess_.looked_up(reply->file)) {
-        if (const auto file = open_issued(reply->file)) plane_->expect_read(*file);
+        if (const auto file = open_lower(reply->file)) plane_->expect_read(*file);
       }
       return true;
     }
@@ -278,16 +278,16 @@ bool Channel::serve_io(const Memory& frame, uint32_t opcode) {
   memcpy(&nodeid, frame.data() + offsetof(abi::fuse_in_header, nodeid), sizeof nodeid);
   if (opcode == abi::FUSE_READ) guess_.read(nodeid);
   if (plane_->serve(frame.data(), block)) return true;
-  if (opcode != abi::FUSE_READ || !names_.has_issued() || open_issued(nodeid) == nullptr) return false;
+  if (opcode != abi::FUSE_READ || open_lower(nodeid) == nullptr) return false;
   return plane_->serve(frame.data(), block);
 }
 
-// The data of an inode that is issued and not taken, from now on in the table of files; or nullptr.
-std::shared_ptr<File> Channel::open_issued(uint64_t nodeid) {
-  const auto issued = names_.issued(nodeid);
-  const int fd = issued.has_value() ? Names::open(*issued) : -1;
+// The data of a lower file, from now on in the table of files; or nullptr.
+std::shared_ptr<File> Channel::open_lower(uint64_t nodeid) {
+  const auto lower = names_.lower(nodeid);
+  const int fd = lower.has_value() ? Names::open(*lower) : -1;
   if (fd < 0) return nullptr;
-  auto file = std::make_shared<File>(fd, false, issued->ino);
+  auto file = std::make_shared<File>(fd, false, lower->ino);
   plane_->files().put(nodeid, file);
   return file;
 }

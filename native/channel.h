@@ -71,6 +71,7 @@ class Channel {
   static napi_value has_work(napi_env env, napi_callback_info info);
   static napi_value ask_all(napi_env env, napi_callback_info info);
   static napi_value answer_names(napi_env env, napi_callback_info info);
+  static napi_value tell_files(napi_env env, napi_callback_info info);
   static napi_value keep_issued(napi_env env, napi_callback_info info);
   static napi_value take_names(napi_env env, napi_callback_info info);
   static napi_value answers_changed(napi_env env, napi_callback_info info);
@@ -100,7 +101,7 @@ class Channel {
   void drain();
   bool serve(Entered* entered, const Memory& frame, size_t size);
   bool serve_io(const Memory& frame, uint32_t opcode);
-  std::shared_ptr<File> open_issued(uint64_t nodeid);
+  std::shared_ptr<File> open_lower(uint64_t nodeid);
   bool deliver(Entered* entered, const Memory* frame, size_t size);
   bool deliver_forgets_before(Entered* entered, const Memory& frame, size_t size);
   bool deliver_forgets(Entered* entered);

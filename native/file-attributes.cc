@@ -65,8 +65,8 @@ std::optional<Object> object_of(uint64_t nodeid, const File* file, const Names& 
     // Where the filesystem may fall silent JavaScript can put the request off.
     return file->ino() == 0 || file->far() ? std::nullopt : std::optional(Object{file->fd(), "", file->ino()});
   }
-  const auto issued = names.has_issued() ? names.issued(nodeid) : std::nullopt;
-  return issued.has_value() ? std::optional(Object{issued->dirfd, issued->name, issued->ino}) : std::nullopt;
+  const auto lower = names.lower(nodeid);
+  return lower.has_value() ? std::optional(Object{lower->dirfd, lower->name, lower->ino}) : std::nullopt;
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
 // GETATTR and STATX of files, and SETATTR of the mode, owner and times of upper files, without JavaScript: of files in the table whose
-// attributes are shown as they are (File::ino), and of what JavaScript was not told of yet (names.h). Unpacking an archive sends two or three
+// attributes are shown as they are (File::ino), and of lower files that are as they were found (names.h). Unpacking an archive sends two or three
 // SETATTRs a file; programs that ask for the time of birth, as those in JavaScript do, send a STATX behind each LOOKUP.
 //
 // What fails is left to JavaScript, which does it again: setting the same twice is the same as setting it once. So a successor does what

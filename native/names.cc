@@ -133,8 +133,9 @@ void Names::follow(uint64_t nodeid, const std::array<Real, kMostReals>& reals, s
   }
   if (Directory* const known_already = find(nodeid)) {
     if (!known_already->only_missing && known_already->count == count) {
-      // What is known in it is exact; only this may have been found out since.
+      // What is known in it is exact, but for names that were forgotten; and markers may have been looked for since.
       for (size_t i = 0; i < count; i++) known_already->reals[i].markers = reals[i].markers;
+      if (known.has_value()) know(known_already, *known);
       return;
     }
     clear(known_already);
@@ -142,6 +143,7 @@ void Names::follow(uint64_t nodeid, const std::array<Real, kMostReals>& reals, s
   Directory* const directory = &directories_[next_++ % directories_.size()];
   clear(directory);
   directory->nodeid = nodeid;
+  directory->id = ++last_id_;
   for (size_t i = 0; i < count; i++) {
     Real real = reals[i];
     struct statx st;
@@ -153,10 +155,15 @@ void Names::follow(uint64_t nodeid, const std::array<Real, kMostReals>& reals, s
     directory->reals[i].dev_minor = st.stx_dev_minor;
   }
   directory->only_missing = !known.has_value();
-  for (std::string_view rest = known.value_or(std::string_view{}); !rest.empty();) {
-    const size_t end = rest.find('\0');
-    if (!directory->known.add(hash_of(rest.substr(0, end)))) directory->only_missing = true;
-    rest.remove_prefix(end == std::string_view::npos ? rest.size() : end + 1);
+  if (known.has_value()) know(directory, *known);
+}
+
+void Names::know(Directory* directory, std::string_view names) {
+  directory->known = Set{};
+  while (!names.empty()) {
+    const size_t end = names.find('\0');
+    if (!directory->known.add(hash_of(names.substr(0, end)))) directory->only_missing = true;
+    names.remove_prefix(end == std::string_view::npos ? names.size() : end + 1);
   }
 }
 
@@ -227,7 +234,7 @@ std::optional<Names::Reply> Names::issue(Directory* directory, size_t at, const 
   words[kReferences] = 1;
   words[kSlot] = 0;
   names_.append(name).push_back('\0');
-  name_ends_.push_back(names_.size() - 1);
+  put(*directory, static_cast<uint64_t>(nodeid), at, name, real.ino_base + st.stx_ino, S_ISREG(st.stx_mode));
   doubles()[kCount] = static_cast<double>(count + 1);
   if (journal_.has_value()) {
     words[kSlot] = journal_->issue(static_cast<uint64_t>(nodeid), directory->nodeid, st.stx_mode & S_IFMT,
@@ -245,7 +252,7 @@ std::optional<Names::Reply> Names::issue(Directory* directory, size_t at, const 
 }
 
 void Names::undelivered() {
-  if (reply_.entry.nodeid == 0 || !has_issued()) return;
+  if (reply_.entry.nodeid == 0 || issued_count() == 0) return;
   double* const words = words_of(issued_count() - 1);
   if (words[kNodeid] == static_cast<double>(reply_.entry.nodeid)) words[kReferences] = 0;
 }
@@ -266,35 +273,46 @@ void Names::asked(const uint8_t* frame, size_t size) {
   }
 }
 
-// ---- what is issued
+// ---- files of lower layers
 
-bool Names::has_issued() const { return doubles()[kCount] > 0; }
+void Names::put(const Directory& directory, uint64_t nodeid, size_t real, std::string_view name, uint64_t ino, bool regular) {
+  if (lower_.empty()) lower_.resize(kMostLower);
+  lower_[nodeid % kMostLower] = {nodeid, directory.id, ino, static_cast<uint16_t>(real), regular, std::string(name)};
+}
 
-std::optional<Names::Issued> Names::issued(uint64_t nodeid) const {
-  // Those that were issued last are asked for first.
-  for (size_t i = issued_count(); i-- > 0;) {
-    const double* const words = words_of(i);
-    if (words[kNodeid] != static_cast<double>(nodeid)) continue;
-    const Directory* const directory = find(static_cast<uint64_t>(words[kDirectory]));
-    if (directory == nullptr) return std::nullopt;
-    const char* const name = names_.data() + (i == 0 ? 0 : name_ends_[i - 1] + 1);
-    const size_t below = static_cast<size_t>(words[kBelow]) + (directory->reals[0].upper ? 1 : 0);
-    return Issued{directory->reals[below].fd, name, static_cast<uint64_t>(words[kIno]), words[kType] == S_IFREG};
+void Names::tell(uint64_t nodeid, uint64_t directory, size_t below, std::string_view name, uint64_t ino) {
+  const Directory* const in = find(directory);
+  if (in == nullptr) return;
+  const size_t real = below + (in->reals[0].upper ? 1 : 0);
+  if (real < in->count) put(*in, nodeid, real, name, ino, true);
+}
+
+void Names::untell(uint64_t nodeid) {
+  if (!lower_.empty() && lower_[nodeid % kMostLower].nodeid == nodeid) lower_[nodeid % kMostLower] = {};
+}
+
+std::optional<Names::Lower> Names::lower(uint64_t nodeid) const {
+  if (lower_.empty()) return std::nullopt;
+  const LowerFile& file = lower_[nodeid % kMostLower];
+  if (file.nodeid != nodeid) return std::nullopt;
+  for (const Directory& each : directories_) {
+    if (each.count > 0 && each.id == file.directory) return Lower{each.reals[file.real].fd, file.name.c_str(), file.ino, file.regular};
   }
   return std::nullopt;
 }
 
-int Names::open(const Issued& file) {
+int Names::open(const Lower& file) {
   if (!file.regular) return -1;
   const int fd = open_beneath(file.dirfd, file.name, O_NOATIME);
   // O_NOATIME is for owners and CAP_FOWNER only.
   return fd >= 0 || errno != EPERM ? fd : open_beneath(file.dirfd, file.name, 0);
 }
 
+// ---- what is issued
+
 std::string Names::take() {
   std::string names;
   names.swap(names_);
-  name_ends_.clear();
   doubles()[kCount] = 0;
   return names;
 }

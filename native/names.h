@@ -92,17 +92,22 @@ class Names {
   // A request that JavaScript is to answer.
   void asked(const uint8_t* frame, size_t size);
 
-  bool has_issued() const;
-  // Where one is that is issued and not taken. The name is valid until the next call.
-  struct Issued {
+  // Files and symlinks of lower layers that are as they were found: those that were issued, and those that JavaScript tells. The name is
+  // valid until the next call.
+  struct Lower {
     int dirfd;
     const char* name;
     uint64_t ino;
     bool regular;
   };
-  std::optional<Issued> issued(uint64_t nodeid) const;
+  std::optional<Lower> lower(uint64_t nodeid) const;
+  // A file in the real directory `below` (0 is the topmost lower one) of a directory that is answered.
+  void tell(uint64_t nodeid, uint64_t directory, size_t below, std::string_view name, uint64_t ino);
+  // It is not any more, or JavaScript has opened it.
+  void untell(uint64_t nodeid);
   // Its data, opened for reading; or -1.
-  static int open(const Issued& file);
+  static int open(const Lower& file);
+
   // The names of what is issued, in the order of the shared words, each with a NUL behind it. It is JavaScript's from now on.
   std::string take();
 
@@ -122,11 +127,23 @@ class Names {
 
   struct Directory {
     uint64_t nodeid = 0;
+    uint64_t id = 0;  // of this use of the place
     size_t count = 0;  // of reals; 0: unused
     std::array<Real, kMostReals> reals;
     bool only_missing = false;
     Set known;
   };
+
+  // What is at nodeid modulo kMostLower. Nodeids are counted up, so those in use together hardly ever share a place.
+  struct LowerFile {
+    uint64_t nodeid = 0;
+    uint64_t directory = 0;  // the id
+    uint64_t ino = 0;
+    uint16_t real = 0;
+    bool regular = false;
+    std::string name;
+  };
+  static constexpr size_t kMostLower = 2048;
 
   // Doubles of one that is issued: kBelow is which of the directory's lower ones has it; kReferences 1, or 0 where the kernel did not
   // take it; kSlot where the journal has it, or 0. src/fuse/transport-device.ts reads them.
@@ -142,17 +159,20 @@ class Names {
   size_t issued_count() const { return static_cast<size_t>(doubles()[kCount]); }
   const Directory* find(uint64_t nodeid) const { return const_cast<Names*>(this)->find(nodeid); }
   Directory* find(uint64_t nodeid);
+  void put(const Directory& directory, uint64_t nodeid, size_t real, std::string_view name, uint64_t ino, bool regular);
   std::optional<Reply> missing(uint64_t unique);
   std::optional<Reply> issue(Directory* directory, size_t real, const struct statx& st, std::string_view name, uint64_t unique);
   static void clear(Directory* directory);
+  static void know(Directory* directory, std::string_view names);
 
   Rules rules_;
   std::optional<IssueJournal> journal_;
   std::array<Directory, kMostDirectories> directories_;
   size_t next_ = 0;
   std::shared_ptr<Memory> shared_;
-  std::string names_;                // of those that are issued
-  std::vector<size_t> name_ends_;    // of each, where its NUL is
+  std::string names_;             // of those that are issued
+  std::vector<LowerFile> lower_;  // empty before the first
+  uint64_t last_id_ = 0;
   uint64_t answered_ = 0;
 
   struct {

@@ -251,6 +251,15 @@ export interface AnsweredReal {
   readonly inos: { readonly base: number; readonly limit: number }
 }
 
+/** A file of a lower layer in a directory of which names are answered. */
+export interface LowerFile {
+  readonly nodeid: number
+  /** Which of the directory's lower real ones has it. */
+  readonly below: number
+  readonly name: string
+  readonly ino: number
+}
+
 /** An inode that the kernel was told of in an answer to LOOKUP, of a file or symlink of a lower layer. */
 export interface Issued {
   readonly nodeid: number
@@ -298,6 +307,8 @@ export interface KernelSide {
    * number so is told by {@link takeIssued}.
    */
   answerNames(directory: AnsweredDirectory): void
+  /** These may be opened for READ without the filesystem, until they are registered or unregistered. After {@link answerNames}. */
+  tellFiles(directory: number, files: readonly LowerFile[]): void
   /** What was given a number since the last call. */
   takeIssued(): readonly Issued[]
   /** The number of the newest inode, which both sides count up. */

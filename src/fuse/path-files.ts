@@ -35,6 +35,10 @@ export class PathFiles implements KernelSide {
     // libfuse asks for each path anew.
   }
 
+  tellFiles(): void {
+    // libfuse asks for each path anew.
+  }
+
   takeIssued(): readonly [] {
     return []
   }

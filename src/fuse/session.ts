@@ -11,7 +11,7 @@ import { SysError } from '../base/sys-error.js'
 import type { Account } from '../sys/account.js'
 import { withDebug } from './debug.js'
 import { type DispatchOptions, Dispatcher } from './dispatch.js'
-import type { AnsweredDirectory, FileSystem, Issued, KernelSide } from './filesystem.js'
+import type { AnsweredDirectory, FileSystem, Issued, KernelSide, LowerFile } from './filesystem.js'
 import type { NegotiatedConnection } from './init.js'
 import { OP_LIMIT, opName } from './opcodes.js'
 import { Output, PAYLOAD } from './output.js'
@@ -227,6 +227,10 @@ export class Session implements KernelSide {
 
   answerNames(directory: AnsweredDirectory): void {
     this.transport.answerNames(directory)
+  }
+
+  tellFiles(directory: number, files: readonly LowerFile[]): void {
+    this.transport.tellFiles(directory, files)
   }
 
   takeIssued(): readonly Issued[] {

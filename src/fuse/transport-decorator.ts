@@ -1,5 +1,5 @@
 import type { Account } from '../sys/account.js'
-import type { AnsweredDirectory, Issued } from './filesystem.js'
+import type { AnsweredDirectory, Issued, LowerFile } from './filesystem.js'
 import type { Transport, TransportCounters } from './transport.js'
 
 /** A transport that passes everything on: the base of those that watch (trace.ts, debug.ts), and so see every request. */
@@ -59,6 +59,9 @@ export class TransportDecorator implements Transport {
   }
   answerNames(directory: AnsweredDirectory): void {
     this.inner.answerNames(directory)
+  }
+  tellFiles(directory: number, files: readonly LowerFile[]): void {
+    this.inner.tellFiles(directory, files)
   }
   takeIssued(): readonly Issued[] {
     return this.inner.takeIssued()

@@ -6,7 +6,7 @@ import type { Account } from '../sys/account.js'
 import { addon, type AccountHandle } from '../sys/addon.js'
 import { SysError } from '../base/sys-error.js'
 import { OP_LIMIT } from './opcodes.js'
-import type { AnsweredDirectory, Issued } from './filesystem.js'
+import type { AnsweredDirectory, Issued, LowerFile } from './filesystem.js'
 import { timeoutWords } from './output.js'
 import type { Transport, TransportCounters } from './transport.js'
 
@@ -39,6 +39,7 @@ export interface Channel {
     nanoseconds: number,
     linksApart: boolean,
   ): void
+  tellFiles(directory: number, words: Uint8Array, names: string): void
   keepIssued(memory: ArrayBuffer, places: Uint8Array): void
   takeNames(): string
   answersChanged(nodeid: number): void
@@ -179,6 +180,15 @@ export class DeviceTransport implements Transport {
     const names = known?.map(name => name + '\0').join('')
     const { seconds, nanoseconds } = timeoutWords(timeout)
     this.channel.answerNames(nodeid, Buffer.from(words.buffer), names, seconds, nanoseconds, linksApart)
+  }
+
+  tellFiles(directory: number, files: readonly LowerFile[]): void {
+    const words = new Float64Array(files.flatMap(({ nodeid, below, ino }) => [nodeid, below, ino]))
+    this.channel.tellFiles(
+      directory,
+      Buffer.from(words.buffer),
+      files.map(({ name }) => name + '\0').join(''),
+    )
   }
 
   takeIssued(): readonly Issued[] {

@@ -119,6 +119,10 @@ export class ReplayTransport implements Transport {
     // Every frame is handled.
   }
 
+  tellFiles(): void {
+    // Every frame is handled.
+  }
+
   takeIssued(): readonly [] {
     return []
   }

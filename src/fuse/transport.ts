@@ -5,7 +5,7 @@
  */
 
 import type { Account } from '../sys/account.js'
-import type { AnsweredDirectory, Issued } from './filesystem.js'
+import type { AnsweredDirectory, Issued, LowerFile } from './filesystem.js'
 
 export interface Transport {
   /** The frame of the present onFrame call, valid until that returns. The same memory for the transport's whole life. */
@@ -53,6 +53,8 @@ export interface Transport {
   /** See KernelSide. */
   answerNames(directory: AnsweredDirectory): void
   takeIssued(): readonly Issued[]
+  /** See KernelSide.tellFiles. */
+  tellFiles(directory: number, files: readonly LowerFile[]): void
   readonly newest: Float64Array
   /** See KernelSide.answersChanged. */
   answersChanged(nodeid: number): void

@@ -74,8 +74,9 @@ export class DirInode extends Inode {
   listing: Listing | null = null
   /** Attributes of what was looked up in here before it was asked for; read-ahead.ts says when they are true. */
   ahead: Map<string, Stat> | null = null
-  /** How many names in here were asked for; see names.ts. */
+  /** How many names in here were asked for, and how many files below opened to be read; see names.ts. */
   asked = 0
+  opened = 0
   /** The order of a predecessor's listing, '' for gaps, until one is made here. */
   oldOrder: string[] | null = null
 

@@ -10,6 +10,7 @@ import type { Maybe } from '../fuse/filesystem.js'
 import { ensureUpper } from './copy-up.js'
 import type { Inode } from './inode.js'
 import { openBeneath } from './layer.js'
+import { openedBelow } from './names.js'
 import type { View } from './view.js'
 
 /**
@@ -32,6 +33,7 @@ export function prepareIo(view: View, inode: Inode, write: boolean): void {
     // Without a name it is shown without links, which the object below has.
     const ino = inode.data === null && !inode.nameless ? inode.ino : undefined
     view.kernel.registerFile(inode.nodeid, openReal(view, inode, sys.O_RDONLY | sys.O_NOATIME), false, ino)
+    if (inode.parent !== null) openedBelow(view, inode.parent)
     return
   }
   try {

@@ -4,7 +4,7 @@
  */
 import { SysError } from '../base/sys-error.js'
 import * as sys from '../sys/index.js'
-import { type AnsweredReal, MOST_REALS } from '../fuse/filesystem.js'
+import { type AnsweredReal, type LowerFile, MOST_REALS } from '../fuse/filesystem.js'
 import type { DirInode } from './inode.js'
 import { type DirReal, Real } from './layer.js'
 import type { View } from './view.js'
@@ -15,17 +15,38 @@ const WORTH = 2
 const AGAIN = 16
 /** Known names that are told; with more, only what is missing is answered. */
 const MOST_KNOWN = 256
+/** Names in a directory whose files are told; native code has room for two thousand at once. */
+const MOST_TOLD = 1024
 
 /** To be called when a name in the directory was looked up here. */
 export function lookedUp(view: View, dir: DirInode): void {
   const asked = ++dir.asked
-  if ((asked !== WORTH && asked % AGAIN !== 0) || !isPlain(view, dir)) return
+  if ((asked === WORTH || asked % AGAIN === 0) && isPlain(view, dir)) answerIfReached(view, dir)
+}
+
+function answerIfReached(view: View, dir: DirInode): void {
   try {
     answer(view, dir)
   } catch (error) {
     // A layer that cannot be reached just now: what was looked up is none the less so.
     if (!(error instanceof SysError)) throw error
   }
+}
+
+/** To be called when a file that only a lower layer has was opened here to be read: who reads two files of a directory often reads all. */
+export function openedBelow(view: View, dir: DirInode): void {
+  const opened = ++dir.opened
+  if ((opened !== WORTH && opened % AGAIN !== 0) || dir.children.size > MOST_TOLD || !isPlain(view, dir))
+    return
+  answerIfReached(view, dir)
+  const files: LowerFile[] = []
+  for (const [name, { nodeid, ino, type, upper, lower, data, aliases }] of dir.children) {
+    const real = lower?.parent
+    if (type !== sys.S_IFREG || upper !== null || data !== null || aliases !== null || real == null) continue
+    const below = dir.lowers.indexOf(real)
+    if (below >= 0 && lower?.name === name) files.push({ nodeid, below, name, ino })
+  }
+  view.kernel.tellFiles(dir.nodeid, files)
 }
 
 /** What is found in such a directory is what is shown, as far as its real directories do not hide it from each other. */
@@ -45,6 +66,8 @@ function isPlain(view: View, dir: DirInode): boolean {
 }
 
 function answer(view: View, dir: DirInode): void {
+  // A request that was put off goes on at any time, and the names that are told have to be all.
+  adoptIssued(view)
   const last = dir.lowers.at(-1)
   const reals = dir.lowers.map(real => answered(view, real, real !== last))
   if (dir.upper !== null) reals.unshift({ ...answered(view, dir.upper, last !== undefined), upper: true })

@@ -23,6 +23,7 @@ import { whiteOut } from './whiteout.js'
 export const NOBODY: KernelSide = {
   registerFile: (_nodeid, fd) => sys.close(fd),
   showFiles: () => undefined,
+  tellFiles: () => undefined,
   limit: () => undefined,
   unregisterFile: () => undefined,
   followAttributes: () => undefined,

@@ -171,6 +171,65 @@ t.test('files are opened before they are read where those before them were read'
   child.end()
 })
 
+for (const keeper of [0, 1])
+  t.test(
+    `files of a directory that was listed are opened without JavaScript, keeper=${keeper}`,
+    { skip },
+    child => {
+      using scratch = new Scratch('names', 60)
+      const lowers = ['lower0', 'lower1'].map(name => scratch.mkdir(name))
+      // Every name in one of the layers, some in both, and one that is a link.
+      for (const [i, name] of NAMES.entries())
+        for (const [layer, lower] of lowers.entries())
+          if (i % 3 !== layer) write(join(lower, name), `${layer} ${name}`)
+      link(join(scratch.path('lower1'), 'n0'), join(scratch.path('lower1'), 'n0-too'))
+      const mount = scratch.mount({
+        subject: 'lamina',
+        lowers,
+        upper: scratch.mkdir('upper'),
+        work: scratch.mkdir('work'),
+        mountpoint: scratch.mkdir('mnt'),
+        options: [`keeper=${keeper}`],
+      })
+      const at = (name: string): string => join(mount.mountpoint, name)
+      const shown = (i: number): string => `${i % 3 === 0 ? 1 : 0} n${i}`
+      const frames = (): number => mount.stats().dataPlane.framesToJs
+      for (let round = 0; round < 2; round++) {
+        // ls -l, so that the next listing brings the attributes as well.
+        for (const name of ls(mount.mountpoint)) stat(at(name))
+        mount.dropCaches()
+        child.equal(ls(mount.mountpoint).length, COUNT + 1)
+        const before = frames()
+        for (let i = 2; i < COUNT; i++) child.equal(text(at(NAMES[i] as string)), shown(i))
+        const asked = frames() - before
+        // Names that were forgotten are asked of JavaScript until the rules are said again.
+        child.ok(
+          asked < (round === 0 ? COUNT / 3 : COUNT),
+          `${asked} requests to JavaScript for ${COUNT} files`,
+        )
+      }
+      for (let i = 2; i < COUNT; i++) {
+        const name = NAMES[i] as string
+        if (i % 5 === 0) append(at(name), '!')
+        else if (i % 5 === 1) unlink(at(name))
+        else if (i % 5 === 2) rename(at(name), at(`${name}-moved`))
+        else if (i % 5 === 3) chmod(at(name), 0o600)
+      }
+      mount.dropCaches()
+      for (let i = 2; i < COUNT; i++) {
+        const name = NAMES[i] as string
+        if (i % 5 === 1) child.notOk(exists(at(name)))
+        else child.equal(text(at(i % 5 === 2 ? `${name}-moved` : name)), shown(i) + (i % 5 === 0 ? '!' : ''))
+        if (i % 5 === 3) child.equal(stat(at(name)).mode & 0o777, 0o600)
+      }
+      for (const [layer, lower] of lowers.entries())
+        for (const [i, name] of NAMES.entries())
+          if (i > 1 && i % 3 !== layer)
+            child.equal(text(join(lower, name)), `${layer} ${name}`, 'the layers are as they were')
+      child.end()
+    },
+  )
+
 t.test('what was answered so can be changed like anything else', { skip }, child => {
   using scratch = new Scratch('names', 60)
   const lower = join(scratch.mkdir('lower0'), 'dir')

@@ -3,7 +3,8 @@
 //
 // Answered are names that no real directory has, and those that a whiteout hides; and files and symlinks of a lower layer, if nothing
 // that JavaScript would have to look at can hide or change them. An inode that is made so is *issued*: JavaScript is told of it before
-// it is told of anything else, and has its table complete whenever it runs. Until then its data is opened here, too.
+// it is told of anything else, and has its table complete whenever it runs. Where it lies is kept: its data is opened and its attributes are
+// read here, too, until JavaScript opens it or says that something has become of it; and so are those of files that JavaScript tells.
 //
 // It must not give one object two inodes. So the names that are known in a directory are kept (as hashes: a name that only looks known
 // is JavaScript's): those that it had when the rules were said, and those that were looked up since. All other ways in which a

@@ -80,7 +80,8 @@ napi_value Channel::tell_files(napi_env env, napi_callback_info info) {
   for (size_t at = 0; at + sizeof word <= words.size && !channel->closed_; at += sizeof word) {
     memcpy(word, words.data + at, sizeof word);
     const size_t end = rest.find('\0');
-    const bool numbers = word[0] >= 0 && word[0] <= kMaxSafe && word[1] >= 0 && word[1] < Names::kMostReals && word[2] >= 0 && word[2] <= kMaxSafe;
+    const bool numbers = word[0] >= 0 && word[0] <= kMaxSafe && word[1] >= 0 && word[1] < Names::kMostReals && word[2] >= 0 &&
+                         word[2] <= kMaxSafe;
     if (end == std::string_view::npos || !numbers) {
       args.wrong(1, "three numbers and a name for each file");
       return args.reject();

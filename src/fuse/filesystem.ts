@@ -284,8 +284,8 @@ export interface KernelSide {
   registerFile(nodeid: number, fd: number, writable: boolean, ino?: number): void
   /**
    * GETATTR and STATX of files that are registered with their st_ino, and SETATTR of mode, owner and times of the writable ones, may be
-   * answered without the filesystem from now on, with attributes that are valid for `timeout` seconds. The same for what is to be taken
-   * ({@link takeIssued}).
+   * answered without the filesystem from now on, with attributes that are valid for `timeout` seconds. GETATTR and STATX also of
+   * lower files that are known ({@link tellFiles}, {@link takeIssued}).
    */
   showFiles(timeout: number): void
   /** Data written from now on is noted in the account of the mount's size limit, and refused beyond it. */

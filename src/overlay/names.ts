@@ -40,11 +40,11 @@ export function openedBelow(view: View, dir: DirInode): void {
     return
   answerIfReached(view, dir)
   const files: LowerFile[] = []
-  for (const [name, { nodeid, ino, type, upper, lower, data, aliases }] of dir.children) {
-    const real = lower?.parent
-    if (type !== sys.S_IFREG || upper !== null || data !== null || aliases !== null || real == null) continue
-    const below = dir.lowers.indexOf(real)
-    if (below >= 0 && lower?.name === name) files.push({ nodeid, below, name, ino })
+  for (const [name, { nodeid, ino, type, upper, lower, links }] of dir.children) {
+    // One of several names may be copied up under another.
+    if (type !== sys.S_IFREG || upper !== null || lower?.parent == null || links > 0) continue
+    const below = dir.lowers.indexOf(lower.parent)
+    if (below >= 0 && lower.name === name) files.push({ nodeid, below, name, ino })
   }
   view.kernel.tellFiles(dir.nodeid, files)
 }

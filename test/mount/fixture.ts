@@ -336,7 +336,10 @@ export class Mount implements Disposable {
 export function childOf(pid: number): number | undefined {
   try {
     const children = fs.readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').split(' ').filter(Boolean)
-    const daemon = children.find(child => !/^lamina-(holder|orphans)$/m.test(nameOf(Number(child))))
+    const daemon = children.find(child => {
+      const name = nameOf(Number(child))
+      return name !== undefined && name !== 'lamina-holder' && name !== 'lamina-orphans'
+    })
     return daemon === undefined ? undefined : Number(daemon)
   } catch {
     return undefined
@@ -345,11 +348,16 @@ export function childOf(pid: number): number | undefined {
 
 /** The process of native/orphan-holder.cc. It, and who starts it, are called lamina-holder for a moment. */
 export function isOrphanHolder(pid: number): boolean {
-  return nameOf(pid) === 'lamina-orphans\n'
+  return nameOf(pid) === 'lamina-orphans'
 }
 
-function nameOf(pid: number): string {
-  return fs.readFileSync(`/proc/${pid}/comm`, 'utf8')
+/** Undefined once it has ended. */
+function nameOf(pid: number): string | undefined {
+  try {
+    return fs.readFileSync(`/proc/${pid}/comm`, 'utf8').trimEnd()
+  } catch {
+    return undefined
+  }
 }
 
 /** What each of its descriptors is. */

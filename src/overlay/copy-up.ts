@@ -18,6 +18,7 @@ import { type DirInode, type Inode } from './inode.js'
 import { DirReal, type Layer, openBeneath, Real } from './layer.js'
 import { METACOPY_WITHOUT_DIGEST, OVERLAY_PREFIXES, OVERRIDE_STAT_CONTAINERS } from '../format/index.js'
 import { keepLinks, keepLinksByLower } from './hardlinks.js'
+import { rulesChanged } from './names.js'
 import { upperKey } from './lookup.js'
 import { renameNoReplace, TempFile } from './temp-file.js'
 import { chownReal, copyMetadata, copyTimes, keepingTimes } from './metadata.js'
@@ -188,7 +189,7 @@ function commit(view: View, copy: CopyUp, publish: (dirfd: number, name: string)
     const real = new DirReal(upper.layer, upper, inode.name)
     real.markers = false
     inode.upper = real
-    view.kernel.answersChanged(inode.nodeid)
+    rulesChanged(view, inode)
   } else {
     inode.upper = new Real(upper.layer, upper, inode.name)
   }

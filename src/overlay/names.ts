@@ -24,6 +24,12 @@ export function lookedUp(view: View, dir: DirInode): void {
   if ((asked === WORTH || asked % AGAIN === 0) && isPlain(view, dir)) answerIfReached(view, dir)
 }
 
+/** What was said of the directory's names is true no longer. It is said anew when it is worth it again. */
+export function rulesChanged(view: View, dir: DirInode): void {
+  dir.asked = dir.opened = 0
+  view.kernel.answersChanged(dir.nodeid)
+}
+
 function answerIfReached(view: View, dir: DirInode): void {
   try {
     answer(view, dir)

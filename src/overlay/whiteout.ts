@@ -4,6 +4,7 @@ import { E } from '../base/errno.js'
 import { SysError } from '../base/sys-error.js'
 import { makeWhiteout, OPAQUE_HAS_XATTR_WHITEOUTS } from '../format/index.js'
 import type { DirInode } from './inode.js'
+import { rulesChanged } from './names.js'
 import type { View } from './view.js'
 
 /** Puts a whiteout where upper has nothing of that name. The directory has an upper. */
@@ -79,7 +80,7 @@ function announceWhiteout(view: View, parent: DirInode): void {
   const upper = view.upperOf(parent)
   if (whiteout === 'file' && !upper.markers) {
     upper.markers = true
-    view.kernel.answersChanged(parent.nodeid)
+    rulesChanged(view, parent)
   }
   if (whiteout !== 'xattr' || upper.xwhiteouts) return
   for (const dir of new Set([view.table.root, parent])) {

@@ -91,8 +91,9 @@ Names::~Names() {
 }
 
 Names::Directory* Names::find(uint64_t nodeid) {
-  for (Directory& each : directories_) {
-    if (each.count > 0 && each.nodeid == nodeid) return &each;
+  // 0 is nobody's, and stands for an empty place.
+  for (size_t i = 0; i < nodeids_.size() && nodeid != 0; i++) {
+    if (nodeids_[i] == nodeid) return &directories_[i];
   }
   return nullptr;
 }
@@ -109,14 +110,18 @@ void Names::forgotten(const uint8_t* frame, size_t size) {
   }
 }
 
-size_t Names::following() const {
-  size_t descriptors = 0;
-  for (const Directory& each : directories_) descriptors += each.count;
-  return descriptors;
+Names::Directory* Names::place_for(size_t reals) {
+  const size_t place = next_++ % directories_.size();
+  clear(&directories_[place]);
+  // Those that were followed first make room.
+  for (size_t i = next_; descriptors_ + reals > kMostDescriptors; i++) clear(&directories_[i % directories_.size()]);
+  return &directories_[place];
 }
 
 void Names::clear(Directory* directory) {
   for (size_t i = 0; i < directory->count; i++) close(directory->reals[i].fd);
+  descriptors_ -= directory->count;
+  nodeids_[place_of(*directory)] = 0;
   *directory = Directory{};
 }
 
@@ -140,9 +145,8 @@ void Names::follow(uint64_t nodeid, const std::array<Real, kMostReals>& reals, s
     }
     clear(known_already);
   }
-  Directory* const directory = &directories_[next_++ % directories_.size()];
-  clear(directory);
-  directory->nodeid = nodeid;
+  Directory* const directory = place_for(count);
+  directory->nodeid = nodeids_[place_of(*directory)] = nodeid;
   directory->id = ++last_id_;
   for (size_t i = 0; i < count; i++) {
     Real real = reals[i];
@@ -150,6 +154,7 @@ void Names::follow(uint64_t nodeid, const std::array<Real, kMostReals>& reals, s
     real.fd = fcntl(real.fd, F_DUPFD_CLOEXEC, 3);
     if (real.fd < 0) return clear(directory);
     directory->reals[directory->count++] = real;
+    descriptors_++;
     if (statx(real.fd, "", AT_EMPTY_PATH, STATX_TYPE, &st) != 0) return clear(directory);
     directory->reals[i].dev_major = st.stx_dev_major;
     directory->reals[i].dev_minor = st.stx_dev_minor;
@@ -277,7 +282,7 @@ void Names::asked(const uint8_t* frame, size_t size) {
 
 void Names::put(const Directory& directory, uint64_t nodeid, size_t real, std::string_view name, uint64_t ino, bool regular) {
   if (lower_.empty()) lower_.resize(kMostLower);
-  lower_[nodeid % kMostLower] = {nodeid, directory.id, ino, static_cast<uint16_t>(real), regular, std::string(name)};
+  lower_[nodeid % kMostLower] = {nodeid, directory.id, ino, place_of(directory), static_cast<uint8_t>(real), regular, std::string(name)};
 }
 
 void Names::tell(uint64_t nodeid, uint64_t directory, size_t below, std::string_view name, uint64_t ino) {
@@ -292,13 +297,12 @@ void Names::untell(uint64_t nodeid) {
 }
 
 std::optional<Names::Lower> Names::lower(uint64_t nodeid) const {
-  if (lower_.empty()) return std::nullopt;
+  if (lower_.empty() || nodeid == 0) return std::nullopt;
   const LowerFile& file = lower_[nodeid % kMostLower];
   if (file.nodeid != nodeid) return std::nullopt;
-  for (const Directory& each : directories_) {
-    if (each.count > 0 && each.id == file.directory) return Lower{each.reals[file.real].fd, file.name.c_str(), file.ino, file.regular};
-  }
-  return std::nullopt;
+  const Directory& in = directories_[file.place];
+  if (in.id != file.directory) return std::nullopt;
+  return Lower{in.reals[file.real].fd, file.name.c_str(), file.ino, file.regular};
 }
 
 int Names::open(const Lower& file) {

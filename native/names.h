@@ -77,7 +77,8 @@ class Names {
   void drop(uint64_t nodeid);
   // The same for all in a FORGET or BATCH_FORGET.
   void forgotten(const uint8_t* frame, size_t size);
-  size_t following() const;
+  // Descriptors that are held for it.
+  size_t following() const { return descriptors_; }
   uint64_t answered() const { return answered_; }
 
   // The whole reply to a LOOKUP of `size` bytes; none where JavaScript has to be asked. The memory is valid until the next call.
@@ -128,7 +129,7 @@ class Names {
 
   struct Directory {
     uint64_t nodeid = 0;
-    uint64_t id = 0;  // of this use of the place
+    uint64_t id = 0;   // of this use of the place
     size_t count = 0;  // of reals; 0: unused
     std::array<Real, kMostReals> reals;
     bool only_missing = false;
@@ -138,9 +139,10 @@ class Names {
   // What is at nodeid modulo kMostLower. Nodeids are counted up, so those in use together hardly ever share a place.
   struct LowerFile {
     uint64_t nodeid = 0;
-    uint64_t directory = 0;  // the id
+    uint64_t directory = 0;  // the id of what is in the place
     uint64_t ino = 0;
-    uint16_t real = 0;
+    uint8_t place = 0;
+    uint8_t real = 0;
     bool regular = false;
     std::string name;
   };
@@ -153,7 +155,9 @@ class Names {
   static constexpr size_t kCount = 1;
   static constexpr size_t kFirst = 2;
   static constexpr size_t kMostIssued = 128;
-  static constexpr size_t kMostDirectories = 32;
+  static constexpr size_t kMostDirectories = 128;
+  static constexpr size_t kMostDescriptors = 128;
+  static_assert(kMostDirectories <= 256 && kMostReals <= kMostDescriptors);
 
   double* doubles() const { return reinterpret_cast<double*>(shared_->data()); }
   double* words_of(size_t i) const { return doubles() + kFirst + i * kWords; }
@@ -163,12 +167,17 @@ class Names {
   void put(const Directory& directory, uint64_t nodeid, size_t real, std::string_view name, uint64_t ino, bool regular);
   std::optional<Reply> missing(uint64_t unique);
   std::optional<Reply> issue(Directory* directory, size_t real, const struct statx& st, std::string_view name, uint64_t unique);
-  static void clear(Directory* directory);
+  // An empty place, with room for that many descriptors.
+  Directory* place_for(size_t reals);
+  uint8_t place_of(const Directory& directory) const { return static_cast<uint8_t>(&directory - directories_.data()); }
+  void clear(Directory* directory);
   static void know(Directory* directory, std::string_view names);
 
   Rules rules_;
   std::optional<IssueJournal> journal_;
   std::array<Directory, kMostDirectories> directories_;
+  std::array<uint64_t, kMostDirectories> nodeids_{};  // theirs, 0 where a place is empty
+  size_t descriptors_ = 0;
   size_t next_ = 0;
   std::shared_ptr<Memory> shared_;
   std::string names_;             // of those that are issued

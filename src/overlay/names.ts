@@ -12,7 +12,7 @@ import type { View } from './view.js'
 /** Names that are asked for before it is worth it. */
 const WORTH = 2
 /** By then an answered directory may have been given up for others. */
-const AGAIN = 16
+const AGAIN = 8
 /** Known names that are told; with more, only what is missing is answered. */
 const MOST_KNOWN = 256
 /** Names in a directory whose files are told; native code has room for two thousand at once. */

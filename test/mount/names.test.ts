@@ -145,6 +145,37 @@ t.test('a name keeps its inode when the kernel asks for it again', { skip }, chi
   child.end()
 })
 
+t.test('more directories than there are descriptors for', { skip }, child => {
+  using scratch = new Scratch('names', 60)
+  const lowers = ['lower0', 'lower1'].map(name => scratch.mkdir(name))
+  const dirs = Array.from({ length: 100 }, (_, i) => `d${i}`)
+  for (const lower of lowers) for (const dir of dirs) mkdir(join(lower, dir))
+  const mount = scratch.mount({
+    subject: 'lamina',
+    lowers,
+    upper: scratch.mkdir('upper'),
+    work: scratch.mkdir('work'),
+    mountpoint: scratch.mkdir('mnt'),
+  })
+  const look = (some: readonly string[], name: string): number =>
+    answered(mount, () => {
+      for (const dir of some)
+        for (let i = 0; i < 5; i++) child.notOk(exists(join(mount.mountpoint, dir, `${name}${i}`)))
+    })
+  const { fds } = mount.stats()
+  const first = look(dirs, 'a')
+  child.ok(first >= dirs.length * 3, `${first} of 500 without JavaScript`)
+  const held = mount.stats().fds - fds
+  child.ok(held < 400, `${held} descriptors more`)
+  // As many as are held are answered at once when they are asked for again.
+  const some = dirs.slice(-50)
+  child.ok(look(some, 'b') >= 245)
+  // The others after some names.
+  child.ok(look(dirs.slice(0, 20), 'b') < 100)
+  child.ok(look(dirs.slice(0, 20), 'c') > 50)
+  child.end()
+})
+
 t.test('files are opened before they are read where those before them were read', { skip }, child => {
   using scratch = new Scratch('names', 60)
   const lower = scratch.mkdir('lower0')

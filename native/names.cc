@@ -239,7 +239,7 @@ std::optional<Names::Reply> Names::issue(Directory* directory, size_t at, const 
   words[kReferences] = 1;
   words[kSlot] = 0;
   names_.append(name).push_back('\0');
-  put(*directory, static_cast<uint64_t>(nodeid), at, name, real.ino_base + st.stx_ino, S_ISREG(st.stx_mode));
+  if (S_ISREG(st.stx_mode)) put(*directory, static_cast<uint64_t>(nodeid), at, name, real.ino_base + st.stx_ino);
   doubles()[kCount] = static_cast<double>(count + 1);
   if (journal_.has_value()) {
     words[kSlot] = journal_->issue(static_cast<uint64_t>(nodeid), directory->nodeid, st.stx_mode & S_IFMT,
@@ -280,16 +280,16 @@ void Names::asked(const uint8_t* frame, size_t size) {
 
 // ---- files of lower layers
 
-void Names::put(const Directory& directory, uint64_t nodeid, size_t real, std::string_view name, uint64_t ino, bool regular) {
+void Names::put(const Directory& directory, uint64_t nodeid, size_t real, std::string_view name, uint64_t ino) {
   if (lower_.empty()) lower_.resize(kMostLower);
-  lower_[nodeid % kMostLower] = {nodeid, directory.id, ino, place_of(directory), static_cast<uint8_t>(real), regular, std::string(name)};
+  lower_[nodeid % kMostLower] = {nodeid, directory.id, ino, place_of(directory), static_cast<uint8_t>(real), std::string(name)};
 }
 
 void Names::tell(uint64_t nodeid, uint64_t directory, size_t below, std::string_view name, uint64_t ino) {
   const Directory* const in = find(directory);
   if (in == nullptr) return;
   const size_t real = below + (in->reals[0].upper ? 1 : 0);
-  if (real < in->count) put(*in, nodeid, real, name, ino, true);
+  if (real < in->count) put(*in, nodeid, real, name, ino);
 }
 
 void Names::untell(uint64_t nodeid) {
@@ -302,11 +302,10 @@ std::optional<Names::Lower> Names::lower(uint64_t nodeid) const {
   if (file.nodeid != nodeid) return std::nullopt;
   const Directory& in = directories_[file.place];
   if (in.id != file.directory) return std::nullopt;
-  return Lower{in.reals[file.real].fd, file.name.c_str(), file.ino, file.regular};
+  return Lower{in.reals[file.real].fd, file.name.c_str(), file.ino};
 }
 
 int Names::open(const Lower& file) {
-  if (!file.regular) return -1;
   const int fd = open_beneath(file.dirfd, file.name, O_NOATIME);
   // O_NOATIME is for owners and CAP_FOWNER only.
   return fd >= 0 || errno != EPERM ? fd : open_beneath(file.dirfd, file.name, 0);

@@ -94,13 +94,12 @@ class Names {
   // A request that JavaScript is to answer.
   void asked(const uint8_t* frame, size_t size);
 
-  // Files and symlinks of lower layers that are as they were found: those that were issued, and those that JavaScript tells. The name is
-  // valid until the next call.
+  // Regular files of lower layers that are as they were found: those that were issued, and those that JavaScript tells. Not symlinks: nothing is
+  // registered for these, so nobody would say that they were copied up. The name is valid until the next call.
   struct Lower {
     int dirfd;
     const char* name;
     uint64_t ino;
-    bool regular;
   };
   std::optional<Lower> lower(uint64_t nodeid) const;
   // A file in the real directory `below` (0 is the topmost lower one) of a directory that is answered.
@@ -143,7 +142,6 @@ class Names {
     uint64_t ino = 0;
     uint8_t place = 0;
     uint8_t real = 0;
-    bool regular = false;
     std::string name;
   };
   static constexpr size_t kMostLower = 2048;
@@ -164,7 +162,7 @@ class Names {
   size_t issued_count() const { return static_cast<size_t>(doubles()[kCount]); }
   const Directory* find(uint64_t nodeid) const { return const_cast<Names*>(this)->find(nodeid); }
   Directory* find(uint64_t nodeid);
-  void put(const Directory& directory, uint64_t nodeid, size_t real, std::string_view name, uint64_t ino, bool regular);
+  void put(const Directory& directory, uint64_t nodeid, size_t real, std::string_view name, uint64_t ino);
   std::optional<Reply> missing(uint64_t unique);
   std::optional<Reply> issue(Directory* directory, size_t real, const struct statx& st, std::string_view name, uint64_t unique);
   // An empty place, with room for that many descriptors.

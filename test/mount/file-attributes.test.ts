@@ -190,6 +190,25 @@ t.test('a file of a lower layer, with a name and without', { skip }, child => {
   child.end()
 })
 
+t.test('a symlink of a lower layer that is given to somebody', { skip }, child => {
+  using scratch = new Scratch('attributes', 60)
+  const lower = scratch.mkdir('lower0')
+  const names = Array.from({ length: 12 }, (_, i) => `s${i}`)
+  for (const name of names) fs.symlinkSync('nowhere', join(lower, name))
+  const mount = scratch.overlay('lamina')
+  for (const name of names) {
+    const path = join(mount.mountpoint, name)
+    stat(path)
+    fs.lchownSync(path, 12, 34)
+    // With a change of times the kernel asks for the attributes again.
+    fs.lutimesSync(path, 1, 2)
+    const { uid, gid, mtime } = stat(path)
+    child.same([uid, gid, mtime], [12, 34, 2], name)
+    child.equal(fs.readlinkSync(path), 'nowhere')
+  }
+  child.end()
+})
+
 t.test('what was asked of a daemon that was killed is done by its successor', { skip }, async child => {
   using scratch = new Scratch('attributes', 60)
   const mount = scratch.overlay('lamina', 1, ['keeper=1'])

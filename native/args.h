@@ -8,6 +8,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
+#include <string>
 
 #include "env.h"
 
@@ -66,6 +67,20 @@ class Args {
     bool out = false;
     if (failed_) return out;
     if (napi_get_value_bool(env_, values_[i], &out) != napi_ok) wrong(i, "a boolean");
+    return out;
+  }
+
+  // A string of any length, a byte each.
+  std::string text(size_t i) {
+    std::string out;
+    size_t length = 0;
+    if (failed_) return out;
+    if (napi_get_value_string_latin1(env_, values_[i], nullptr, 0, &length) != napi_ok) {
+      wrong(i, "a string");
+      return out;
+    }
+    out.resize(length);
+    napi_get_value_string_latin1(env_, values_[i], out.data(), length + 1, nullptr);
     return out;
   }
 

@@ -20,17 +20,8 @@ napi_value Channel::answer_names(napi_env env, napi_callback_info info) {
   Args args(env, info);
   const uint64_t nodeid = nodeid_of(args, 0);
   const Bytes words = args.bytes(1);
-  std::string known;
   const bool all = !args.missing(2);
-  if (all && !args.failed()) {
-    size_t length = 0;
-    if (napi_get_value_string_latin1(env, args.raw(2), nullptr, 0, &length) != napi_ok) {
-      args.wrong(2, "a string");
-    } else {
-      known.resize(length);
-      napi_get_value_string_latin1(env, args.raw(2), known.data(), length + 1, nullptr);
-    }
-  }
+  const std::string known = all ? args.text(2) : std::string{};
   Names::Rules rules;
   rules.valid = static_cast<uint64_t>(args.i64(3));
   rules.valid_nsec = args.u32(4);
@@ -70,11 +61,8 @@ napi_value Channel::tell_files(napi_env env, napi_callback_info info) {
   Args args(env, info);
   const uint64_t directory = nodeid_of(args, 0);
   const Bytes words = args.bytes(1);
-  size_t length = 0;
-  if (!args.failed() && napi_get_value_string_latin1(env, args.raw(2), nullptr, 0, &length) != napi_ok) args.wrong(2, "a string");
+  const std::string names = args.text(2);
   if (args.failed()) return args.reject();
-  std::string names(length, '\0');
-  napi_get_value_string_latin1(env, args.raw(2), names.data(), length + 1, nullptr);
   std::string_view rest = names;
   double word[3];
   for (size_t at = 0; at + sizeof word <= words.size && !channel->closed_; at += sizeof word) {

@@ -146,7 +146,7 @@ void Names::follow(uint64_t nodeid, const std::array<Real, kMostReals>& reals, s
     clear(known_already);
   }
   Directory* const directory = place_for(count);
-  directory->nodeid = nodeids_[place_of(*directory)] = nodeid;
+  nodeids_[place_of(*directory)] = nodeid;
   directory->id = ++last_id_;
   for (size_t i = 0; i < count; i++) {
     Real real = reals[i];
@@ -232,7 +232,7 @@ std::optional<Names::Reply> Names::issue(Directory* directory, size_t at, const 
   const double nodeid = ++doubles()[kNewest];
   double* const words = words_of(count);
   words[kNodeid] = nodeid;
-  words[kDirectory] = static_cast<double>(directory->nodeid);
+  words[kDirectory] = static_cast<double>(nodeid_of(*directory));
   words[kBelow] = static_cast<double>(at - (directory->reals[0].upper ? 1 : 0));
   words[kIno] = static_cast<double>(real.ino_base + st.stx_ino);
   words[kType] = st.stx_mode & S_IFMT;
@@ -242,7 +242,7 @@ std::optional<Names::Reply> Names::issue(Directory* directory, size_t at, const 
   if (S_ISREG(st.stx_mode)) put(*directory, static_cast<uint64_t>(nodeid), at, name, real.ino_base + st.stx_ino);
   doubles()[kCount] = static_cast<double>(count + 1);
   if (journal_.has_value()) {
-    words[kSlot] = journal_->issue(static_cast<uint64_t>(nodeid), directory->nodeid, st.stx_mode & S_IFMT,
+    words[kSlot] = journal_->issue(static_cast<uint64_t>(nodeid), nodeid_of(*directory), st.stx_mode & S_IFMT,
                                    real.ino_base + st.stx_ino, name);
   }
 

@@ -127,7 +127,6 @@ class Names {
   };
 
   struct Directory {
-    uint64_t nodeid = 0;
     uint64_t id = 0;   // of this use of the place
     size_t count = 0;  // of reals; 0: unused
     std::array<Real, kMostReals> reals;
@@ -168,13 +167,14 @@ class Names {
   // An empty place, with room for that many descriptors.
   Directory* place_for(size_t reals);
   uint8_t place_of(const Directory& directory) const { return static_cast<uint8_t>(&directory - directories_.data()); }
+  uint64_t nodeid_of(const Directory& directory) const { return nodeids_[place_of(directory)]; }
   void clear(Directory* directory);
   static void know(Directory* directory, std::string_view names);
 
   Rules rules_;
   std::optional<IssueJournal> journal_;
   std::array<Directory, kMostDirectories> directories_;
-  std::array<uint64_t, kMostDirectories> nodeids_{};  // theirs, 0 where a place is empty
+  std::array<uint64_t, kMostDirectories> nodeids_{};  // theirs, together since all are looked through; 0 where a place is empty
   size_t descriptors_ = 0;
   size_t next_ = 0;
   std::shared_ptr<Memory> shared_;

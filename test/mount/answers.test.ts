@@ -19,7 +19,7 @@ import {
   unlink,
   write,
 } from '../conformance/posix.js'
-import { mountTmpfs, Scratch, umount, unavailable, type Mount } from './fixture.js'
+import { mountTmpfs, Scratch, umount, unavailable } from './fixture.js'
 
 /** What the daemon answers without asking JavaScript (native/answers.h) is what JavaScript would have said. */
 
@@ -28,13 +28,6 @@ const skip = unavailable('lamina') ?? false
 const CAPABILITY = 'security.capability'
 /** cap_net_raw=p, as setcap(8) writes it. */
 const NET_RAW = Buffer.from('0100000200200000000000000000000000000000', 'hex')
-
-/** Requests that JavaScript saw while `act` ran. */
-function framesToJs(mount: Mount, act: () => void): number {
-  const before = mount.stats().dataPlane.framesToJs
-  act()
-  return mount.stats().dataPlane.framesToJs - before
-}
 
 t.test('the attributes of a directory follow every change in it', { skip }, child => {
   using scratch = new Scratch('answers', 100)
@@ -168,7 +161,7 @@ for (const keeper of [0, 1])
       write(path(-1), 'x')
       stat(join(mount.mountpoint, 'd'))
       const rounds = [1, 2, 3, 4].map(() =>
-        framesToJs(mount, () => {
+        mount.gained('framesToJs', () => {
           for (let i = 0; i < 100; i++) write(path(i), 'x')
           for (let i = 0; i < 100; i++) unlink(path(i))
         }),
@@ -189,7 +182,7 @@ t.test('what is asked with getxattr again and again is asked of JavaScript once'
     for (let i = 0; i < 50; i++) child.equal(getxattr(file, 'security.selinux'), undefined)
   }
   ask()
-  child.ok(framesToJs(mount, ask) < 10)
+  child.ok(mount.gained('framesToJs', ask) < 10)
   child.end()
 })
 

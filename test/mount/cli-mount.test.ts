@@ -5,7 +5,7 @@ import net from 'node:net'
 import path from 'node:path'
 import { isDeepStrictEqual } from 'node:util'
 import t from 'tap'
-import { lamina, PROJECT, Scratch, umount, unavailable } from './fixture.js'
+import { lamina, PROJECT, runAsNobody, Scratch, umount, unavailable } from './fixture.js'
 
 const skip = unavailable('lamina') ?? false
 const LAMINA = path.join(PROJECT, 'bin/lamina.js')
@@ -414,16 +414,11 @@ t.test(
   { skip: skip || !fs.existsSync('/usr/bin/fusermount3') },
   async t => {
     using scratch = new Scratch('cli-user')
-    fs.chmodSync(scratch.root, 0o777)
     const deviceMode = fs.statSync('/dev/fuse').mode & 0o777
-    // A device node of the test's own, over the one of the host, in a private namespace: modes of the host stay.
-    const script = `
-    set -e
-    mknod '${scratch.path('fuse')}' c 10 229; chmod 666 '${scratch.path('fuse')}'
-    mount --bind '${scratch.path('fuse')}' /dev/fuse
-    exec setpriv --reuid=65534 --regid=65534 --clear-groups sh -ec '
-      cd ${scratch.root}; mkdir lower upper work mnt run
-      export LAMINA_RUN=$PWD/run
+    const done = runAsNobody(
+      scratch,
+      `
+      mkdir lower upper work mnt run
       echo below > lower/a
       "$node" "$lamina" mount --lower lower --upper upper --work work --name some,thing mnt
       grep " $PWD/mnt " /proc/mounts
@@ -437,12 +432,8 @@ t.test(
       "$node" "$lamina" mount --lower lower --upper upper --work work lower/inside
       timeout -s KILL 10 find lower/inside
       "$node" "$lamina" umount lower/inside
-    '`
-    const done = spawnSync('unshare', ['-m', '--propagation', 'private', 'sh', '-c', script], {
-      encoding: 'utf8',
-      timeout: 30_000,
-      env: { ...process.env, node: process.execPath, lamina: LAMINA },
-    })
+      `,
+    )
     t.equal(done.stderr, '')
     t.equal(done.status, 0)
     t.match(done.stdout, /^some,thing \S+ fuse\.lamina rw,nosuid,nodev,noatime,user_id=65534,/)
@@ -458,26 +449,19 @@ t.test(
   { skip: skip || spawnSync('unshare', ['-Ur', 'true']).status !== 0 },
   async t => {
     using scratch = new Scratch('cli-userns')
-    fs.chmodSync(scratch.root, 0o777)
-    const script = `
-    set -e
-    mknod '${scratch.path('fuse')}' c 10 229; chmod 666 '${scratch.path('fuse')}'
-    mount --bind '${scratch.path('fuse')}' /dev/fuse
-    exec setpriv --reuid=65534 --regid=65534 --clear-groups unshare -Urm sh -ec '
-      cd ${scratch.root}; mkdir lower upper work mnt run
-      export LAMINA_RUN=$PWD/run
+    const done = runAsNobody(
+      scratch,
+      `
+      mkdir lower upper work mnt run
       echo below > lower/a
-      "$node" "$dropin" -o lowerdir=lower,upperdir=upper,workdir=work mnt
+      "$node" '${DROP_IN}' -o lowerdir=lower,upperdir=upper,workdir=work mnt
       grep " $PWD/mnt " /proc/mounts
       cat mnt/a; rm mnt/a
       "$node" "$lamina" diff mnt
       "$node" "$lamina" umount mnt
-    '`
-    const done = spawnSync('unshare', ['-m', '--propagation', 'private', 'sh', '-c', script], {
-      encoding: 'utf8',
-      timeout: 30_000,
-      env: { ...process.env, node: process.execPath, lamina: LAMINA, dropin: DROP_IN },
-    })
+      `,
+      'unshare -Urm',
+    )
     t.equal(done.stderr, '')
     t.equal(done.status, 0)
     t.match(done.stdout, /fuse\.fuse-lamina rw/)

@@ -23,13 +23,6 @@ import { pause, Scratch, unavailable, type Mount } from './fixture.js'
 t.setTimeout(120_000)
 const skip = unavailable('lamina') ?? false
 
-/** GETATTRs and SETATTRs answered without JavaScript while `act` ran. */
-function answered(mount: Mount, act: () => void): number {
-  const before = mount.stats().dataPlane.attributesAnswered
-  act()
-  return mount.stats().dataPlane.attributesAnswered - before
-}
-
 const MODES = [0o600, 0o4755, 0o2755, 0o2644, 0o6711, 0o1777, 0o0]
 const TIMES = [
   { sec: 1, nsec: 2 },
@@ -91,7 +84,7 @@ for (const keeper of [0, 1])
         options: subject === 'lamina' ? [`keeper=${keeper}`] : [],
       }),
     ) as [Mount, Mount]
-    const without = answered(ours, () => {
+    const without = ours.gained('attributesAnswered', () => {
       for (const name of ['new', 'below']) {
         for (const { mountpoint } of [ours, theirs])
           if (name === 'new') write(join(mountpoint, name), 'new')
@@ -171,7 +164,7 @@ t.test('a file of a lower layer, with a name and without', { skip }, child => {
     const { mode, size, nlink, mtime, mtimeNsec, btime, btimeNsec, inoLo } = stat(path)
     return { mode, size, nlink, mtime, mtimeNsec, btime, btimeNsec, inoLo }
   }
-  const without = answered(mount, () => {
+  const without = mount.gained('attributesAnswered', () => {
     for (const name of names) child.same(look(at(name)), look(join(lower, name)), name)
   })
   child.ok(without > names.length / 2, `${without} without JavaScript`)

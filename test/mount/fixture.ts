@@ -1,4 +1,4 @@
-import { execFileSync } from 'node:child_process'
+import { execFileSync, spawnSync, type SpawnSyncReturns } from 'node:child_process'
 import fs from 'node:fs'
 import { createRequire } from 'node:module'
 import os from 'node:os'
@@ -231,6 +231,13 @@ export class Mount implements Disposable {
     return JSON.parse(lamina('stats', '--format', 'json', this.mountpoint)) as Stats
   }
 
+  /** By how much a counter of the daemon's grows while `act` runs. */
+  gained(counter: keyof Stats['dataPlane'], act: () => void): number {
+    const before = this.stats().dataPlane[counter]
+    act()
+    return this.stats().dataPlane[counter] - before
+  }
+
   /**
    * Unmounts and waits for the daemon's end.
    * @throws Error when the daemon kept inodes or descriptors, a temp file stayed in workdir, or the daemon stays
@@ -358,6 +365,27 @@ function nameOf(pid: number): string | undefined {
   } catch {
     return undefined
   }
+}
+
+/**
+ * Runs `script` as a user without privilege in the scratch directory, with $node and $lamina; `inside` goes before the shell. /dev/fuse is
+ * a device node of the test's own, over the one of the host, in a private namespace: modes of the host stay.
+ */
+export function runAsNobody(scratch: Scratch, script: string, inside = ''): SpawnSyncReturns<string> {
+  fs.chmodSync(scratch.root, 0o777)
+  const device = scratch.path('fuse')
+  const all = `
+    set -e
+    mknod '${device}' c 10 229; chmod 666 '${device}'
+    mount --bind '${device}' /dev/fuse
+    cd '${scratch.root}'
+    export LAMINA_RUN=$PWD/run
+    exec setpriv --reuid=65534 --regid=65534 --clear-groups ${inside} sh -ec "$script"`
+  return spawnSync('unshare', ['-m', '--propagation', 'private', 'sh', '-c', all], {
+    encoding: 'utf8',
+    timeout: 60_000,
+    env: { ...process.env, node: process.execPath, lamina: LAMINA, script },
+  })
 }
 
 /** What each of its descriptors is. */

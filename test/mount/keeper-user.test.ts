@@ -1,8 +1,6 @@
-import { spawnSync } from 'node:child_process'
 import fs from 'node:fs'
-import path from 'node:path'
 import t from 'tap'
-import { PROJECT, Scratch, unavailable } from './fixture.js'
+import { runAsNobody, Scratch, unavailable } from './fixture.js'
 
 /** An ordinary user's daemon is replaced, too: nothing that a keeper does needs privilege. */
 
@@ -12,15 +10,10 @@ t.setTimeout(90_000)
 
 t.test("an ordinary user's daemon is killed, and nobody notices", { skip }, async t => {
   using scratch = new Scratch('keeper-user')
-  fs.chmodSync(scratch.root, 0o777)
-  // A device node of the test's own, over the one of the host, in a private namespace: modes of the host stay.
-  const script = `
-    set -e
-    mknod '${scratch.path('fuse')}' c 10 229; chmod 666 '${scratch.path('fuse')}'
-    mount --bind '${scratch.path('fuse')}' /dev/fuse
-    exec setpriv --reuid=65534 --regid=65534 --clear-groups sh -ec '
-      cd ${scratch.root}; mkdir lower upper work mnt run
-      export LAMINA_RUN=$PWD/run
+  const done = runAsNobody(
+    scratch,
+    `
+      mkdir lower upper work mnt run
       pid() { "$node" "$lamina" stats --format json mnt | "$node" -p "JSON.parse(fs.readFileSync(0)).pid"; }
       echo below > lower/a; seq 20000 > lower/big
       "$node" "$lamina" mount --lower lower --upper upper --work work -o keeper=1 mnt
@@ -40,12 +33,8 @@ t.test("an ordinary user's daemon is killed, and nobody notices", { skip }, asyn
       "$node" "$lamina" umount mnt
       ! grep " $PWD/mnt " /proc/mounts
       ls run
-    '`
-  const done = spawnSync('unshare', ['-m', '--propagation', 'private', 'sh', '-c', script], {
-    encoding: 'utf8',
-    timeout: 60_000,
-    env: { ...process.env, node: process.execPath, lamina: path.join(PROJECT, 'bin/lamina.js') },
-  })
+    `,
+  )
   t.equal(done.stderr, '')
   t.equal(done.status, 0)
   t.match(

@@ -31,13 +31,6 @@ const skip = unavailable('lamina') ?? false
 const COUNT = 60
 const NAMES = Array.from({ length: COUNT }, (_, i) => `n${i}`)
 
-/** LOOKUPs answered without JavaScript while `act` ran. */
-function answered(mount: Mount, act: () => void): number {
-  const before = mount.stats().dataPlane.namesAnswered
-  act()
-  return mount.stats().dataPlane.namesAnswered - before
-}
-
 /** What a name looks like, as far as it is the same in two mounts over the same lower layers; `inos`: numbers that these have. */
 function look(path: string, inos: ReadonlySet<number>): unknown {
   return outcome(() => {
@@ -110,7 +103,7 @@ t.test('every kind of name in every kind of directory is what the kernel shows',
   for (let round = 0; round < 3; round++) {
     ours.dropCaches()
     for (const dir of ['merged', 'shared', 'only0', 'only1']) {
-      const without = answered(ours, () => {
+      const without = ours.gained('namesAnswered', () => {
         for (const name of all) {
           const [mine, other] = [ours, theirs].map(({ mountpoint }) =>
             look(join(mountpoint, dir, name), inos),
@@ -130,7 +123,7 @@ t.test('a name keeps its inode when the kernel asks for it again', { skip }, chi
   for (const name of NAMES) write(join(lower, name), name)
   const mount = scratch.overlay('lamina')
   const at = (name: string): string => join(mount.mountpoint, name)
-  const without = answered(mount, () => NAMES.forEach(name => stat(at(name))))
+  const without = mount.gained('namesAnswered', () => NAMES.forEach(name => stat(at(name))))
   child.ok(without > COUNT / 2, `${without} without JavaScript`)
   const held = NAMES.map(name => open(at(name), sys.O_RDONLY))
   // Names go, what is open stays.
@@ -150,15 +143,9 @@ t.test('more directories than there are descriptors for', { skip }, child => {
   const lowers = ['lower0', 'lower1'].map(name => scratch.mkdir(name))
   const dirs = Array.from({ length: 100 }, (_, i) => `d${i}`)
   for (const lower of lowers) for (const dir of dirs) mkdir(join(lower, dir))
-  const mount = scratch.mount({
-    subject: 'lamina',
-    lowers,
-    upper: scratch.mkdir('upper'),
-    work: scratch.mkdir('work'),
-    mountpoint: scratch.mkdir('mnt'),
-  })
+  const mount = scratch.overlay('lamina', 2)
   const look = (some: readonly string[], name: string): number =>
-    answered(mount, () => {
+    mount.gained('namesAnswered', () => {
       for (const dir of some)
         for (let i = 0; i < 5; i++) child.notOk(exists(join(mount.mountpoint, dir, `${name}${i}`)))
     })
@@ -182,11 +169,7 @@ t.test('files are opened before they are read where those before them were read'
   for (const name of NAMES) write(join(lower, name), name)
   const mount = scratch.overlay('lamina')
   const at = (name: string): string => join(mount.mountpoint, name)
-  const opened = (act: () => void): number => {
-    const before = mount.stats().dataPlane.registered
-    act()
-    return mount.stats().dataPlane.registered - before
-  }
+  const opened = (act: () => void): number => mount.gained('registered', act)
   child.equal(
     opened(() => NAMES.slice(0, 20).forEach(name => stat(at(name)))),
     0,
@@ -224,15 +207,14 @@ for (const keeper of [0, 1])
       })
       const at = (name: string): string => join(mount.mountpoint, name)
       const shown = (i: number): string => `${i % 3 === 0 ? 1 : 0} n${i}`
-      const frames = (): number => mount.stats().dataPlane.framesToJs
       for (let round = 0; round < 2; round++) {
         // ls -l, so that the next listing brings the attributes as well.
         for (const name of ls(mount.mountpoint)) stat(at(name))
         mount.dropCaches()
         child.equal(ls(mount.mountpoint).length, COUNT + 1)
-        const before = frames()
-        for (let i = 2; i < COUNT; i++) child.equal(text(at(NAMES[i] as string)), shown(i))
-        const asked = frames() - before
+        const asked = mount.gained('framesToJs', () => {
+          for (let i = 2; i < COUNT; i++) child.equal(text(at(NAMES[i] as string)), shown(i))
+        })
         // Names that were forgotten are asked of JavaScript until the rules are said again.
         child.ok(
           asked < (round === 0 ? COUNT / 3 : COUNT),
@@ -351,7 +333,7 @@ t.test('with a keeper, what was answered so outlives the daemon', { skip }, asyn
   const at = (name: string): string => join(mount.mountpoint, name)
   for (let round = 0; round < 4; round++) {
     const inos = new Map<string, number>()
-    const without = answered(mount, () => {
+    const without = mount.gained('namesAnswered', () => {
       for (const name of NAMES) inos.set(name, stat(at(name)).inoLo)
     })
     child.ok(without > COUNT / 2, `${without} without JavaScript`)

@@ -4,6 +4,7 @@ import os from 'node:os'
 import path from 'node:path'
 import { parseArgs } from 'node:util'
 import { chart } from './chart.js'
+import { NewDisk } from './disk.js'
 import { goalsTable, ratiosTable, timesTable } from './report.js'
 import { Disturbed, Sample, type Input, type Workload } from './sample.js'
 import { Results } from './statistics.js'
@@ -24,7 +25,7 @@ const USAGE = `npm run bench [-- OPTION…]: compares overlay filesystems with e
   --subject NAME     only this one; may be repeated, or several with commas
   --repeat N         samples of each (default 5; 2 with --quick)
   --scale X          size of everything (default 1; 0.05 with --quick)
-  --dir DIR          where layers are made (default: TMPDIR, else /tmp)
+  --dir DIR          where layers are made (default: TMPDIR, else /tmp; and a new ext4 in it for what makes many files)
   --out DIR          where results.json and chart.svg go (default: dist/bench)
   --list             names of workloads and subjects
 `
@@ -34,12 +35,12 @@ function several(values: readonly string[] | undefined): string[] | undefined {
 }
 
 /** @throws Error that names what is not there */
-function choose<T extends { name: string }>(
+function choose<T extends { name: string; onlyIfNamed?: boolean }>(
   all: readonly T[],
   names: readonly string[] | undefined,
   what: string,
 ): T[] {
-  if (names === undefined) return [...all]
+  if (names === undefined) return all.filter(one => one.onlyIfNamed !== true)
   for (const name of names)
     if (!all.some(one => one.name === name))
       throw new Error(`no ${what} '${name}'; there are: ${all.map(one => one.name).join(', ')}`)
@@ -137,7 +138,7 @@ async function main(): Promise<number> {
         console.log(`missing: ${workload.name}: ${why}`)
         continue
       }
-      await measure(workload, subjects, root, scale, repeat, results)
+      await measure(workload, subjects, root, values.dir === undefined, scale, repeat, results)
       save()
     }
   } finally {
@@ -191,6 +192,7 @@ async function measure(
   workload: Workload,
   all: readonly Subject[],
   root: string,
+  mayHaveNewDisk: boolean,
   scale: number,
   repeat: number,
   results: Results,
@@ -215,7 +217,12 @@ async function measure(
       if (results.failures.has(failed)) continue
       for (let attempt = 1; ; attempt++) {
         const last = round === repeat - 1
-        const sample = new Sample(workload, subject, input, path.join(base, 'sample'), results, last)
+        const place = path.join(base, 'sample')
+        const disk =
+          mayHaveNewDisk && workload.makesFiles === true
+            ? new NewDisk(path.join(base, 'disk.img'), place)
+            : undefined
+        const sample = new Sample(workload, subject, input, place, results, last)
         let disturbed = false
         try {
           sample.mount()
@@ -227,6 +234,7 @@ async function measure(
         }
         try {
           await sample.end()
+          disk?.end()
         } catch (error) {
           results.failures.set(failed, error instanceof Error ? error.message : String(error))
         }

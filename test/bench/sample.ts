@@ -14,6 +14,8 @@ export interface Workload {
   prepare?(input: Input): void
   /** The workload changes what it finds: a plain directory then works on a copy. */
   changes: boolean
+  /** It makes many files: each sample has a filesystem of its own, in which none were removed before. */
+  makesFiles?: boolean
   /** Why it cannot be done here. */
   missing?(): string | undefined
   /** Only these make sense. Default: all. */
@@ -164,7 +166,8 @@ export class Sample {
       run('umount', ['-l', this.place.merged])
       throw error
     } finally {
-      run('rm', ['-rf', '--one-file-system', this.root])
+      for (const name of fs.readdirSync(this.root))
+        run('rm', ['-rf', '--one-file-system', path.join(this.root, name)])
     }
   }
 }

@@ -17,6 +17,8 @@ export interface Place {
 export interface Subject {
   /** As in results and on the command line. */
   name: string
+  /** It is not among those that are compared as long as nobody asks for it. */
+  onlyIfNamed?: boolean
   /** Why it cannot be measured here; undefined when it can. */
   missing(): string | undefined
   version(): string
@@ -116,17 +118,26 @@ interface Stats {
 }
 const stats = (place: Place): Stats => JSON.parse(lamina('stats', '--format', 'json', place.merged)) as Stats
 
-function ours(io: string): Subject {
+function ours(io: string, more = ''): Subject {
   return {
-    name: `lamina ${io}`,
+    name: `lamina ${io}${more === '' ? '' : ` ${more}`}`,
     missing: () => needsFuse() ?? (io === 'passthrough' ? withoutPassthrough() : undefined),
     version: () => lamina('--version').trim(),
-    mount: place => void lamina('mount', '-o', `${overlayOptions(place)},io=${io}`, place.merged),
+    mount: place =>
+      void lamina(
+        'mount',
+        '-o',
+        [overlayOptions(place), `io=${io}`, more].filter(o => o !== '').join(','),
+        place.merged,
+      ),
     unmount: async place => void lamina('umount', place.merged),
     pid: place => stats(place).pid,
     requests: place => stats(place).requests,
   }
 }
+
+/** The daemon that nobody keeps: what a keeper costs. */
+const UNKEPT: Subject = { ...ours('cached', 'keeper=0'), onlyIfNamed: true }
 
 /** The same overlay behind libfuse's high level, by the npm package: what a path-based API costs. */
 const FUSE_NATIVE: Subject = {
@@ -163,4 +174,5 @@ export const SUBJECTS: readonly Subject[] = [
   ours('cached'),
   ours('passthrough'),
   FUSE_NATIVE,
+  UNKEPT,
 ]

@@ -10,6 +10,7 @@ const create: Workload = {
   name: 'create',
   what: 'creating 10,000 files of 4 KiB in one directory, and removing them',
   changes: true,
+  makesFiles: true,
   prepare: input => {
     const names = Array.from({ length: input.scaled(10_000) }, (_, i) => `f${i}`)
     fs.writeFileSync(path.join(input.extra, 'list'), names.join('\n'))
@@ -30,6 +31,7 @@ const untar: Workload = {
   name: 'untar',
   what: 'tar -x of 20,000 files, then rm -rf of them',
   changes: true,
+  makesFiles: true,
   prepare: input => {
     const tree = path.join(input.extra, 'tree')
     fs.mkdirSync(tree)
@@ -63,6 +65,7 @@ const overwrite: Workload = {
   name: 'untar-over-lower',
   what: 'tar -x of 5,000 files over those of the lower layer, which replaces each',
   changes: true,
+  makesFiles: true,
   prepare: input => {
     makeTree(input.lower, input.scaled(5000), 3000)
     run('tar', ['-C', input.lower, '-cf', path.join(input.extra, 'tree.tar'), '.'])
@@ -79,6 +82,7 @@ const git: Workload = {
   name: 'git',
   what: 'git status (first and again) and git checkout of another branch, in a repository of 20,000 files',
   changes: true,
+  makesFiles: true,
   prepare: input => makeRepository(path.join(input.lower, 'repository'), input.scaled(20_000)),
   missing: () => (installed('git') ? undefined : 'git is not installed'),
   run: async sample => {
@@ -96,6 +100,7 @@ const npm: Workload = {
   name: 'npm-ci',
   what: 'npm ci of 80 packages of 51 files, from local archives, and once more over what it made',
   changes: true,
+  makesFiles: true,
   prepare: input => makeNpmProject(input.lower, input.scaled(80), path.join(input.extra, 'cache')),
   missing: () => (installed('npm') ? undefined : 'npm is not installed'),
   run: async sample => {

@@ -81,9 +81,8 @@ void Answers::replied(const uint8_t* reply, size_t size) {
     if (header.error == -ENODATA && name_ != kOther) absent(nodeid_, name_);
     has_xattrs_ = header.error != -ENOSYS;
   } else if (opcode == abi::FUSE_CREATE || opcode == abi::FUSE_MKNOD) {
-    // A new file has no capabilities until somebody gives it some, which is what its first write asks.
     abi::fuse_entry_out entry;
-    if (has_xattrs_ && header.error == 0 && read_at(reply, size, payload, &entry)) absent(entry.nodeid, kCapability);
+    if (header.error == 0 && read_at(reply, size, payload, &entry)) created(entry.nodeid);
   } else if (opcode == abi::FUSE_GETATTR) {
     abi::fuse_attr_out out;
     Followed* directory = followed(nodeid_);
@@ -94,6 +93,11 @@ void Answers::replied(const uint8_t* reply, size_t size) {
     directory->attr_valid_nsec = out.attr_valid_nsec;
     directory->known = true;
   }
+}
+
+void Answers::created(uint64_t nodeid) {
+  // It has no capabilities until somebody gives it some, which is what its first write asks.
+  if (has_xattrs_) absent(nodeid, kCapability);
 }
 
 std::optional<Answers::Reply> Answers::answer(const uint8_t* frame, size_t size) {

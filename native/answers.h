@@ -30,6 +30,9 @@ class Answers {
   void asked(const uint8_t* frame, size_t size);
   void replied(const uint8_t* reply, size_t size);
 
+  // A new file has this nodeid.
+  void created(uint64_t nodeid);
+
   // From the reply to the GETATTR that JavaScript is at on, the attributes of that directory are those of the object behind `fd`,
   // which is duplicated; with a link count of 1 where the links cannot be counted.
   void follow(uint64_t nodeid, int fd, bool one_link);

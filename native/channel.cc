@@ -2,6 +2,7 @@
 #include "channel.h"
 
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -257,18 +258,35 @@ bool Channel::serve(Entered* entered, const Memory& frame, size_t size) {
     }
     if (const auto reply = names_.answer(frame.data(), size)) {
       if (device_->send(reply->data, reply->size) < 0) {
-        names_.undelivered();
+        names_.undelivered(reply->nodeid);
       } else if (reply->file != 0 && guess_.looked_up(reply->file)) {
         if (const auto file = open_lower(reply->file)) plane_->expect_read(*file);
       }
       return true;
     }
+    if (create(frame.data(), size)) return true;
   }
   const bool io = (opcode == abi::FUSE_READ || opcode == abi::FUSE_WRITE) && DataPlane::valid(frame.data(), size);
   if (io && serve_io(frame, opcode)) return true;
   answers_.asked(frame.data(), size);
   names_.asked(frame.data(), size);
   return deliver(entered, kept_ ? nullptr : &frame, size);
+}
+
+// A CREATE that needs no JavaScript.
+bool Channel::create(const uint8_t* frame, size_t size) {
+  if (!attributes_.shows()) return false;
+  const auto created = names_.create(frame, size);
+  if (!created.has_value()) return false;
+  const uint64_t nodeid = created->reply.nodeid;
+  plane_->files().put(nodeid, std::make_shared<File>(created->fd, true, created->ino));
+  // An ordinary user's daemon could not open it for writing a second time.
+  constexpr mode_t own = S_IRUSR | S_IWUSR;
+  if (geteuid() != 0 && (created->mode & own) != own) plane_->files().pin(nodeid, true);
+  answers_.created(nodeid);
+  if (device_->send(created->reply.data, created->reply.size) < 0) names_.undelivered(nodeid);
+  names_.created();
+  return true;
 }
 
 // A READ or WRITE whose file is known, or can be found without JavaScript.

@@ -100,6 +100,7 @@ class Channel {
   int begin();
   void drain();
   bool serve(Entered* entered, const Memory& frame, size_t size);
+  bool create(const uint8_t* frame, size_t size);
   bool serve_io(const Memory& frame, uint32_t opcode);
   std::shared_ptr<File> open_lower(uint64_t nodeid);
   bool deliver(Entered* entered, const Memory* frame, size_t size);

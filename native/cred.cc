@@ -6,8 +6,11 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <cstdlib>
+
 #include "args.h"
 #include "capability.h"
+#include "creator.h"
 #include "kernel.h"
 #include "register.h"
 
@@ -65,6 +68,18 @@ int become(uid_t uid, gid_t gid) {
     caps.set();
   }
   return error;
+}
+
+// What this thread is as long as it acts for nobody.
+struct Self {
+  const uid_t uid = fsuid();
+  const gid_t gid = fsgid();
+  const bool dumpable = prctl(PR_GET_DUMPABLE) == 1;
+};
+
+const Self& self() {
+  static const Self ids;
+  return ids;
 }
 
 // becomeCreator(uid, gid, dumpable): 0 or -errno. A change of fsuid makes the process non-dumpable, which takes its
@@ -162,7 +177,29 @@ napi_value setrlimit_(napi_env env, napi_callback_info info) {
 
 }  // namespace
 
+AsCreator::AsCreator(uid_t uid, gid_t gid, mode_t mask) {
+  const bool nobody = uid == static_cast<uid_t>(-1) || gid == static_cast<gid_t>(-1);
+  switched_ = uid != self().uid || gid != self().gid;
+  if (nobody || (switched_ && become(uid, gid) != 0)) {
+    switched_ = false;
+    return;
+  }
+  ok_ = true;
+  mask_ = mask & 0777;
+  old_mask_ = umask(mask_);
+}
+
+AsCreator::~AsCreator() {
+  if (!ok_) return;
+  if (old_mask_ != mask_) umask(old_mask_);
+  if (!switched_) return;
+  // Cannot fail: these ids and capabilities were this thread's own. If it does, going on would make files for the wrong user.
+  if (become(self().uid, self().gid) != 0) abort();
+  if (self().dumpable) prctl(PR_SET_DUMPABLE, 1);
+}
+
 bool register_cred(napi_env env, napi_value exports, State* state) {
+  self();
   return define(env, exports, state, "becomeCreator", become_creator) &&
          define(env, exports, state, "dumpable", dumpable_) &&
          define(env, exports, state, "fsIds", fs_ids) && define(env, exports, state, "umask", umask_) &&

@@ -27,6 +27,8 @@ class FileAttributes {
     valid_nsec_ = valid_nsec;
   }
 
+  bool shows() const { return shows_; }
+
   // The whole reply to a frame of `size` bytes; none where JavaScript has to be asked. The memory is valid until the next call.
   struct Reply {
     const void* data;

@@ -626,11 +626,11 @@ inline constexpr uint32_t FUSE_READDIR = 28;
 inline constexpr uint32_t FUSE_CREATE = 35;
 inline constexpr uint32_t FUSE_BATCH_FORGET = 42;
 inline constexpr uint32_t FUSE_READDIRPLUS = 44;
+inline constexpr uint32_t FUSE_STATX = 52;
 
 // fuse_write_in.write_flags
 inline constexpr uint32_t FUSE_WRITE_KILL_SUIDGID = 1u << 2;
 
-// In a `unique`: the request was sent before, to a daemon that did not answer it.
 // What a SETATTR changes (fuse_setattr_in::valid), and what else it has.
 inline constexpr uint32_t FATTR_MODE = 1 << 0;
 inline constexpr uint32_t FATTR_UID = 1 << 1;
@@ -643,7 +643,10 @@ inline constexpr uint32_t FATTR_MTIME_NOW = 1 << 8;
 inline constexpr uint32_t FATTR_LOCKOWNER = 1 << 9;
 inline constexpr uint32_t FATTR_KILL_SUIDGID = 1 << 11;
 
-inline constexpr uint32_t FUSE_STATX = 52;
+// fuse_open_out.open_flags: the page cache stays as it is.
+inline constexpr uint32_t FOPEN_KEEP_CACHE = 1u << 1;
+
+// In a `unique`: the request was sent before, to a daemon that did not answer it.
 inline constexpr uint64_t FUSE_UNIQUE_RESEND = uint64_t{1} << 63;
 
 // The device refuses to be read with less.

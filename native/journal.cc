@@ -3,6 +3,9 @@
 // files; so 0.7 to 1.4, with all else that the journal is told of it.
 #include "journal.h"
 
+#include <time.h>
+
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <cstddef>
@@ -137,12 +140,12 @@ uint32_t JournalHalf::append(JournalHead head, size_t length) {
   return slot;
 }
 
-void IssueJournal::begin(const uint8_t* frame) const {
+void IssueJournal::begin(const uint8_t* frame, size_t size) const {
   *forgotten = kForgottenAll;
   then();
   *serving = 0;
   then();
-  memcpy(request, frame, sizeof(abi::fuse_in_header));
+  memcpy(request, frame, std::min(size, kRequestRoom));
   *references = 0;
   *said = 0;
   then();
@@ -150,7 +153,17 @@ void IssueJournal::begin(const uint8_t* frame) const {
   then();
 }
 
-uint32_t IssueJournal::issue(uint64_t nodeid, uint64_t directory, uint32_t type, uint64_t ino, std::string_view name) const {
+void IssueJournal::changing() const {
+  struct timespec now;
+  clock_gettime(CLOCK_REALTIME, &now);
+  *said_time = static_cast<double>(now.tv_sec) * 1e3 + static_cast<double>(now.tv_nsec / 1'000'000);
+  then();
+  *said = kChanging;
+  then();
+}
+
+uint32_t IssueJournal::issue(uint64_t nodeid, uint64_t directory, uint32_t type, uint64_t ino, std::string_view name,
+                             bool below) const {
   JournalHalf log = halves[*half & 1];
   *newest = static_cast<double>(nodeid);
   then();
@@ -164,9 +177,11 @@ uint32_t IssueJournal::issue(uint64_t nodeid, uint64_t directory, uint32_t type,
   head.other = static_cast<double>(directory);
   head.small = type >> 12;
   const uint32_t slot = log.append(head, name.size());
-  const uint32_t kind = head.kind | kJournalBelow;
-  memcpy(log.records + slot, &kind, sizeof kind);
-  then();
+  if (below) {
+    const uint32_t kind = head.kind | kJournalBelow;
+    memcpy(log.records + slot, &kind, sizeof kind);
+    then();
+  }
   first_reference[0] = static_cast<double>(nodeid);
   first_reference[1] = 1;
   then();

@@ -44,7 +44,7 @@ struct JournalHalf {
   uint32_t next() const { return *tail == 0 ? 8 : *tail; }
 };
 
-// What StateJournal (src/daemon/recovery/state-journal.ts) stores for a LOOKUP that makes an inode, in the same order.
+// What StateJournal (src/daemon/recovery/state-journal.ts) stores for a LOOKUP or CREATE that makes an inode, in the same order.
 struct IssueJournal {
   JournalHalf halves[2];
   uint32_t* half = nullptr;        // which one counts
@@ -55,11 +55,21 @@ struct IssueJournal {
   uint32_t* said = nullptr;        // what it is about to change
   uint8_t* request = nullptr;
   double* first_reference = nullptr;  // nodeid, and how many there are with this one
+  double* said_time = nullptr;        // milliseconds since 1970
 
-  // This request is being served: nothing is changed by it, and of what was served before nothing is left to do.
-  void begin(const uint8_t* frame) const;
-  // The record's place. 0: the journal has run over.
-  uint32_t issue(uint64_t nodeid, uint64_t directory, uint32_t type, uint64_t ino, std::string_view name) const;
+  // REQUEST_ROOM and SAID.changing in src/daemon/recovery/memory.ts.
+  static constexpr size_t kRequestRoom = 2048;
+  static constexpr uint32_t kChanging = 1;
+
+  // This request is being served, of which a successor is to see `size` bytes: nothing is changed by it so far, and of what was served
+  // before nothing is left to do.
+  void begin(const uint8_t* frame, size_t size) const;
+  // What it asks for is made next.
+  void changing() const;
+  // It is answered.
+  void changed() const { *said = 0; }
+  // The record's place. 0: the journal has run over. `below`: upper certainly has none of it.
+  uint32_t issue(uint64_t nodeid, uint64_t directory, uint32_t type, uint64_t ino, std::string_view name, bool below) const;
 };
 
 }  // namespace lamina

@@ -11,6 +11,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include "creator.h"
 #include "fuse-attr.h"
 #include "patience.h"
 
@@ -29,13 +30,24 @@ uint32_t hash_of(std::string_view name) {
   return folded == 0 ? 1 : folded;
 }
 
-// The name that a LOOKUP asks for; empty where the frame has none.
-std::string_view name_of(const uint8_t* frame, size_t size) {
-  constexpr size_t at = sizeof(abi::fuse_in_header);
+// The name that a LOOKUP asks for, or another request `args` bytes further on; empty where the frame has none.
+std::string_view name_of(const uint8_t* frame, size_t size, size_t args = 0) {
+  const size_t at = sizeof(abi::fuse_in_header) + args;
   if (size <= at) return {};
   const auto* name = reinterpret_cast<const char*>(frame + at);
   const size_t length = strnlen(name, size - at);
   return length == size - at ? std::string_view{} : std::string_view{name, length};
+}
+
+// Not a name that only JavaScript understands, or refuses.
+bool is_plain(std::string_view name) {
+  return !name.empty() && name.size() <= kMostName && name != "." && name != ".." &&
+         name.substr(0, kMarkerPrefix.size()) != kMarkerPrefix && name.find('/') == std::string_view::npos;
+}
+
+// A whole request that was not sent before, to a daemon that died: what that did of it is known to JavaScript.
+bool is_new(const abi::fuse_in_header& header, size_t size) {
+  return header.len == size && header.total_extlen == 0 && (header.unique & abi::FUSE_UNIQUE_RESEND) == 0;
 }
 
 int open_beneath(int dirfd, const char* name, uint64_t flags) {
@@ -178,17 +190,12 @@ std::optional<Names::Reply> Names::answer(const uint8_t* frame, size_t size) {
   abi::fuse_in_header header;
   if (size < sizeof header) return std::nullopt;
   memcpy(&header, frame, sizeof header);
-  if (header.opcode != abi::FUSE_LOOKUP || header.len != size || header.total_extlen != 0) return std::nullopt;
-  // To a daemon that died: what it did of it is known to JavaScript.
-  if ((header.unique & abi::FUSE_UNIQUE_RESEND) != 0) return std::nullopt;
+  if (header.opcode != abi::FUSE_LOOKUP || !is_new(header, size)) return std::nullopt;
   Directory* const directory = find(header.nodeid);
   const std::string_view name = name_of(frame, size);
-  if (directory == nullptr || name.empty() || name.size() > kMostName || name == "." || name == ".." ||
-      name.substr(0, kMarkerPrefix.size()) == kMarkerPrefix || name.find('/') != std::string_view::npos) {
-    return std::nullopt;
-  }
+  if (directory == nullptr || !is_plain(name)) return std::nullopt;
   // A disk may be asked from here on, and not answer.
-  if (journal_.has_value()) journal_->begin(frame);
+  if (journal_.has_value()) journal_->begin(frame, sizeof header);
   bool markers = false;
   for (size_t i = 0; i < directory->count; i++) {
     const Real& real = directory->reals[i];
@@ -207,21 +214,24 @@ std::optional<Names::Reply> Names::answer(const uint8_t* frame, size_t size) {
 
 std::optional<Names::Reply> Names::missing(uint64_t unique) {
   answered_++;
-  reply_.header = {sizeof reply_, 0, unique};
+  constexpr size_t length = sizeof reply_.header + sizeof reply_.entry;
+  reply_.header = {length, 0, unique};
   reply_.entry = {};
   reply_.entry.entry_valid = rules_.valid;
   reply_.entry.entry_valid_nsec = rules_.valid_nsec;
-  return Reply{&reply_, sizeof reply_};
+  return Reply{&reply_, length};
+}
+
+bool Names::shows(const Real& real, const struct statx& st) {
+  return st.stx_ino < real.ino_limit && st.stx_dev_major == real.dev_major && st.stx_dev_minor == real.dev_minor;
 }
 
 std::optional<Names::Reply> Names::issue(Directory* directory, size_t at, const struct statx& st, std::string_view name,
                                          uint64_t unique) {
   const Real& real = directory->reals[at];
   const uint32_t hash = hash_of(name);
-  const size_t count = issued_count();
-  if (directory->only_missing || count == kMostIssued || !(S_ISREG(st.stx_mode) || S_ISLNK(st.stx_mode)) ||
-      (rules_.links_apart && st.stx_nlink > 1) || st.stx_ino >= real.ino_limit || st.stx_dev_major != real.dev_major ||
-      st.stx_dev_minor != real.dev_minor || directory->known.has(hash)) {
+  if (directory->only_missing || issued_count() == kMostIssued || !(S_ISREG(st.stx_mode) || S_ISLNK(st.stx_mode)) ||
+      (rules_.links_apart && st.stx_nlink > 1) || !shows(real, st) || directory->known.has(hash)) {
     return std::nullopt;
   }
   if (!directory->known.add(hash)) {
@@ -229,37 +239,96 @@ std::optional<Names::Reply> Names::issue(Directory* directory, size_t at, const 
     return std::nullopt;
   }
   answered_++;
+  const uint64_t nodeid = number(*directory, at, st, name);
+  if (S_ISREG(st.stx_mode)) put(*directory, nodeid, at, name, real.ino_base + st.stx_ino);
+  constexpr size_t length = sizeof reply_.header + sizeof reply_.entry;
+  reply_.header = {length, 0, unique};
+  reply_.entry = entry_of(nodeid, st, real);
+  return Reply{&reply_, length, nodeid, S_ISREG(st.stx_mode) && st.stx_size > 0 ? nodeid : 0};
+}
+
+uint64_t Names::number(const Directory& directory, size_t at, const struct statx& st, std::string_view name) {
+  const Real& real = directory.reals[at];
+  const uint64_t ino = real.ino_base + st.stx_ino;
   const double nodeid = ++doubles()[kNewest];
-  double* const words = words_of(count);
+  double* const words = words_of(issued_count());
   words[kNodeid] = nodeid;
-  words[kDirectory] = static_cast<double>(nodeid_of(*directory));
-  words[kBelow] = static_cast<double>(at - (directory->reals[0].upper ? 1 : 0));
-  words[kIno] = static_cast<double>(real.ino_base + st.stx_ino);
+  words[kDirectory] = static_cast<double>(nodeid_of(directory));
+  words[kBelow] = real.upper ? -1 : static_cast<double>(at - (directory.reals[0].upper ? 1 : 0));
+  words[kIno] = static_cast<double>(ino);
+  words[kOwnIno] = static_cast<double>(st.stx_ino);
   words[kType] = st.stx_mode & S_IFMT;
   words[kReferences] = 1;
   words[kSlot] = 0;
   names_.append(name).push_back('\0');
-  if (S_ISREG(st.stx_mode)) put(*directory, static_cast<uint64_t>(nodeid), at, name, real.ino_base + st.stx_ino);
-  doubles()[kCount] = static_cast<double>(count + 1);
+  doubles()[kCount] += 1;
   if (journal_.has_value()) {
-    words[kSlot] = journal_->issue(static_cast<uint64_t>(nodeid), nodeid_of(*directory), st.stx_mode & S_IFMT,
-                                   real.ino_base + st.stx_ino, name);
+    words[kSlot] = journal_->issue(static_cast<uint64_t>(nodeid), nodeid_of(directory), st.stx_mode & S_IFMT, ino, name, !real.upper);
   }
+  return static_cast<uint64_t>(nodeid);
+}
 
-  reply_.header = {sizeof reply_, 0, unique};
-  abi::fuse_entry_out& entry = reply_.entry;
-  entry = {};
-  entry.nodeid = static_cast<uint64_t>(nodeid);
+abi::fuse_entry_out Names::entry_of(uint64_t nodeid, const struct statx& st, const Real& real) const {
+  abi::fuse_entry_out entry{};
+  entry.nodeid = nodeid;
   entry.entry_valid = entry.attr_valid = rules_.valid;
   entry.entry_valid_nsec = entry.attr_valid_nsec = rules_.valid_nsec;
   entry.attr = attr_of(st, real.ino_base + st.stx_ino);
-  return Reply{&reply_, sizeof reply_, S_ISREG(st.stx_mode) && st.stx_size > 0 ? entry.nodeid : 0};
+  return entry;
 }
 
-void Names::undelivered() {
-  if (reply_.entry.nodeid == 0 || issued_count() == 0) return;
+void Names::undelivered(uint64_t nodeid) {
+  if (nodeid == 0 || issued_count() == 0) return;
   double* const words = words_of(issued_count() - 1);
-  if (words[kNodeid] == static_cast<double>(reply_.entry.nodeid)) words[kReferences] = 0;
+  if (words[kNodeid] == static_cast<double>(nodeid)) words[kReferences] = 0;
+}
+
+// ---- new files
+
+std::optional<Names::Created> Names::create(const uint8_t* frame, size_t size) {
+  abi::fuse_in_header header;
+  abi::fuse_create_in in;
+  if (size < sizeof header + sizeof in) return std::nullopt;
+  memcpy(&header, frame, sizeof header);
+  if (header.opcode != abi::FUSE_CREATE || !is_new(header, size)) return std::nullopt;
+  memcpy(&in, frame + sizeof header, sizeof in);
+  Directory* const directory = find(header.nodeid);
+  const std::string_view name = name_of(frame, size, sizeof in);
+  if (directory == nullptr || !is_plain(name)) return std::nullopt;
+  const Real& real = directory->reals[0];
+  if (!real.upper || real.markers || directory->only_missing || issued_count() == kMostIssued ||
+      !directory->known.add(hash_of(name))) {
+    return std::nullopt;
+  }
+  if (journal_.has_value()) {
+    journal_->begin(frame, size);
+    journal_->changing();
+  }
+  int fd = -1;
+  {
+    const AsCreator creator(header.uid, header.gid, in.umask);
+    constexpr int flags = O_CREAT | O_EXCL | O_RDWR | O_NOFOLLOW | O_CLOEXEC;
+    if (creator.ok()) fd = openat(real.fd, name.data(), flags, in.mode & 07777);
+  }
+  if (fd < 0) return std::nullopt;
+  struct statx st;
+  if (statx(fd, "", AT_EMPTY_PATH, STATX_BASIC_STATS, &st) != 0 || !shows(real, st)) {
+    // JavaScript makes it anew, and shows it as it has to be.
+    unlinkat(real.fd, name.data(), 0);
+    close(fd);
+    return std::nullopt;
+  }
+  answered_++;
+  const uint64_t nodeid = number(*directory, 0, st, name);
+  reply_.header = {sizeof reply_, 0, header.unique};
+  reply_.entry = entry_of(nodeid, st, real);
+  // The page cache belongs to the inode, not to one opening of it.
+  reply_.open = {0, abi::FOPEN_KEEP_CACHE, 0};
+  return Created{{&reply_, sizeof reply_, nodeid}, fd, real.ino_base + st.stx_ino, st.stx_mode};
+}
+
+void Names::created() {
+  if (journal_.has_value()) journal_->changed();
 }
 
 // ---- what JavaScript answers

@@ -1,10 +1,13 @@
-// LOOKUP without JavaScript, in directories that JavaScript has said the rules of: what a name stands for is seen by asking each real
+// LOOKUP and CREATE without JavaScript, in directories that JavaScript has said the rules of: what a name stands for is seen by asking each real
 // directory in turn, as long as none has it; and what is found is shown as it is.
 //
 // Answered are names that no real directory has, and those that a whiteout hides; and files and symlinks of a lower layer, if nothing
 // that JavaScript would have to look at can hide or change them. An inode that is made so is *issued*: JavaScript is told of it before
 // it is told of anything else, and has its table complete whenever it runs. Where it lies is kept: its data is opened and its attributes are
 // read here, too, until JavaScript opens it or says that something has become of it; and so are those of files that JavaScript tells.
+//
+// A regular file is made in the place that it has in upper, if upper has the directory and no marker could hide what lies below the new name: by one
+// system call, under the ids and the umask of who asks, as JavaScript does it. It is issued in the same way, and open for READ and WRITE.
 //
 // It must not give one object two inodes. So the names that are known in a directory are kept (as hashes: a name that only looks known
 // is JavaScript's): those that it had when the rules were said, and those that were looked up since. All other ways in which a
@@ -85,11 +88,24 @@ class Names {
   struct Reply {
     const void* data;
     size_t size;
-    uint64_t file = 0;  // a file with data that was issued
+    uint64_t nodeid = 0;  // of the inode that was issued; 0 none
+    uint64_t file = 0;    // the same, of a file with data
   };
   std::optional<Reply> answer(const uint8_t* frame, size_t size);
-  // The kernel did not take the last reply.
-  void undelivered();
+  // The kernel did not take the reply that issued this inode.
+  void undelivered(uint64_t nodeid);
+
+  // The same for a CREATE: a regular file that was made in upper, open for reading and writing. The descriptor is the caller's. Where nothing
+  // was made, in whatever way that failed, JavaScript has to be asked, and says why it cannot be.
+  struct Created {
+    Reply reply;
+    int fd;
+    uint64_t ino;
+    mode_t mode;
+  };
+  std::optional<Created> create(const uint8_t* frame, size_t size);
+  // Its reply was sent.
+  void created();
 
   // A request that JavaScript is to answer.
   void asked(const uint8_t* frame, size_t size);
@@ -145,9 +161,10 @@ class Names {
   };
   static constexpr size_t kMostLower = 2048;
 
-  // Doubles of one that is issued: kBelow is which of the directory's lower ones has it; kReferences 1, or 0 where the kernel did not
-  // take it; kSlot where the journal has it, or 0. src/fuse/transport-device.ts reads them.
-  enum Word : size_t { kNodeid, kDirectory, kBelow, kIno, kType, kReferences, kSlot, kWords };
+  // Doubles of one that is issued: kBelow is which of the directory's lower ones has it, or -1 for upper; kOwnIno is its number in its own
+  // filesystem; kReferences 1, or 0 where the kernel did not take it; kSlot where the journal has it, or 0. src/fuse/transport-device.ts
+  // reads them.
+  enum Word : size_t { kNodeid, kDirectory, kBelow, kIno, kOwnIno, kType, kReferences, kSlot, kWords };
   static constexpr size_t kNewest = 0;
   static constexpr size_t kCount = 1;
   static constexpr size_t kFirst = 2;
@@ -164,6 +181,11 @@ class Names {
   void put(const Directory& directory, uint64_t nodeid, size_t real, std::string_view name, uint64_t ino);
   std::optional<Reply> missing(uint64_t unique);
   std::optional<Reply> issue(Directory* directory, size_t real, const struct statx& st, std::string_view name, uint64_t unique);
+  // Whether what lies there can be shown with its own number.
+  static bool shows(const Real& real, const struct statx& st);
+  // Gives it the next nodeid, and writes down all that JavaScript and a successor are to know of it.
+  uint64_t number(const Directory& directory, size_t real, const struct statx& st, std::string_view name);
+  abi::fuse_entry_out entry_of(uint64_t nodeid, const struct statx& st, const Real& real) const;
   // An empty place, with room for that many descriptors.
   Directory* place_for(size_t reals);
   uint8_t place_of(const Directory& directory) const { return static_cast<uint8_t>(&directory - directories_.data()); }
@@ -186,6 +208,7 @@ class Names {
   struct {
     abi::fuse_out_header header;
     abi::fuse_entry_out entry;
+    abi::fuse_open_out open;  // of a CREATE only
   } reply_{};
 };
 

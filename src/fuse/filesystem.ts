@@ -265,9 +265,11 @@ export interface Issued {
   readonly nodeid: number
   readonly directory: number
   readonly name: string
-  /** Which of the directory's lower real ones has it. */
+  /** Which of the directory's lower real ones has it; -1: it was made in the upper one. */
   readonly below: number
   readonly ino: number
+  /** As its own filesystem has it. */
+  readonly ownIno: number
   /** S_IF* bits. */
   readonly type: number
   /** 0: the kernel did not take the answer. */

@@ -83,7 +83,7 @@ export interface KeptInput {
 /** Of the words that native/names.h writes: how many inodes, where the first one is, and how many words each has. */
 const ISSUED_COUNT = 1
 const ISSUED_FIRST = 2
-const ISSUED_WORDS = 7
+const ISSUED_WORDS = 8
 const NONE: readonly Issued[] = []
 
 export class DeviceTransport implements Transport {
@@ -205,9 +205,10 @@ export class DeviceTransport implements Transport {
         name: names[i] as string,
         below: issued[at + 2] as number,
         ino: issued[at + 3] as number,
-        type: issued[at + 4] as number,
-        references: issued[at + 5] as 0 | 1,
-        slot: issued[at + 6] as number,
+        ownIno: issued[at + 4] as number,
+        type: issued[at + 5] as number,
+        references: issued[at + 6] as 0 | 1,
+        slot: issued[at + 7] as number,
       })
     }
     return taken

@@ -252,8 +252,7 @@ function adoptNew(view: View, parent: DirInode, name: string, type: number): Ent
     inode.upper = new Real(upper.layer, upper, name)
   }
   view.table.addName(inode, parent, name)
-  parent.listing?.add(name, type >>> 12, stat.ino, 0)
-  view.listings.grown(parent)
+  view.listings.created(parent, name, type, stat.ino)
   return view.entry(inode, stat)
 }
 

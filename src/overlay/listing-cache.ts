@@ -31,12 +31,14 @@ export class ListingCache {
   }
 
   /**
-   * An entry was added. Positions are kept for readers; where there is none, the gaps of what went go too, and a long listing is not
-   * kept for lookups alone.
+   * Upper has a new object, of that S_IF* type. Positions are kept for readers; where there is none, the gaps of what went go too, and a
+   * long listing is not kept for lookups alone.
    */
-  grown(dir: DirInode): void {
+  created(dir: DirInode, name: string, type: number, ino: number): void {
     const { listing } = dir
-    if (listing === null || listing.names.length % GROWTH !== 0) return
+    if (listing === null) return
+    listing.add(name, type >>> 12, ino, 0)
+    if (listing.names.length % GROWTH !== 0) return
     const unread = Date.now() - listing.readAt > QUIET
     if (!unread || (!listing.worn && listing.size <= MOST_UNREAD)) {
       this.hold(dir, listing)

@@ -97,10 +97,18 @@ function answered(view: View, real: DirReal, above: boolean): AnsweredReal {
 export function adoptIssued(view: View): void {
   for (const issued of view.kernel.takeIssued()) {
     const dir = view.table.get(issued.directory)
-    const real = dir?.isDir() === true ? dir.lowers[issued.below] : undefined
-    if (dir?.isDir() !== true || real === undefined) continue
+    const isNew = issued.below < 0
+    const real = dir?.isDir() !== true ? null : isNew ? dir.upper : dir.lowers[issued.below]
+    if (dir?.isDir() !== true || real == null) continue
+    // Somebody took the one that had the name away behind the mount.
+    const stale = isNew ? dir.children.get(issued.name) : undefined
+    if (stale !== undefined) view.table.removeName(stale, dir, issued.name)
     const inode = view.table.issued(issued, dir)
-    inode.lower = new Real(real.layer, real, issued.name)
+    const own = new Real(real.layer, real, issued.name)
+    if (isNew) {
+      inode.upper = own
+      view.listings.created(dir, issued.name, issued.type, issued.ownIno)
+    } else inode.lower = own
     view.table.dropIfUnused(inode)
   }
 }

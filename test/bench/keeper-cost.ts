@@ -120,6 +120,11 @@ function interval(ratios: readonly number[]): string {
 
 function main(): void {
   const pairs = Number(process.argv[2] ?? PAIRS)
+  if (!Number.isInteger(pairs) || pairs < 1) {
+    process.stderr.write(`npm run bench:keeper [-- PAIRS]: '${process.argv[2]}' is no number of pairs\n`)
+    process.exitCode = 1
+    return
+  }
   const root = fs.mkdtempSync(path.join(os.tmpdir(), 'lamina-keeper-cost-'))
   try {
     fs.mkdirSync(path.join(root, 'lower', 'tree'), { recursive: true })

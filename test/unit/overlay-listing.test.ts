@@ -9,10 +9,7 @@ const dir = (): DirInode => new DirInode(++nodeid, sys.S_IFDIR, nodeid)
 
 /** As creating `names` in the directory does. */
 function create(cache: ListingCache, parent: DirInode, ...names: string[]): void {
-  for (const name of names) {
-    parent.listing?.add(name, sys.DT_REG, 1, 0)
-    cache.grown(parent)
-  }
+  for (const name of names) cache.created(parent, name, sys.S_IFREG, 1)
 }
 
 t.test('files that come and go leave no gaps where nobody reads', t => {

@@ -220,9 +220,9 @@ function sumOf(words: Uint32Array, at: number, size: number): number {
 /** Where native code finds what it writes for an inode that is made without JavaScript: native/journal.h, IssueJournal. */
 export function issuePlaces(memory: StateMemory): Uint32Array {
   const half = (which: number): number[] => [memory.half(which), AT.tails + which * 4]
-  const { waste, lost, lastId, forgotten, serving, references, said, request } = AT
+  const { waste, lost, lastId, forgotten, serving, references, said, request, saidTime } = AT
   return Uint32Array.of(
     ...[...half(0), ...half(1), memory.halfBytes, waste, lost, KIND.inode, AT.half],
-    ...[lastId, forgotten, serving, references, said, request, FIRST_REFERENCE * 8],
+    ...[lastId, forgotten, serving, references, said, request, FIRST_REFERENCE * 8, saidTime],
   )
 }

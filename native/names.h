@@ -159,7 +159,7 @@ class Names {
     uint8_t real = 0;
     std::string name;
   };
-  static constexpr size_t kMostLower = 2048;
+  static constexpr size_t kMostLower = 16384;
 
   // Doubles of one that is issued: kBelow is which of the directory's lower ones has it, or -1 for upper; kOwnIno is its number in its own
   // filesystem; kReferences 1, or 0 where the kernel did not take it; kSlot where the journal has it, or 0. src/fuse/transport-device.ts

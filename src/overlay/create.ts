@@ -14,6 +14,7 @@ import type { Caller, Entry } from '../fuse/filesystem.js'
 import { ensureUpper } from './copy-up.js'
 import type { DirInode, Inode } from './inode.js'
 import { DirReal, openBeneath, Real } from './layer.js'
+import { type Inheritance, inheritance } from './workdir.js'
 import { Listing } from './listing.js'
 import { hasMarker, probe } from './lookup.js'
 import type { At, View } from './view.js'
@@ -135,42 +136,50 @@ function stageOver<T>(
   make: (at: At) => T,
 ): T {
   const work = view.workdir()
-  const room = work.tempName()
-  try {
-    const roomFd = stagingRoom(work.fd.n, room, dirfd)
+  const stage = (at: At): T => {
+    const made = view.owner.asCaller(what.caller, what.umask, () => make(at))
     try {
-      const made = view.owner.asCaller(what.caller, what.umask, () => make({ dirfd: roomFd, name: 'x' }))
-      try {
-        keepOwner(view, { dirfd: roomFd, name: 'x' }, parent, what)
-        // What a whiteout hid must stay hidden under a new directory.
-        if (isDir && parent.merges) setOpaque(roomFd, 'x', view.prefix)
-        replaceWhiteout(view, roomFd, 'x', parent, dirfd, name, isDir)
-      } catch (error) {
-        if (made instanceof Fd) made.close()
-        throw error
-      }
-      return made
+      keepOwner(view, at, parent, what)
+      // What a whiteout hid must stay hidden under a new directory.
+      if (isDir && parent.merges) setOpaque(at.dirfd, at.name, view.prefix)
+      replaceWhiteout(view, at.dirfd, at.name, parent, dirfd, name, isDir)
+    } catch (error) {
+      if (made instanceof Fd) made.close()
+      throw error
+    }
+    return made
+  }
+  const temp = work.tempName()
+  const inherited = inheritance(dirfd)
+  if (inherited === undefined && work.isNeutral()) {
+    try {
+      return stage({ dirfd: work.fd.n, name: temp })
+    } catch (error) {
+      work.discard(temp)
+      throw error
+    }
+  }
+  try {
+    const roomFd = stagingRoom(work.fd.n, temp, inherited)
+    try {
+      return stage({ dirfd: roomFd, name: 'x' })
     } finally {
       sys.close(roomFd)
     }
   } finally {
-    work.discard(room)
+    work.discard(temp)
   }
 }
 
-/**
- * A directory in the work directory in which objects are born as they would be in the real parent: with its default ACL and,
- * if it is setgid, its group.
- */
-function stagingRoom(workFd: number, room: string, parentFd: number): number {
+/** A directory in the work directory in which objects are born as they would be in the real parent. */
+function stagingRoom(workFd: number, room: string, inherited: Inheritance | undefined): number {
   sys.mkdirat(workFd, room, 0o777)
   const fd = openBeneath(workFd, room, sys.O_RDONLY | sys.O_DIRECTORY)
-  const parent = sys.statAt(parentFd, '')
-  if (parent !== undefined && (parent.mode & sys.S_ISGID) !== 0) {
-    sys.fchownat(fd, '', -1, parent.gid)
+  const { gid, acl } = inherited ?? {}
+  if (gid !== undefined) {
+    sys.fchownat(fd, '', -1, gid)
     sys.fchmod(fd, 0o2777)
   }
-  const acl = sys.getxattrAt(parentFd, '', 'system.posix_acl_default')
   if (acl !== undefined) sys.setxattrAt(fd, '', 'system.posix_acl_default', acl)
   return fd
 }

@@ -30,6 +30,7 @@ export class WorkDir {
   private count = 0
   /** A whiteout whose further links cost no inode (as the kernel does it); '' until it is needed. */
   private sharedWhiteout = ''
+  private neutral: boolean | undefined
 
   constructor(
     /** WORKDIR/work. */
@@ -48,6 +49,11 @@ export class WorkDir {
   /** A name that nothing in the directory has. */
   tempName(): string {
     return `${this.own}${(++this.count).toString(16)}`
+  }
+
+  /** Whether what is born in it is so under its creator's ids and umask alone. */
+  isNeutral(): boolean {
+    return (this.neutral ??= inheritance(this.fd.n) === undefined)
   }
 
   /** Removes what the daemons before this one have left. */
@@ -113,6 +119,19 @@ export class WorkDir {
     if (this.sharedWhiteout !== '') this.discard(this.sharedWhiteout)
     this.fd.close()
   }
+}
+
+/** What a directory gives to objects that are born in it: its group if it is setgid, and its default ACL. */
+export interface Inheritance {
+  readonly gid: number | undefined
+  readonly acl: Buffer | undefined
+}
+
+export function inheritance(dirfd: number): Inheritance | undefined {
+  const stat = sys.statAt(dirfd, '')
+  const gid = stat !== undefined && (stat.mode & sys.S_ISGID) !== 0 ? stat.gid : undefined
+  const acl = sys.getxattrAt(dirfd, '', 'system.posix_acl_default')
+  return gid === undefined && acl === undefined ? undefined : { gid, acl }
 }
 
 /** Removes `name` and everything beneath it, without following anything. Absence is fine. */

@@ -19,6 +19,8 @@ import type { View } from './view.js'
 const AT_ONCE = 16
 /** Entries of a directory that is read ahead. */
 const MOST = 1024
+/** Names that may be known in a directory that is worth it. */
+const FEW = 8
 /** Directories above the one that was read in which the next one is looked for. */
 const HIGHEST = 64
 
@@ -52,6 +54,8 @@ export class ReadAhead {
     if (!this.enabled) return
     this.expected = nextAfter(dir)
     if (!this.walking || this.expected === null || !isBelowOnly(this.expected)) return
+    // Who asked for its files by name before has no use for it, and native code knows them.
+    if (this.expected.children.size > FEW) return
     this.dir = this.expected
     this.dir.ahead = new Map()
     // The kernel is not told of what is found so.

@@ -97,10 +97,11 @@ napi_value Channel::keep_issued(napi_env env, napi_callback_info info) {
   memcpy(places.data(), bytes.data, sizeof places);
   const auto [half0, tail0, half1, tail1, size, waste, lost, inode, half, newest, forgotten, serving, references, said, request,
               first_reference, said_time] = places;
-  for (const uint32_t at : {tail0, tail1, waste, lost, half, newest, forgotten, serving, references, said, request, first_reference, said_time}) {
-    if (at % 4 != 0 || at + sizeof(abi::fuse_in_header) > length) args.wrong(1, "places within the memory");
+  for (const uint32_t at : {tail0, tail1, waste, lost, half, newest, forgotten, serving, references, said, request, first_reference,
+                            said_time}) {
+    if (at % 4 != 0 || at + IssueJournal::kRequestRoom > length) args.wrong(1, "places within the memory");
   }
-  if (newest % 8 != 0 || first_reference % 8 != 0 || said_time % 8 != 0 || request + IssueJournal::kRequestRoom > length) args.wrong(1, "aligned places");
+  if (newest % 8 != 0 || first_reference % 8 != 0 || said_time % 8 != 0) args.wrong(1, "aligned places");
   for (const uint32_t at : {half0, half1}) {
     if (at % 8 != 0 || at > length || size > length - at) args.wrong(1, "halves within the memory");
   }

@@ -257,9 +257,9 @@ bool Channel::serve(Entered* entered, const Memory& frame, size_t size) {
       return true;
     }
     if (const auto reply = names_.answer(frame.data(), size)) {
-      if (device_->send(reply->data, reply->size) < 0) {
-        names_.undelivered(reply->nodeid);
-      } else if (reply->file != 0 && guess_.looked_up(reply->file)) {
+      const bool taken = device_->send(reply->data, reply->size) >= 0;
+      names_.sent(reply->nodeid, taken);
+      if (taken && reply->file != 0 && guess_.looked_up(reply->file)) {
         if (const auto file = open_lower(reply->file)) plane_->expect_read(*file);
       }
       return true;
@@ -284,8 +284,7 @@ bool Channel::create(const uint8_t* frame, size_t size) {
   constexpr mode_t own = S_IRUSR | S_IWUSR;
   if (geteuid() != 0 && (created->mode & own) != own) plane_->files().pin(nodeid, true);
   answers_.created(nodeid);
-  if (device_->send(created->reply.data, created->reply.size) < 0) names_.undelivered(nodeid);
-  names_.created();
+  names_.sent(nodeid, device_->send(created->reply.data, created->reply.size) >= 0);
   return true;
 }
 

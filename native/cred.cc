@@ -82,18 +82,22 @@ const Self& self() {
   return ids;
 }
 
-// becomeCreator(uid, gid, dumpable): 0 or -errno. A change of fsuid makes the process non-dumpable, which takes its
-// /proc/PID from its own user (commit_creds); `dumpable` puts that back.
+// A change of fsuid makes the process non-dumpable, which takes its /proc/PID from its own user (commit_creds): with its own ids it
+// gets that back. 0 or errno.
+int switch_to(uid_t uid, gid_t gid) {
+  const int error = become(uid, gid);
+  if (self().dumpable && uid == self().uid && gid == self().gid) prctl(PR_SET_DUMPABLE, 1);
+  return error;
+}
+
+// becomeCreator(uid, gid): 0 or -errno.
 napi_value become_creator(napi_env env, napi_callback_info info) {
   Args args(env, info);
   const uid_t uid = args.u32(0);
   const gid_t gid = args.u32(1);
-  const bool dumpable = args.boolean(2);
   if (args.failed()) return args.reject();
   if (uid == static_cast<uid_t>(-1) || gid == static_cast<gid_t>(-1)) return failure(env, EINVAL);
-  const int error = become(uid, gid);
-  if (dumpable) prctl(PR_SET_DUMPABLE, 1);
-  return integer(env, -error);
+  return integer(env, -switch_to(uid, gid));
 }
 
 // dumpable(): whether the process is (PR_GET_DUMPABLE is 1).
@@ -180,7 +184,7 @@ napi_value setrlimit_(napi_env env, napi_callback_info info) {
 AsCreator::AsCreator(uid_t uid, gid_t gid, mode_t mask) {
   const bool nobody = uid == static_cast<uid_t>(-1) || gid == static_cast<gid_t>(-1);
   switched_ = uid != self().uid || gid != self().gid;
-  if (nobody || (switched_ && become(uid, gid) != 0)) {
+  if (nobody || (switched_ && switch_to(uid, gid) != 0)) {
     switched_ = false;
     return;
   }
@@ -194,8 +198,7 @@ AsCreator::~AsCreator() {
   if (old_mask_ != mask_) umask(old_mask_);
   if (!switched_) return;
   // Cannot fail: these ids and capabilities were this thread's own. If it does, going on would make files for the wrong user.
-  if (become(self().uid, self().gid) != 0) abort();
-  if (self().dumpable) prctl(PR_SET_DUMPABLE, 1);
+  if (switch_to(self().uid, self().gid) != 0) abort();
 }
 
 bool register_cred(napi_env env, napi_value exports, State* state) {

@@ -277,8 +277,10 @@ abi::fuse_entry_out Names::entry_of(uint64_t nodeid, const struct statx& st, con
   return entry;
 }
 
-void Names::undelivered(uint64_t nodeid) {
-  if (nodeid == 0 || issued_count() == 0) return;
+void Names::sent(uint64_t nodeid, bool taken) {
+  if (nodeid == 0) return;
+  if (journal_.has_value()) journal_->changed();
+  if (taken || issued_count() == 0) return;
   double* const words = words_of(issued_count() - 1);
   if (words[kNodeid] == static_cast<double>(nodeid)) words[kReferences] = 0;
 }
@@ -325,10 +327,6 @@ std::optional<Names::Created> Names::create(const uint8_t* frame, size_t size) {
   // The page cache belongs to the inode, not to one opening of it.
   reply_.open = {0, abi::FOPEN_KEEP_CACHE, 0};
   return Created{{&reply_, sizeof reply_, nodeid}, fd, real.ino_base + st.stx_ino, st.stx_mode};
-}
-
-void Names::created() {
-  if (journal_.has_value()) journal_->changed();
 }
 
 // ---- what JavaScript answers

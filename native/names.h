@@ -92,8 +92,8 @@ class Names {
     uint64_t file = 0;    // the same, of a file with data
   };
   std::optional<Reply> answer(const uint8_t* frame, size_t size);
-  // The kernel did not take the reply that issued this inode.
-  void undelivered(uint64_t nodeid);
+  // A reply that issued this inode was sent, and taken by the kernel or not.
+  void sent(uint64_t nodeid, bool taken);
 
   // The same for a CREATE: a regular file that was made in upper, open for reading and writing. The descriptor is the caller's. Where nothing
   // was made, in whatever way that failed, JavaScript has to be asked, and says why it cannot be.
@@ -104,8 +104,6 @@ class Names {
     mode_t mode;
   };
   std::optional<Created> create(const uint8_t* frame, size_t size);
-  // Its reply was sent.
-  void created();
 
   // A request that JavaScript is to answer.
   void asked(const uint8_t* frame, size_t size);

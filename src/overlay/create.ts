@@ -160,28 +160,29 @@ function stageOver<T>(
     }
   }
   try {
-    const roomFd = stagingRoom(work.fd.n, temp, inherited)
-    try {
-      return stage({ dirfd: roomFd, name: 'x' })
-    } finally {
-      sys.close(roomFd)
-    }
+    using room = stagingRoom(work.fd.n, temp, inherited)
+    return stage({ dirfd: room.n, name: 'x' })
   } finally {
     work.discard(temp)
   }
 }
 
 /** A directory in the work directory in which objects are born as they would be in the real parent. */
-function stagingRoom(workFd: number, room: string, inherited: Inheritance | undefined): number {
+function stagingRoom(workFd: number, room: string, inherited: Inheritance | undefined): Fd {
   sys.mkdirat(workFd, room, 0o777)
-  const fd = openBeneath(workFd, room, sys.O_RDONLY | sys.O_DIRECTORY)
-  const { gid, acl } = inherited ?? {}
-  if (gid !== undefined) {
-    sys.fchownat(fd, '', -1, gid)
-    sys.fchmod(fd, 0o2777)
+  const fd = new Fd(openBeneath(workFd, room, sys.O_RDONLY | sys.O_DIRECTORY))
+  try {
+    const { gid, acl } = inherited ?? {}
+    if (gid !== undefined) {
+      sys.fchownat(fd.n, '', -1, gid)
+      sys.fchmod(fd.n, 0o2777)
+    }
+    if (acl !== undefined) sys.setxattrAt(fd.n, '', 'system.posix_acl_default', acl)
+    return fd
+  } catch (error) {
+    fd.close()
+    throw error
   }
-  if (acl !== undefined) sys.setxattrAt(fd, '', 'system.posix_acl_default', acl)
-  return fd
 }
 
 /** Puts a staged object in place. A directory cannot replace a whiteout file by rename, so the two change places. */

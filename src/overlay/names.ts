@@ -7,6 +7,7 @@ import * as sys from '../sys/index.js'
 import { type AnsweredReal, type LowerFile, MOST_REALS } from '../fuse/filesystem.js'
 import type { DirInode } from './inode.js'
 import { type DirReal, Real } from './layer.js'
+import { nameGone } from './remove.js'
 import type { View } from './view.js'
 
 /** Names that are asked for before it is worth it. */
@@ -100,9 +101,9 @@ export function adoptIssued(view: View): void {
     const isNew = issued.below < 0
     const real = dir?.isDir() !== true ? null : isNew ? dir.upper : dir.lowers[issued.below]
     if (dir?.isDir() !== true || real == null) continue
-    // Somebody took the one that had the name away behind the mount.
+    // Somebody took what had the name away behind the mount.
     const stale = isNew ? dir.children.get(issued.name) : undefined
-    if (stale !== undefined) view.table.removeName(stale, dir, issued.name)
+    if (stale !== undefined) nameGone(view, stale, dir, issued.name)
     const inode = view.table.issued(issued, dir)
     const own = new Real(real.layer, real, issued.name)
     if (isNew) {

@@ -83,7 +83,7 @@ export interface Addon {
   features(xattrat?: boolean, fchmodat2?: boolean): [xattrat: boolean, fchmodat2: boolean]
 
   // native/cred.cc
-  becomeCreator(uid: number, gid: number, dumpable: boolean): number
+  becomeCreator(uid: number, gid: number): number
   dumpable(): boolean
   fsIds(): [fsuid: number, fsgid: number]
   umask(mask: number): number

@@ -5,9 +5,6 @@ import { addon, check } from './addon.js'
 /** The ids this thread creates files as. Only asCreator() changes them, so they are read once. */
 let [fsuid, fsgid] = addon.fsIds()
 
-/** Whether the process was dumpable before its first change of ids, which takes that away. */
-const dumpable = addon.dumpable()
-
 /**
  * Runs `fn` so that what it creates belongs to uid:gid and is masked with `mask`: this thread's fsuid and fsgid, and the
  * process's umask. All effective capabilities are kept, so permissions are still the daemon's. Everything is put back
@@ -36,13 +33,13 @@ function withMask<T>(mask: number, fn: () => T): T {
 function withIds<T>(uid: number, gid: number, mask: number, fn: () => T): T {
   const oldUid = fsuid
   const oldGid = fsgid
-  check(addon.becomeCreator(uid, gid, false), 'setfsuid')
+  check(addon.becomeCreator(uid, gid), 'setfsuid')
   fsuid = uid
   fsgid = gid
   try {
     return withMask(mask, fn)
   } finally {
-    const rc = addon.becomeCreator(oldUid, oldGid, dumpable)
+    const rc = addon.becomeCreator(oldUid, oldGid)
     // Cannot fail: these ids and capabilities were this thread's own. If it does, going on would create files for the
     // wrong user.
     check(rc, 'setfsuid')

@@ -218,13 +218,13 @@ async function measure(
       for (let attempt = 1; ; attempt++) {
         const last = round === repeat - 1
         const place = path.join(base, 'sample')
-        const disk =
-          mayHaveNewDisk && workload.makesFiles === true
-            ? new NewDisk(path.join(base, 'disk.img'), place)
-            : undefined
-        const sample = new Sample(workload, subject, input, place, results, last)
+        let disk: NewDisk | undefined
+        let sample: Sample | undefined
         let disturbed = false
         try {
+          if (mayHaveNewDisk && workload.makesFiles === true)
+            disk = new NewDisk(path.join(base, 'disk.img'), place)
+          sample = new Sample(workload, subject, input, place, results, last)
           sample.mount()
           await workload.run(sample)
           sample.commit()
@@ -233,8 +233,11 @@ async function measure(
           if (!disturbed) results.failures.set(failed, error instanceof Error ? error.message : String(error))
         }
         try {
-          await sample.end()
-          disk?.end()
+          try {
+            await sample?.end()
+          } finally {
+            disk?.end()
+          }
         } catch (error) {
           results.failures.set(failed, error instanceof Error ? error.message : String(error))
         }

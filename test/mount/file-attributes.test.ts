@@ -16,7 +16,7 @@ import {
   utimens,
   write,
 } from '../conformance/posix.js'
-import { pause, Scratch, unavailable, type Mount } from './fixture.js'
+import { pause, Scratch, unavailable } from './fixture.js'
 
 /** Mode, owner and times of upper files are changed without JavaScript (native/file-attributes.h), as the kernel's overlayfs does it. */
 
@@ -74,16 +74,7 @@ for (const keeper of [0, 1])
     using scratch = new Scratch('attributes', 60)
     const lower = scratch.mkdir('lower0')
     write(join(lower, 'below'), 'below')
-    const [ours, theirs] = (['lamina', 'kernel'] as const).map(subject =>
-      scratch.mount({
-        subject,
-        lowers: [lower],
-        upper: scratch.mkdir(`upper-${subject}`),
-        work: scratch.mkdir(`work-${subject}`),
-        mountpoint: scratch.mkdir(`mnt-${subject}`),
-        options: subject === 'lamina' ? [`keeper=${keeper}`] : [],
-      }),
-    ) as [Mount, Mount]
+    const [ours, theirs] = scratch.beside([lower], { lamina: [`keeper=${keeper}`] })
     const without = ours.gained('attributesAnswered', () => {
       for (const name of ['new', 'below']) {
         for (const { mountpoint } of [ours, theirs])

@@ -151,6 +151,23 @@ export class Scratch implements Disposable {
     })
   }
 
+  /** Ours and the kernel's over the same lower layers, each with an upper layer of its own: upper-lamina, upper-kernel. */
+  beside(
+    lowers: readonly string[],
+    options: { readonly lamina?: readonly string[]; readonly kernel?: readonly string[] } = {},
+  ): [ours: Mount, theirs: Mount] {
+    const mount = (subject: 'lamina' | 'kernel'): Mount =>
+      this.mount({
+        subject,
+        lowers,
+        upper: this.mkdir(`upper-${subject}`),
+        work: this.mkdir(`work-${subject}`),
+        mountpoint: this.mkdir(`mnt-${subject}`),
+        options: options[subject] ?? [],
+      })
+    return [mount('lamina'), mount('kernel')]
+  }
+
   /** @throws Error when something was left behind */
   [Symbol.dispose](): void {
     this.renew()

@@ -22,7 +22,7 @@ import {
   utimens,
   write,
 } from '../conformance/posix.js'
-import { pause, Scratch, unavailable, type Mount } from './fixture.js'
+import { pause, Scratch, unavailable } from './fixture.js'
 
 /** Names that are answered without JavaScript (native/names.h) are those that JavaScript would have answered, and stay so. */
 
@@ -74,16 +74,7 @@ t.test('every kind of name in every kind of directory is what the kernel shows',
       mkdir(join(lower, dir))
       fill(join(lower, dir), layer)
     }
-  const [ours, theirs] = (['lamina', 'kernel'] as const).map(subject =>
-    scratch.mount({
-      subject,
-      lowers,
-      upper: scratch.mkdir(`upper-${subject}`),
-      work: scratch.mkdir(`work-${subject}`),
-      mountpoint: scratch.mkdir(`mnt-${subject}`),
-      options: subject === 'kernel' ? ['redirect_dir=off', 'index=off', 'metacopy=off'] : [],
-    }),
-  ) as [Mount, Mount]
+  const [ours, theirs] = scratch.beside(lowers, { kernel: ['redirect_dir=off', 'index=off', 'metacopy=off'] })
   for (const { mountpoint } of [ours, theirs]) {
     // `merged` gets an upper with whiteouts, copies and new files; the others stay as they are.
     const at = (name: string): string => join(mountpoint, 'merged', name)

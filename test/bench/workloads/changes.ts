@@ -132,6 +132,7 @@ const chmodTree: Workload = {
   name: 'chmod-tree',
   what: 'chmod -R of 10,000 lower files of 4 KiB, which copies them up',
   changes: true,
+  makesFiles: true,
   prepare: input => void makeTree(input.lower, input.scaled(10_000), 4096),
   run: async sample => {
     await sample.fresh()

@@ -1,7 +1,7 @@
 /**
  * Runs the tests: `node .ci/test.js [KIND…] [PATTERN…]`. Without a kind, all of them in turn.
  *
- * unit, mount, conformance, dropin and manager are tap files (dist/test/KIND/…/*.test.js); integration are shell scripts
+ * unit, mount, conformance, dropin, manager and security are tap files (dist/test/KIND/…/*.test.js); integration are shell scripts
  * (test/integration/*.sh: exit 0 passed, 77 skipped with the reason on the last line, anything else failed). A PATTERN
  * keeps only the files whose path contains it.
  *
@@ -20,6 +20,7 @@ const KINDS = {
   conformance: { seconds: 300, jobs: 2 },
   dropin: { seconds: 400, jobs: 1 },
   manager: { seconds: 300, jobs: 2 },
+  security: { seconds: 300, jobs: 2 },
   integration: { seconds: 600, jobs: 2 },
 }
 

@@ -26,15 +26,6 @@ interface Place {
 export async function checkMount(config: OverlayConfig, exclusive: boolean): Promise<ByteName> {
   const mountpoint = checkMountpoint(config.mountpoint, exclusive)
   const lowers = [...config.lower, ...(config.dataOnly ?? [])].map(path => place('lowerdir', path))
-  const underMountpoint = new Enclosure([mountpoint])
-  for (const lower of lowers) {
-    if (identity(lower.stat) !== identity(mountpoint.stat) && underMountpoint.of(lower.path) !== undefined) {
-      throw new CheckError(
-        `lowerdir ${quoted(lower.path)} is inside the mountpoint ${quoted(mountpoint.path)}, which would hide it; ` +
-          'mount somewhere else, or move the layer out',
-      )
-    }
-  }
   if (config.upper !== undefined && config.work !== undefined) {
     const upper = place('upperdir', config.upper)
     const work = place('workdir', config.work)

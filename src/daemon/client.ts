@@ -9,7 +9,14 @@ import { SysError } from '../base/sys-error.js'
 import { ask } from './control-client.js'
 import type { Stats, UnmountHow } from './control-protocol.js'
 import { mountAt, readMounts } from './mountinfo.js'
-import { isServed, readRecords, runDirectory, type FoundRecord, type MountRecord } from './run-dir.js'
+import {
+  isServed,
+  objectAt,
+  readRecords,
+  runDirectory,
+  type FoundRecord,
+  type MountRecord,
+} from './run-dir.js'
 import type { Finding } from './doctor.js'
 import { mainFile } from './launch.js'
 import { absolute } from './spec.js'
@@ -86,7 +93,14 @@ export function upperOf(path: ByteName): ByteName | undefined {
   if (found.record.upper === undefined) {
     throw new Error(`'${toUtf8(mountpoint)}' is mounted without an upperdir: nothing can differ`)
   }
-  return found.record.upper
+  const { pid, upper, upperId, upperFd } = found.record
+  // Under a mount that hides it, only its daemon still has it.
+  const way = [upper, `/proc/${pid}/fd/${upperFd ?? ''}`].find(path => objectAt(path) === upperId)
+  if (way !== undefined) return way
+  throw new Error(
+    `the upperdir '${toUtf8(upper)}' of '${toUtf8(mountpoint)}' cannot be reached from here: ` +
+      'it was moved, or something is mounted over it',
+  )
 }
 
 /** @throws NoSuchMountError; Error when the daemon does not answer */

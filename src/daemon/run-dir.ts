@@ -1,5 +1,7 @@
 import {
+  type BigIntStats,
   chmodSync,
+  fstatSync,
   lstatSync,
   mkdirSync,
   readdirSync,
@@ -7,10 +9,11 @@ import {
   readlinkSync,
   renameSync,
   rmSync,
+  statSync,
   writeFileSync,
 } from 'node:fs'
 import { join } from 'node:path'
-import type { ByteName } from '../base/bytes.js'
+import { toBuffer, type ByteName } from '../base/bytes.js'
 import type { IoMode } from '../overlay/config.js'
 import { mountAt } from './mountinfo.js'
 
@@ -40,12 +43,33 @@ export interface MountRecord {
   dataOnly: ByteName[]
   upper?: ByteName
   work?: ByteName
+  /** Which objects these are ({@link objectAt}): a path may lead elsewhere by now, or into the mount itself. */
+  upperId?: string
+  workId?: string
+  /** Upper's descriptor in the process `pid`. */
+  upperFd?: number
   readOnly: boolean
   /** The mode in force, never `auto`. */
   io: IoMode
   /** ISO 8601. */
   since: string
 }
+
+/** Which object is open there. */
+export function objectOf(fd: number): string {
+  return objectId(fstatSync(fd, { bigint: true }))
+}
+
+/** Which object a path leads to; undefined when it leads nowhere, or may not be looked at. */
+export function objectAt(path: ByteName): string | undefined {
+  try {
+    return objectId(statSync(toBuffer(path), { bigint: true }))
+  } catch {
+    return undefined
+  }
+}
+
+const objectId = ({ dev, ino }: BigIntStats): string => `${dev}:${ino}`
 
 /** Candidates, best first. */
 function candidates(): string[] {

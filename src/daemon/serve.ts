@@ -8,7 +8,7 @@ import type { Fd } from '../base/fd.js'
 import { debug } from '../base/log.js'
 import { SysError } from '../base/sys-error.js'
 import { describeEnd, DeviceTransport, INIT_DEFAULTS, NegotiatedConnection, Session } from '../fuse/index.js'
-import { Overlay, type HandedLayer, type HandedLayers } from '../overlay/index.js'
+import { Overlay, type HandedLayer, type HandedLayers, type HandedUpper } from '../overlay/index.js'
 import { CheckError, checkMount } from './check.js'
 import type { Stats, UnmountHow } from './control-protocol.js'
 import { serveControl } from './control-server.js'
@@ -20,6 +20,7 @@ import { mountFuse } from './mount-fuse.js'
 import { mountAt } from './mountinfo.js'
 import { type LayerRoot, PatientLayers } from './patient-layers.js'
 import {
+  objectOf,
   pidNamespace,
   removeRecord,
   runDirectory,
@@ -154,6 +155,7 @@ class RunningMount {
     const connection = new NegotiatedConnection(written.connection)
     const startTime = startTimeOf(process.pid) ?? 0
     Object.assign(record, { pid: process.pid, startTime, program: process.argv[1] ?? '' })
+    if (handed.layers.upper !== null) record.upperFd = handed.layers.upper.rootFd.n
     const session = new Session(new DeviceTransport(device.release(), INIT_DEFAULTS.maxRead, kept.input), {
       adopt: connection,
       maxOpenFiles: mostOpenFiles(),
@@ -390,6 +392,7 @@ async function startSession(
 
 function recordOf(spec: MountSpec, overlay: Overlay, kept: boolean): MountRecord {
   const { lower, dataOnly, upper, work, mountpoint } = spec.overlay
+  const above = overlay.handOver().layers.upper
   const keeper = { pid: process.ppid, startTime: startTimeOf(process.ppid) ?? 0 }
   return {
     // Daemons come and go; whoever starts them stays.
@@ -407,9 +410,18 @@ function recordOf(spec: MountSpec, overlay: Overlay, kept: boolean): MountRecord
     dataOnly: dataOnly ?? [],
     ...(upper === undefined ? {} : { upper }),
     ...(work === undefined ? {} : { work }),
+    ...(above === null ? {} : aboveOf(above)),
     readOnly: spec.flags.includes('ro'),
     io: overlay.ioMode().mode,
     since: new Date().toISOString(),
+  }
+}
+
+function aboveOf({ rootFd, workdir }: HandedUpper): Pick<MountRecord, 'upperId' | 'workId' | 'upperFd'> {
+  return {
+    upperId: objectOf(rootFd.n),
+    workId: objectOf(workdir.n),
+    upperFd: rootFd.n,
   }
 }
 

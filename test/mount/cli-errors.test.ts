@@ -171,12 +171,6 @@ t.test('layers that lie in one another', { skip }, async t => {
   refused(t, mnt, options(lower, scratch.path('link/up'), work), /upperdir '.*' is inside lowerdir/)
 })
 
-t.test('a lowerdir inside the mountpoint', { skip }, async t => {
-  using scratch = new Scratch('lower-inside')
-  const { mnt } = directories(scratch)
-  refused(t, mnt, options(scratch.mkdir('mnt/lower')), /lowerdir '.*' is inside the mountpoint/)
-})
-
 t.test('a name that is too long', { skip }, async t => {
   using scratch = new Scratch('too-long')
   const { lower, mnt } = directories(scratch)

@@ -102,15 +102,17 @@ Examples:
       const mounts = listMounts()
       if (options.format === 'json') {
         printJson(
-          mounts.map(({ id: _id, startTime: _startTime, ...mount }) => ({
-            ...mount,
-            ...jsonName('mountpoint', mount.mountpoint),
-            ...jsonName('source', mount.source),
-            lower: mount.lower.map(path => jsonName('path', path)),
-            dataOnly: mount.dataOnly.map(path => jsonName('path', path)),
-            ...(mount.upper === undefined ? {} : jsonName('upper', mount.upper)),
-            ...(mount.work === undefined ? {} : jsonName('work', mount.work)),
-          })),
+          mounts.map(
+            ({ id: _id, startTime: _startTime, upperId: _u, workId: _w, upperFd: _f, ...mount }) => ({
+              ...mount,
+              ...jsonName('mountpoint', mount.mountpoint),
+              ...jsonName('source', mount.source),
+              lower: mount.lower.map(path => jsonName('path', path)),
+              dataOnly: mount.dataOnly.map(path => jsonName('path', path)),
+              ...(mount.upper === undefined ? {} : jsonName('upper', mount.upper)),
+              ...(mount.work === undefined ? {} : jsonName('work', mount.work)),
+            }),
+          ),
         )
         return
       }

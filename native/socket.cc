@@ -1,5 +1,6 @@
 // UNIX sockets, and descriptors over them (SCM_RIGHTS).
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/uio.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -35,6 +36,7 @@ napi_value socketpair_(napi_env env, napi_callback_info info) {
 }
 
 // listenAt(path): a UNIX socket to which others can connect, in place of one that was there; close-on-exec. Or -errno.
+// Its mode is 0600.
 napi_value listen_at(napi_env env, napi_callback_info info) {
   Args args(env, info);
   const Name path(args, 0);
@@ -48,7 +50,9 @@ napi_value listen_at(napi_env env, napi_callback_info info) {
   if (unlink(path.c_str()) != 0 && errno != ENOENT) return result(env, -1);
   const int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
   if (fd < 0) return result(env, -1);
-  if (bind(fd, reinterpret_cast<sockaddr*>(&address), sizeof address) != 0 || listen(fd, SOMAXCONN) != 0) {
+  // The file is made with this mode: who may connect may unmount.
+  if (fchmod(fd, 0600) != 0 || bind(fd, reinterpret_cast<sockaddr*>(&address), sizeof address) != 0 ||
+      listen(fd, SOMAXCONN) != 0) {
     const int error = errno;
     close(fd);
     return failure(env, error);

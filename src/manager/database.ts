@@ -7,7 +7,7 @@
  * - reads outside a transaction see the last commit and never block a writer (WAL).
  */
 import { DatabaseSync, type DatabaseSyncInstance } from '@photostructure/sqlite'
-import { existsSync, renameSync, rmSync } from 'node:fs'
+import { chmodSync, existsSync, lstatSync, renameSync, rmSync } from 'node:fs'
 import { dirname } from 'node:path'
 import { fromUtf8 } from '../base/bytes.js'
 import type { Fd } from '../base/fd.js'
@@ -64,6 +64,7 @@ export class Database implements Disposable {
 
   static #openOnce(path: string, lockPath: string): Database {
     if (!existsSync(path)) makeDatabase(path, lockPath)
+    closeToOthers(path)
     const db = new Database(path)
     try {
       if (db.#version() !== MIGRATIONS.length) db.#migrate(lockPath)
@@ -207,11 +208,24 @@ function makeDatabase(path: string, lockPath: string): void {
     memory.close()
   }
   using file = sys.openat(sys.AT_FDCWD, fromUtf8(unfinished), sys.O_RDWR)
+  sys.fchmod(file.n, PRIVATE)
   sys.pwriteSync(file.n, WAL_FORMAT, 0, WAL_FORMAT.length, FORMAT_AT)
   sys.fsyncSync(file.n)
   renameSync(unfinished, path)
   using dir = sys.openat(sys.AT_FDCWD, fromUtf8(dirname(path)), sys.O_RDONLY | sys.O_DIRECTORY)
   sys.fsyncSync(dir.n)
+}
+
+/** Rows hold what containers were given in `-e`. */
+const PRIVATE = 0o600
+
+/** SQLite gives -wal and -shm the mode of the database; those that are there already keep theirs. */
+function closeToOthers(path: string): void {
+  for (const name of [path, `${path}-wal`, `${path}-shm`]) {
+    const stat = lstatSync(name, { throwIfNoEntry: false })
+    if (stat?.isFile() === true && (stat.mode & 0o177) !== 0 && stat.uid === sys.geteuid())
+      chmodSync(name, PRIVATE)
+  }
 }
 
 function lockFile(path: string): Fd {

@@ -4,7 +4,7 @@
  * HTTP 200 as well, Podman does not look at it then.
  * Source: docs.docker.com/engine/extend/plugins_volume; docker/go-plugins-helpers sdk/encoder.go; dockerd 20.10 and Podman 4.3 as seen
  */
-import { chmodSync, mkdirSync, rmSync } from 'node:fs'
+import { mkdirSync, rmSync } from 'node:fs'
 import { createServer, type IncomingMessage, type Server } from 'node:http'
 import { connect } from 'node:net'
 import { dirname } from 'node:path'
@@ -99,8 +99,6 @@ export async function serveDockerVolumes(
     })
   })
   await listen(server, socket)
-  // Who may connect may mount: root, or whoever started this.
-  chmodSync(socket, 0o600)
   onListening()
   try {
     await new Promise<void>(resolve => {
@@ -114,13 +112,20 @@ export async function serveDockerVolumes(
   }
 }
 
+/** Who may connect may mount: root, or whoever started this. The socket is made at once, and with its mode. */
 async function listen(server: Server, socket: string): Promise<void> {
-  await new Promise<void>((resolve, reject) => {
-    server.once('error', reject).listen(socket, () => {
-      server.off('error', reject)
-      resolve()
+  const before = process.umask(0o177)
+  try {
+    await new Promise<void>((resolve, reject) => {
+      server.once('error', reject).listen(socket, () => {
+        server.off('error', reject)
+        resolve()
+      })
+      process.umask(before)
     })
-  })
+  } finally {
+    process.umask(before)
+  }
 }
 
 async function removeDeadSocket(socket: string): Promise<void> {

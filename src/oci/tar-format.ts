@@ -89,14 +89,9 @@ function text(block: Buffer, start: number, length: number): string {
 
 /** Octal with blanks around, or base-256 (GNU) when the top bit is set. */
 function number(block: Buffer, start: number, length: number, field: string): number {
-  const first = block[start] as number
-  if (first >= 0x80) {
-    const negative = (first & 0x40) !== 0
-    let value = negative ? (first & 0x3f) - 0x40 : first & 0x3f
-    for (let i = start + 1; i < start + length; i++) {
-      value = value * 256 + (block[i] as number)
-      if (!Number.isSafeInteger(value)) throw malformed(`${field} is out of range`)
-    }
+  if (isBase256(block, start)) {
+    const value = Number(base256(block, start, length))
+    if (!Number.isSafeInteger(value)) throw malformed(`${field} is out of range`)
     return value
   }
   let i = start
@@ -110,6 +105,42 @@ function number(block: Buffer, start: number, length: number, field: string): nu
     value = value * 8 + (byte - 0x30)
   }
   return value
+}
+
+function isBase256(block: Buffer, start: number): boolean {
+  return (block[start] as number) >= 0x80
+}
+
+/** Two's complement in the 7 bits of the first byte and all of the others. */
+function base256(block: Buffer, start: number, length: number): bigint {
+  const first = block[start] as number
+  let value = BigInt((first & 0x40) === 0 ? first & 0x3f : (first & 0x3f) - 0x40)
+  for (let i = start + 1; i < start + length; i++) value = value * 256n + BigInt(block[i] as number)
+  return value
+}
+
+/** Beyond what is kept exactly: the last time that is. Filesystems end long before. */
+function clampTime(seconds: number): number {
+  return Math.max(-Number.MAX_SAFE_INTEGER, Math.min(Number.MAX_SAFE_INTEGER, seconds))
+}
+
+function time(block: Buffer, start: number, length: number): number {
+  if (isBase256(block, start)) return clampTime(Number(base256(block, start, length)))
+  return number(block, start, length, 'mtime')
+}
+
+/**
+ * Go before 1.8 (Docker before 1.13) wrote a ustar prefix into GNU headers, where access and change time are.
+ * Source: Go's archive/tar/reader.go, which tells them apart like this.
+ */
+function prefixOfOldGo(block: Buffer): string {
+  try {
+    for (const at of [345, 357]) if (block[at] !== 0) number(block, at, 12, 'time')
+    return ''
+  } catch {
+    const prefix = text(block, 345, 155)
+    return /^[\x01-\x7f]*$/.test(prefix) ? prefix : ''
+  }
 }
 
 export function isZeroBlock(block: Buffer): boolean {
@@ -135,23 +166,20 @@ export function parseHeader(block: Buffer): RawHeader {
   const magic = block.toString('latin1', 257, 265)
   const gnu = magic === 'ustar  \0'
   const posix = magic.startsWith('ustar\0')
-  let name = text(block, 0, 100)
-  if (posix) {
-    const star = block.toString('latin1', 508, 512) === 'tar\0'
-    const prefix = text(block, 345, star ? 131 : 155)
-    if (prefix !== '') name = `${prefix}/${name}`
-  }
+  const star = block.toString('latin1', 508, 512) === 'tar\0'
+  const prefix = posix ? text(block, 345, star ? 131 : 155) : gnu ? prefixOfOldGo(block) : ''
+  const name = text(block, 0, 100)
   const typeflag = block.toString('latin1', 156, 157)
   const device = typeflag === '3' || typeflag === '4'
   return {
     typeflag,
-    name,
+    name: prefix === '' ? name : `${prefix}/${name}`,
     linkName: text(block, 157, 100),
     mode: number(block, 100, 8, 'mode') & 0o7777,
     uid: number(block, 108, 8, 'uid'),
     gid: number(block, 116, 8, 'gid'),
     size: number(block, 124, 12, 'size'),
-    mtime: number(block, 136, 12, 'mtime'),
+    mtime: time(block, 136, 12),
     // some writers leave rubbish here for other types
     devMajor: device && (gnu || posix) ? number(block, 329, 8, 'devmajor') : 0,
     devMinor: device && (gnu || posix) ? number(block, 337, 8, 'devminor') : 0,
@@ -224,11 +252,11 @@ export function parsePax(data: Buffer): [key: string, value: Buffer][] {
   return records
 }
 
-/** `-1.25` → [-2, 750000000]; digits beyond nanoseconds are cut off. */
+/** `-1.25` → [-2, 750000000]; digits beyond nanoseconds are cut off, and so are times beyond what is kept exactly. */
 export function parsePaxTime(value: string): [seconds: number, nsec: number] {
   const match = /^([+-]?)(\d+)(?:\.(\d*))?$/.exec(value)
-  const seconds = Number(match?.[2])
-  if (!match || !Number.isSafeInteger(seconds)) throw malformed(`'${value.slice(0, 40)}' is not a time`)
+  if (match === null) throw malformed(`'${value.slice(0, 40)}' is not a time`)
+  const seconds = clampTime(Number(match[2]))
   const nsec = Number((match[3] ?? '').slice(0, 9).padEnd(9, '0'))
   if (match[1] !== '-') return [seconds, nsec]
   return nsec === 0 ? [-seconds || 0, 0] : [-seconds - 1, 1_000_000_000 - nsec]

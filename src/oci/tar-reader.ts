@@ -1,6 +1,8 @@
+import { toUtf8 } from '../base/bytes.js'
 import { asBuffer, OciError } from './error.js'
+import { resolveEntry, type SparseMap } from './tar-entry.js'
 import * as f from './tar-format.js'
-import type { Extent, RawHeader, TarEntry, TarType } from './tar-format.js'
+import type { Extent, RawHeader, TarEntry } from './tar-format.js'
 
 /** Told what is in an archive, synchronously and in order. A buffer is valid only during the call. */
 export interface TarHandler {
@@ -26,14 +28,24 @@ type State =
   | 'zero' // one zero block seen
   | 'end'
 
-interface PendingSparse {
-  header: RawHeader
-  extents: Extent[]
-  realSize: number
+/** An old GNU sparse file whose map goes on in more blocks. */
+interface ExtendedSparse {
+  readonly header: RawHeader
+  readonly extents: Extent[]
+  readonly realSize: number
+}
+
+/** A pax 1.0 sparse file whose map is being read. */
+interface FrontMap {
+  readonly entry: TarEntry
+  readonly realSize: number
+  /** Bytes of map and data that are still to come. */
+  left: number
   /** Digits of a number that a block's end cut in two. */
   text: string
   /** Numbers in the map; -1 until its first line is read. */
   wanted: number
+  readonly numbers: number[]
 }
 
 /**
@@ -55,8 +67,8 @@ export class TarReader {
   #local: [string, Buffer][] = []
   #longName: string | undefined
   #longLink: string | undefined
-  /** The entry whose sparse map is still being read. */
-  #sparse: PendingSparse | undefined
+  #extended: ExtendedSparse | undefined
+  #frontMap: FrontMap | undefined
   #entries = 0
   #offset = 0
 
@@ -159,9 +171,10 @@ export class TarReader {
         this.#state = 'end'
         return
       case 'sparse-extension': {
-        const sparse = this.#sparse as PendingSparse
-        if (f.parseGnuSparseExtension(block, sparse.extents)) return
-        this.#startSparse(sparse.header, sparse.extents, sparse.realSize, sparse.header.size)
+        const { header, extents, realSize } = this.#extended as ExtendedSparse
+        if (f.parseGnuSparseExtension(block, extents)) return
+        this.#extended = undefined
+        this.#startEntry(header, { extents, realSize })
         return
       }
       case 'sparse-map':
@@ -178,7 +191,6 @@ export class TarReader {
       return
     }
     const header = f.parseHeader(block)
-    if (header.size < 0) throw new OciError('malformed', 'tar: an entry has a negative size')
     switch (header.typeflag) {
       case 'x':
       case 'X': // Solaris
@@ -188,26 +200,24 @@ export class TarReader {
         this.#startMeta(header)
         return
       case 'V': // GNU volume label
+        if (header.size < 0) throw negativeSize()
         this.#startData('skip', header.size, undefined)
         return
       case 'S': {
-        this.#applyLongNames(header)
         const { extents, extended, realSize } = f.parseGnuSparseHeader(block)
-        const size = this.#paxNumber('size') ?? header.size
-        header.size = size
         if (extended) {
-          this.#sparse = { header, extents, realSize, text: '', wanted: 0 }
+          this.#extended = { header, extents, realSize }
           this.#state = 'sparse-extension'
-        } else this.#startSparse(header, extents, realSize, size)
+        } else this.#startEntry(header, { extents, realSize })
         return
       }
       default:
-        this.#applyLongNames(header)
         this.#startEntry(header)
     }
   }
 
   #startMeta(header: RawHeader): void {
+    if (header.size < 0) throw negativeSize()
     if (header.size > f.maxMetaSize)
       throw new OciError('limit', `tar: an extended header of ${header.size} bytes`)
     this.#metaType = header.typeflag
@@ -229,77 +239,49 @@ export class TarReader {
         this.#longLink = cutAtNul(data)
         return
       case 'g':
-        for (const [key, value] of f.parsePax(data)) {
-          if (value.length === 0) this.#global.delete(key)
-          else this.#global.set(key, value)
-        }
-        if (this.#global.size > 10_000) throw new OciError('limit', 'tar: too many global pax records')
+        this.#setGlobal(f.parsePax(data))
         return
       default:
         this.#local = f.parsePax(data)
     }
   }
 
-  #applyLongNames(header: RawHeader): void {
-    if (this.#longName !== undefined) header.name = this.#longName
-    if (this.#longLink !== undefined) header.linkName = this.#longLink
+  /** They stay, and are looked at for every entry: few and small. */
+  #setGlobal(records: readonly [key: string, value: Buffer][]): void {
+    for (const [key, value] of records) {
+      if (value.length === 0) this.#global.delete(key)
+      else this.#global.set(key, Buffer.from(value))
+    }
+    let bytes = 0
+    for (const [key, value] of this.#global) bytes += key.length + value.length
+    if (this.#global.size > maxGlobalRecords || bytes > f.maxMetaSize)
+      throw new OciError('limit', 'tar: too many global pax records')
+  }
+
+  #startEntry(header: RawHeader, gnuMap?: SparseMap): void {
+    const over = { longName: this.#longName, longLink: this.#longLink, pax: this.#takePax() }
     this.#longName = undefined
     this.#longLink = undefined
-  }
-
-  #paxNumber(key: string): number | undefined {
-    let value = this.#global.get(key)
-    for (const [k, v] of this.#local) if (k === key) value = v.length === 0 ? undefined : v
-    return value === undefined ? undefined : f.parsePaxNumber(value.toString('latin1'), key)
-  }
-
-  /** Local records over global ones over the header. */
-  #startEntry(header: RawHeader): void {
-    const pax = this.#takePax()
-    const type = typeOf(header)
-    if (type === undefined) {
-      throw new OciError('unsupported', `tar: entry '${header.name}' has unknown type '${header.typeflag}'`)
-    }
-    const entry = makeEntry(type, header, pax)
-    const size = pax.has('size') ? f.parsePaxNumber(paxText(pax, 'size'), 'size') : header.size
-    if (size < 0) throw new OciError('malformed', 'tar: an entry has a negative size')
-    const sparse = type === 'file' ? sparseOf(pax) : undefined
-    if (header.typeflag === 'D') {
-      // GNU incremental: a directory whose data lists its files; only the directory is wanted
-      this.#begin(entry)
-      this.#deliver = 'skip'
-      this.#startData('skip', size, entry)
-    } else if (sparse === '1.0') {
-      const realSize = f.parsePaxNumber(paxText(pax, 'GNU.sparse.realsize'), 'GNU.sparse.realsize')
-      this.#sparse = { header: { ...header, size }, extents: [], realSize, text: '', wanted: -1 }
-      this.#sparsePax = pax
-      this.#state = 'sparse-map'
-      if (size < f.blockSize) throw new OciError('malformed', 'tar: a sparse file without a map')
-    } else if (sparse !== undefined) {
-      this.#beginSparse(
-        entry,
-        sparse,
-        size,
-        f.parsePaxNumber(paxText(pax, 'GNU.sparse.size'), 'GNU.sparse.size'),
-      )
+    const { entry, stored, sparse } = resolveEntry(header, over, gnuMap)
+    if (sparse === undefined) {
+      const deliver = this.#begin(entry)
+      this.#startData(entry.type === 'file' ? deliver : 'skip', stored, entry)
+    } else if (sparse.extents !== undefined) {
+      this.#beginSparse(entry, sparse.extents, stored, sparse.realSize)
     } else {
-      entry.size = type === 'file' ? size : 0
-      // Of links, devices, directories and fifos the size field is noise: no data follows. (Go's isHeaderOnlyType.)
-      this.#startData(this.#begin(entry), entry.size, entry)
+      if (stored < f.blockSize) throw new OciError('malformed', 'tar: a sparse file without a map')
+      this.#frontMap = { entry, realSize: sparse.realSize, left: stored, text: '', wanted: -1, numbers: [] }
+      this.#state = 'sparse-map'
     }
-  }
-
-  #sparsePax = new Map<string, Buffer>()
-
-  #startSparse(header: RawHeader, extents: Extent[], realSize: number, size: number): void {
-    this.#sparse = undefined
-    this.#beginSparse(makeEntry('file', header, this.#takePax()), extents, size, realSize)
   }
 
   #beginSparse(entry: TarEntry, extents: Extent[], dataSize: number, realSize: number): void {
     if (realSize < 0) throw new OciError('malformed', 'tar: a sparse file has a negative size')
     if (f.checkExtents(extents, realSize) !== dataSize) {
-      throw new OciError('malformed', `tar: the map of sparse file '${entry.path}' does not fit its data`)
+      throw new OciError(
+        'malformed',
+        `tar: the map of sparse file '${toUtf8(entry.path)}' does not fit its data`,
+      )
     }
     entry.size = realSize
     entry.sparse = extents
@@ -308,60 +290,41 @@ export class TarReader {
 
   /** pax 1.0: decimal numbers, one a line: how many, then offset and length of each; padded to a block. */
   #sparseMapBlock(block: Buffer): void {
-    const sparse = this.#sparse as PendingSparse
-    sparse.header.size -= f.blockSize
-    let from = 0
-    const numbers: number[] = []
-    for (;;) {
+    const map = this.#frontMap as FrontMap
+    map.left -= f.blockSize
+    for (let from = 0; map.numbers.length !== map.wanted;) {
       const newline = block.indexOf(0x0a, from)
-      if (newline === -1) break
-      const digits = sparse.text + block.toString('latin1', from, newline)
-      sparse.text = ''
-      from = newline + 1
-      const value = f.parsePaxNumber(digits, 'sparse map')
-      if (sparse.wanted === -1) {
-        if (value < 0 || value > f.maxSparseExtents)
-          throw new OciError('limit', 'tar: a sparse file has too many parts')
-        sparse.wanted = value * 2
-      } else numbers.push(value)
-      if (sparse.wanted === this.#mapNumbers.length + numbers.length) break
-    }
-    this.#mapNumbers.push(...numbers)
-    if (sparse.wanted === -1 || this.#mapNumbers.length < sparse.wanted) {
-      sparse.text += block.toString('latin1', from)
-      if (sparse.text.length > 32 || sparse.header.size < f.blockSize) {
+      map.text += block.toString('latin1', from, newline === -1 ? block.length : newline)
+      if (newline === -1) {
+        if (map.text.length <= 32 && map.left >= f.blockSize) return
         throw new OciError('malformed', 'tar: the map of a sparse file is damaged')
       }
-      return
+      const value = f.parsePaxNumber(map.text, 'sparse map')
+      map.text = ''
+      from = newline + 1
+      if (map.wanted !== -1) map.numbers.push(value)
+      else if (value >= 0 && value <= f.maxSparseExtents) map.wanted = value * 2
+      else throw new OciError('limit', 'tar: a sparse file has too many parts')
     }
-    for (let i = 0; i < sparse.wanted; i += 2) {
-      sparse.extents.push({
-        offset: this.#mapNumbers[i] as number,
-        length: this.#mapNumbers[i + 1] as number,
-      })
-    }
-    this.#mapNumbers = []
-    this.#sparse = undefined
-    this.#beginSparse(
-      makeEntry('file', sparse.header, this.#sparsePax),
-      sparse.extents,
-      sparse.header.size,
-      sparse.realSize,
-    )
+    const extents: Extent[] = []
+    for (let i = 0; i < map.wanted; i += 2)
+      extents.push({ offset: map.numbers[i] as number, length: map.numbers[i + 1] as number })
+    this.#frontMap = undefined
+    this.#beginSparse(map.entry, extents, map.left, map.realSize)
   }
 
-  #mapNumbers: number[] = []
-
-  #takePax(): Map<string, Buffer> {
+  /** Local records over global ones. */
+  #takePax(): ReadonlyMap<string, Buffer> {
     if (this.#local.length === 0 && this.#global.size === 0) return noPax
     const pax = new Map(this.#global)
-    const extents: string[] = []
+    const extents: number[] = []
     for (const [key, value] of this.#local) {
       // 0.0 repeats these two keys, once for each part
-      if (key === 'GNU.sparse.offset' || key === 'GNU.sparse.numbytes') extents.push(value.toString('latin1'))
-      // empty means: take it away; but an attribute may be empty, and so may the map of a file that is one hole
-      else if (value.length === 0 && key !== 'GNU.sparse.map' && !key.startsWith('SCHILY.xattr.'))
-        pax.delete(key)
+      if (key === 'GNU.sparse.offset' || key === 'GNU.sparse.numbytes') {
+        if ((extents.length % 2 === 0) !== (key === 'GNU.sparse.offset'))
+          throw new OciError('malformed', 'tar: the map of a sparse file is damaged')
+        extents.push(f.parsePaxNumber(value.toString('latin1'), key))
+      } else if (value.length === 0 && !mayBeEmpty.test(key)) pax.delete(key)
       else pax.set(key, value)
     }
     if (extents.length > 0) pax.set('GNU.sparse.map', Buffer.from(extents.join(',')))
@@ -385,7 +348,16 @@ export class TarReader {
   }
 }
 
-const noPax = new Map<string, Buffer>()
+const maxGlobalRecords = 1000
+
+/** Elsewhere an empty record takes an earlier one away: an attribute may be empty, and so may the map of a file that is one hole. */
+const mayBeEmpty = /^(?:GNU\.sparse\.map$|SCHILY\.xattr\.|LIBARCHIVE\.xattr\.)/
+
+const noPax: ReadonlyMap<string, Buffer> = new Map()
+
+function negativeSize(): OciError {
+  return new OciError('malformed', 'tar: an entry has a negative size')
+}
 
 function paddingOf(size: number): number {
   const over = size % f.blockSize
@@ -395,117 +367,4 @@ function paddingOf(size: number): number {
 function cutAtNul(data: Buffer): string {
   const nul = data.indexOf(0)
   return data.toString('latin1', 0, nul === -1 ? data.length : nul)
-}
-
-function paxText(pax: Map<string, Buffer>, key: string): string {
-  return pax.get(key)?.toString('latin1') ?? ''
-}
-
-function typeOf(header: RawHeader): TarType | undefined {
-  switch (header.typeflag) {
-    case '\0':
-    case '0':
-    case '7':
-      // V7 had no directories: a name that ends in a slash is one
-      return header.name.endsWith('/') ? 'directory' : 'file'
-    case '1':
-      return 'link'
-    case '2':
-      return 'symlink'
-    case '3':
-      return 'char'
-    case '4':
-      return 'block'
-    case '5':
-    case 'D':
-      return 'directory'
-    case '6':
-      return 'fifo'
-    case 'S':
-      return 'file'
-    default:
-      return undefined
-  }
-}
-
-function sparseOf(pax: Map<string, Buffer>): Extent[] | '1.0' | undefined {
-  if (paxText(pax, 'GNU.sparse.major') === '1' && paxText(pax, 'GNU.sparse.minor') === '0') return '1.0'
-  const map = pax.get('GNU.sparse.map')
-  if (map === undefined) return undefined
-  const numbers = map.length === 0 ? [] : map.toString('latin1').split(',')
-  if (numbers.length % 2 !== 0) throw new OciError('malformed', 'tar: the map of a sparse file is damaged')
-  if (numbers.length > 2 * f.maxSparseExtents)
-    throw new OciError('limit', 'tar: a sparse file has too many parts')
-  const extents: Extent[] = []
-  for (let i = 0; i < numbers.length; i += 2) {
-    extents.push({
-      offset: f.parsePaxNumber(numbers[i] as string, 'sparse map'),
-      length: f.parsePaxNumber(numbers[i + 1] as string, 'sparse map'),
-    })
-  }
-  return extents
-}
-
-function makeEntry(type: TarType, header: RawHeader, pax: Map<string, Buffer>): TarEntry {
-  const entry: TarEntry = {
-    type,
-    path: header.name,
-    linkPath: header.linkName,
-    mode: header.mode,
-    uid: header.uid,
-    gid: header.gid,
-    size: header.size,
-    mtime: header.mtime,
-    mtimeNsec: 0,
-    devMajor: header.devMajor,
-    devMinor: header.devMinor,
-    xattrs: undefined,
-    acls: undefined,
-    sparse: undefined,
-  }
-  for (const [key, value] of pax) applyPax(entry, key, value)
-  const sparseName = pax.get('GNU.sparse.name')
-  if (sparseName !== undefined) entry.path = sparseName.toString('latin1')
-  if (entry.path.includes('\0') || entry.linkPath.includes('\0'))
-    throw new OciError('malformed', 'tar: a name has a NUL byte')
-  return entry
-}
-
-function applyPax(entry: TarEntry, key: string, value: Buffer): void {
-  switch (key) {
-    case 'path':
-      entry.path = value.toString('latin1')
-      return
-    case 'linkpath':
-      entry.linkPath = value.toString('latin1')
-      return
-    case 'uid':
-    case 'gid':
-      entry[key] = f.parsePaxNumber(value.toString('latin1'), key)
-      return
-    case 'mtime':
-      ;[entry.mtime, entry.mtimeNsec] = f.parsePaxTime(value.toString('latin1'))
-      return
-    case 'SCHILY.acl.access':
-      entry.acls = { ...entry.acls, access: value.toString('latin1') }
-      return
-    case 'SCHILY.acl.default':
-      entry.acls = { ...entry.acls, default: value.toString('latin1') }
-      return
-  }
-  if (key.startsWith('SCHILY.xattr.')) {
-    entry.xattrs ??= new Map()
-    // GNU tar escapes these two in names
-    const name = key
-      .slice('SCHILY.xattr.'.length)
-      .replace(/%(3D|25)/g, (_, hex) => (hex === '25' ? '%' : '='))
-    entry.xattrs.set(name, Buffer.from(value))
-  } else if (key.startsWith('LIBARCHIVE.xattr.')) {
-    // bsdtar writes both; this one is base64 with a percent-encoded name
-    const name = key
-      .slice('LIBARCHIVE.xattr.'.length)
-      .replace(/%([0-9A-Fa-f]{2})/g, (_, hex: string) => String.fromCharCode(parseInt(hex, 16)))
-    entry.xattrs ??= new Map()
-    if (!entry.xattrs.has(name)) entry.xattrs.set(name, Buffer.from(value.toString('latin1'), 'base64'))
-  }
 }

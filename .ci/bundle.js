@@ -1,5 +1,5 @@
 /**
- * Puts what tsc wrote into few files, one for each program of bin/. Loading a hundred modules one by one takes Node longer than
+ * Puts the compiled files into few files, one for each program of bin/. Loading a hundred modules one by one takes Node longer than
  * most commands do (HACKING.md, "Start-up", has figures). Started by prepare.js.
  *
  * They are CommonJS, which alone can be given compiled code to start from on every Node (bin/load.js); a group of

@@ -5,7 +5,7 @@
  * `npm start`, `npm test` and `npm run build` come through here.
  */
 import { spawnSync } from 'node:child_process'
-import { existsSync, readdirSync, rmSync, statSync } from 'node:fs'
+import { existsSync, readdirSync, statSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 
@@ -79,38 +79,34 @@ function installPackages() {
 function buildAddon() {
   if (!existsSync(join(root, 'binding.gyp')) || existsSync(join(root, `prebuilds/linux-${process.arch}`)))
     return
-  const built = newest([join(root, 'build/Release/lamina.node')])
-  if (built >= newest([join(root, 'native'), join(root, 'binding.gyp')]) && built > 0) return
+  // make knows which of the files are stale; the stamp says that it was asked since the last change.
+  const stamp = join(root, 'build/.made')
+  if (newest([stamp]) >= newest([join(root, 'native'), join(root, 'binding.gyp')])) return
   step('Building the native addon', ...npm('run', '--silent', 'build:native'), missingTools)
+  writeFileSync(stamp, '')
 }
 
-function buildTypeScript() {
-  const info = join(root, 'dist/.tsbuildinfo')
-  const sources = ['src', 'test', 'tsconfig.json', 'package.json'].map(path => join(root, path))
-  if (newest([info]) >= newest(sources, /\.(ts|json)$/)) return
-  step(
-    'Compiling TypeScript',
-    process.execPath,
-    [join(root, 'node_modules/typescript/bin/tsc'), '-p', root],
-    () => {
-      rmSync(info, { force: true }) // so that the next run compiles, and complains, again
-    },
-  )
+/** Touched by each compilation; what is made from the JavaScript is older than this when it is stale. */
+const compiled = join(root, 'dist/.compiled')
+
+function compileTypeScript() {
+  const sources = ['src', 'test', 'tsconfig.json', '.ci/compile.js'].map(path => join(root, path))
+  if (newest([compiled]) >= newest(sources, /\.(ts|js)$/)) return
+  step('Compiling TypeScript', process.execPath, [join(root, '.ci/compile.js')])
 }
 
-/** The daemon and the command line as few files; taken while they are not older than what tsc wrote. */
+/** The daemon and the command line as few files; taken while they are not older than what they are made of. */
 function bundle() {
   const bundles = ['daemon/main', 'cli/main', 'cli/main.mount', 'cli/fuse-lamina'].map(name =>
     join(root, 'dist/src', `${name}.bundle.cjs`),
   )
-  const compiled = newest([join(root, 'dist/.tsbuildinfo')])
-  if (bundles.every(path => newest([path]) >= compiled)) return
+  if (bundles.every(path => newest([path]) >= newest([compiled]))) return
   step('Bundling', process.execPath, [join(root, '.ci/bundle.js')])
 }
 
 /** From the definitions that --help prints. */
 function manPages() {
-  if (newest([join(root, 'dist/man/lamina.1')]) >= newest([join(root, 'dist/.tsbuildinfo')])) return
+  if (newest([join(root, 'dist/man/lamina.1')]) >= newest([compiled])) return
   step('Writing man pages', process.execPath, [join(root, '.ci/man.js')])
 }
 
@@ -122,7 +118,7 @@ export function prepare() {
   }
   installPackages()
   buildAddon()
-  buildTypeScript()
+  compileTypeScript()
   bundle()
   manPages()
 }

@@ -223,7 +223,7 @@ function ioUring(offered: Set<InitFlag> | undefined): Finding {
     'io_uring',
     here && (disabled === undefined || disabled === '0'),
     found,
-    'nothing today: the daemon takes its requests from the device (ARCHITECTURE.md says why)',
+    'nothing today: the daemon takes its requests from the device (docs/decisions/001 says why)',
     parameter === undefined
       ? 'run Linux 6.14 or newer with CONFIG_FUSE_IO_URING'
       : 'echo Y > /sys/module/fuse/parameters/enable_uring; sysctl kernel.io_uring_disabled=0',

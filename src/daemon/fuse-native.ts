@@ -1,7 +1,7 @@
 /**
  * `--transport fuse-native`: the overlay served through the npm package of that name, which is libfuse 2.9's high level. For
  * comparison, and as a second opinion on the overlay: slower than the own transport, and it cannot express everything
- * (ARCHITECTURE.md, "fuse-native").
+ * (docs/architecture/daemon.md).
  */
 import { readdirSync, readlinkSync } from 'node:fs'
 import { createRequire } from 'node:module'

@@ -18,7 +18,7 @@ export type RedirectDir = 'on' | 'off' | 'follow' | 'nofollow'
 /** How a deletion is written into upperdir. `auto`: character device 0:0 where mknod is allowed, else an xattr, else `.wh.`. */
 export type WhiteoutStyle = 'auto' | 'char' | 'xattr' | 'file'
 
-/** Who reads and writes file contents: see "Two I/O modes" in ARCHITECTURE.md. */
+/** Who reads and writes file contents: see docs/architecture/channel.md. */
 export type IoMode = 'auto' | 'cached' | 'passthrough'
 
 export interface MountOptions {

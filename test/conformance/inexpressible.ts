@@ -1,6 +1,6 @@
 /**
  * What the path calls of fuse-native (libfuse 2.9, fuse-native 2.2.6) cannot express, and the cases that need it: as
- * ARCHITECTURE.md lists them.
+ * docs/architecture/daemon.md lists them.
  */
 const REASONS: readonly (readonly [reason: string, cases: readonly RegExp[]])[] = [
   [

@@ -29,6 +29,8 @@ export interface Override {
   readonly gid?: number | undefined
   /** Permission bits. */
   readonly mode?: number | undefined
+  /** Or what becomes of those of the source. */
+  readonly changeMode?: ((mode: number, isDirectory: boolean) => number) | undefined
 }
 
 /** One copy in progress: where hard links were first written, and the totals. */
@@ -137,8 +139,12 @@ function copyMetadata(
       sys.removexattrAt(to, target, attr)
     }
   }
-  if (!sys.S_ISLNK(stat.mode)) sys.chmodAt(to, target, override.mode ?? stat.mode & 0o7777)
+  if (!sys.S_ISLNK(stat.mode)) sys.chmodAt(to, target, modeOf(stat, override))
   sys.utimensAt(to, target, stat.atime, stat.atimeNsec, stat.mtime, stat.mtimeNsec)
+}
+
+function modeOf({ mode }: Stat, override: Override): number {
+  return override.mode ?? override.changeMode?.(mode & 0o7777, sys.S_ISDIR(mode)) ?? mode & 0o7777
 }
 
 /**

@@ -24,7 +24,10 @@ export interface RegistryAccess {
   readonly credentials?: Credentials
 }
 
-export interface PullOptions extends InstallOptions, RegistryAccess {}
+export interface PullOptions extends InstallOptions, RegistryAccess {
+  /** The image gets no name: what has it keeps it. */
+  readonly keepName?: boolean
+}
 
 /**
  * Fetches what the store lacks of an image: several layers at once, each resumed where an earlier attempt broke off,
@@ -42,7 +45,7 @@ export async function pullImage(store: Store, ref: string, options: PullOptions 
     const top = await registry.resolve()
     const descriptor = { mediaType: top.mediaType, digest: top.digest, size: top.bytes.length }
     const names =
-      reference.tag === undefined
+      reference.tag === undefined || options.keepName === true
         ? []
         : [formatReference({ domain: reference.domain, path: reference.path, tag: reference.tag })]
     const { image, manifest } = await installImage(

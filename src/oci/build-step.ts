@@ -42,6 +42,8 @@ export interface CopyStep {
   exclude: string[]
   checksum?: string
   keepGitDir: boolean
+  /** ADD: archives are unpacked. Absent: those of the context are, not what a URL brings. */
+  unpack?: boolean
 }
 
 export type BuildStep =
@@ -215,10 +217,9 @@ function copyStep(instruction: Instruction, lookup: Lookup, escape: EscapeChar):
   const flags = flagsOf(instruction, copyFlags, ['exclude'])
   const isAdd = instruction.keyword === 'ADD'
   if (isAdd && flags.has('from')) throw malformed(instruction, 'there is no flag --from')
-  if (!isAdd && (flags.has('checksum') || flags.has('keep-git-dir'))) {
-    throw malformed(instruction, 'flags --checksum and --keep-git-dir are ADD’s')
+  if (!isAdd && ['checksum', 'keep-git-dir', 'unpack'].some(name => flags.has(name))) {
+    throw malformed(instruction, 'flags --checksum, --keep-git-dir and --unpack are ADD’s')
   }
-  if (flags.has('unpack')) throw malformed(instruction, 'flag --unpack is not supported')
   const text = (name: string): string | undefined => {
     const value = flags.get(name)?.[0]
     return value === undefined ? undefined : expandWord(value, lookup, escape)
@@ -233,9 +234,6 @@ function copyStep(instruction: Instruction, lookup: Lookup, escape: EscapeChar):
     content: heredoc.expand ? expandHeredoc(heredoc.content, lookup) : heredoc.content,
   }))
   const sources = inline.length > 0 ? paths.filter(path => !/^\d*<</.test(path)) : paths
-  if (sources.length + inline.length > 1 && !/(?:^|\/)\.{0,2}$/.test(destination)) {
-    throw malformed(instruction, 'with several sources the destination must be a directory and end with /')
-  }
   const step: CopyStep = {
     kind: isAdd ? 'add' : 'copy',
     sources,
@@ -245,6 +243,7 @@ function copyStep(instruction: Instruction, lookup: Lookup, escape: EscapeChar):
     parents: flag(instruction, flags, 'parents'),
     keepGitDir: flag(instruction, flags, 'keep-git-dir'),
     exclude: (flags.get('exclude') ?? []).map(value => expandWord(value, lookup, escape)),
+    ...(flags.has('unpack') ? { unpack: flag(instruction, flags, 'unpack') } : {}),
   }
   for (const name of ['from', 'chown', 'chmod', 'checksum'] as const) {
     const value = text(name)

@@ -15,6 +15,8 @@ const maxWarnings = 100
 
 export interface MetadataOptions {
   readonly ids: IdMap | undefined
+  /** Instead of the archive's owners, and of root where it names none. */
+  readonly owner: { readonly uid: number; readonly gid: number } | undefined
   /** See ExtractOptions. */
   readonly ownership: 'chown' | 'xattr' | 'ignore'
   /** The tree is a layer: attributes that mean something to overlays are escaped or left out. */
@@ -45,8 +47,8 @@ export class EntryMetadata {
     fd: number,
     name: string,
   ): [uid: number, gid: number] {
-    const uid = toHost(this.options.ids?.uid, entry.uid, 'uid')
-    const gid = toHost(this.options.ids?.gid, entry.gid, 'gid')
+    const uid = this.options.owner?.uid ?? toHost(this.options.ids?.uid, entry.uid, 'uid')
+    const gid = this.options.owner?.gid ?? toHost(this.options.ids?.gid, entry.gid, 'gid')
     if (this.options.ownership === 'chown') {
       if (this.options.self === undefined || uid !== this.options.self[0] || gid !== this.options.self[1])
         sys.fchownat(fd, name, uid, gid)

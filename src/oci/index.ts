@@ -59,7 +59,7 @@ export {
 } from './tar-split.js'
 export { LayerTree, layerPath } from './layer-tree.js'
 export { TarReader, type TarHandler } from './tar-reader.js'
-export type { Extent, TarEntry, TarType } from './tar-format.js'
+export { isTarHeader, type Extent, type TarEntry, type TarType } from './tar-format.js'
 export * from './image-source.js'
 export { openImageArchive } from './archive.js'
 export { openFileSet, readSmall, type FileSet } from './file-set.js'
@@ -110,4 +110,5 @@ export {
   type EscapeChar,
   type Lookup,
 } from './shell-words.js'
-export { parseDockerignore, type IgnoreRules } from './dockerignore.js'
+export { parseDockerignore } from './dockerignore.js'
+export { componentExpression, hasWildcard, PathPatterns, withoutEscapes } from './path-patterns.js'

@@ -33,6 +33,8 @@ export interface ExtractOptions {
   xattrPrefix?: format.OverlayPrefix
   /** Ids in the archive to ids on disk; absent: the same. */
   ids?: IdMap | undefined
+  /** Of everything, whatever the archive says. */
+  owner?: { readonly uid: number; readonly gid: number } | undefined
   /**
    * `chown` (default): owners as the archive says.
    * `xattr`: kept in user.containers.override_stat, for a user without a range of ids; devices become files.
@@ -98,6 +100,7 @@ export class TarExtractor implements TarHandler {
     const gid = process.getegid?.() ?? 0
     this.#metadata = new EntryMetadata({
       ids: options.ids,
+      owner: options.owner,
       ownership: this.#ownership,
       overlay: this.#overlay,
       self: inherits || !this.#overlay ? undefined : [uid, gid],

@@ -157,6 +157,17 @@ function checksumField(block: Buffer): number | undefined {
   }
 }
 
+/** The first block of an archive of whatever age: V7 archives have no magic word, only a checksum. */
+export function isTarHeader(block: Buffer): boolean {
+  if (block.length < blockSize || isZeroBlock(block)) return false
+  try {
+    parseHeader(block)
+    return true
+  } catch {
+    return false
+  }
+}
+
 /** @throws OciError `malformed` when the checksum or a field is wrong */
 export function parseHeader(block: Buffer): RawHeader {
   const [unsigned, signed] = checksums(block)

@@ -232,7 +232,6 @@ t.test('mistakes name their line', async t => {
     ['FROM a b', /^line 1: /],
     ['FROM a AS b\nFROM c AS B', /^line 2: .*second stage/],
     ['FROM a\nCOPY x', /^line 2: COPY: .*destination/],
-    ['FROM a\nCOPY a b c', /^line 2: COPY: .*end with \//],
     ['FROM a\nCOPY --nope a b', /^line 2: COPY: .*--nope/],
     ['FROM a\nENV X', /^line 2: ENV: .*no value/],
     ['FROM a\nENV A=1 B', /^line 2: ENV: /],
@@ -278,9 +277,7 @@ t.test('.dockerignore is docker’s, not git’s', async t => {
   ]
   for (const [text, ignored, kept] of cases) {
     const rules = parseDockerignore(text)
-    for (const path of ignored) t.ok(rules.ignores(path), `${JSON.stringify(text)} ignores ${path}`)
-    for (const path of kept) t.notOk(rules.ignores(path), `${JSON.stringify(text)} keeps ${path}`)
+    for (const path of ignored) t.ok(rules.matches(path), `${JSON.stringify(text)} ignores ${path}`)
+    for (const path of kept) t.notOk(rules.matches(path), `${JSON.stringify(text)} keeps ${path}`)
   }
-  t.ok(parseDockerignore('*\n!a').mayContainExceptions)
-  t.notOk(parseDockerignore('*').mayContainExceptions)
 })

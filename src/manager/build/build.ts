@@ -7,7 +7,6 @@ import { join } from 'node:path'
 import { mkdirSync } from 'node:fs'
 import { fromUtf8 } from '../../base/bytes.js'
 import {
-  digestOf,
   expandWord,
   hostPlatform,
   parseInstruction,
@@ -16,52 +15,59 @@ import {
   type Containerfile,
   type CopyStep,
   type Digest,
-  type IgnoreRules,
+  parsePlatform,
   type ImageConfig,
   type Instruction,
+  type PathPatterns,
   type Platform,
   type Stage,
 } from '../../oci/index.js'
-import * as sys from '../../sys/index.js'
 import { applyConfigStep, commandLine, isConfigStep } from '../config-change.js'
 import { emptyConfig, historyStep, record, withLayer } from '../image-create.js'
-import { pullImage, type RegistryAccess } from '../image-pull.js'
-import type { TransferEvent } from '../image-install.js'
 import type { ImageRecord } from '../images.js'
 import type { Lease } from '../leases.js'
 import type { Store } from '../store.js'
 import { StoreError, causeOf } from '../store-error.js'
-import { copyFiles, makeDirectories } from './copy-files.js'
-import { CopySource } from './copy-source.js'
+import { BaseImages, type BaseImageOptions } from './base-images.js'
+import { cacheKey, copiedContents } from './cache-key.js'
+import { copyFiles } from './copy-files.js'
+import { workdirOwner } from './copy-owner.js'
+import { CopyTarget } from './copy-target.js'
 import { checkSources, isRemote, RemoteFiles } from './remote-files.js'
 import { runMount } from './run-mounts.js'
 import { runStep } from './run-step.js'
+import { sourceDigest } from './source-digest.js'
+import type { SourceTree } from './source-tree.js'
+import { Sources, type NamedContext } from './sources.js'
+import { StageGraph } from './stage-graph.js'
 import { changeTree, readTree } from './step-box.js'
 import { BuildVariables } from './variables.js'
 
-export interface BuildOptions extends RegistryAccess {
+export interface BuildOptions extends BaseImageOptions {
   readonly containerfile: Containerfile
   /** Directory of the build context; absent where there is none. */
   readonly context?: string
-  readonly ignore?: IgnoreRules
+  /** What of it the build does not see. */
+  readonly ignore?: PathPatterns
+  /** The context came as an archive, whose owners count. */
+  readonly contextOwners?: boolean
+  /** By the names under which FROM, COPY --from and bind mounts know them. */
+  readonly contexts?: Readonly<Record<string, NamedContext>>
   readonly names?: readonly string[]
   readonly args?: Readonly<Record<string, string>>
   readonly labels?: Readonly<Record<string, string>>
   /** A stage's name or number; the last one otherwise. */
   readonly target?: string
   readonly useCache?: boolean
-  /** `always` asks the registry also for images that are here; `never` does not ask at all. */
-  readonly pull?: 'missing' | 'always' | 'never'
   readonly network?: 'host' | 'none'
+  /** Of the image that is made, and of images that it stands on. */
   readonly platform?: Platform
   /** id to file, for RUN --mount=type=secret. */
   readonly secrets?: Readonly<Record<string, string>>
   /** Bytes that ADD downloads of one URL at most. */
   readonly maxDownload?: number
-  readonly signal?: AbortSignal
   readonly onStep?: (step: StepReport) => void
   readonly onOutput?: (chunk: Buffer) => void
-  readonly onProgress?: (event: TransferEvent) => void
 }
 
 export interface StepReport {
@@ -86,12 +92,8 @@ export async function buildImage(store: Store, options: BuildOptions): Promise<I
   using lease = store.lease()
   await using remote = new RemoteFiles(store, { max: options.maxDownload, signal: options.signal })
   const builder = new Builder(store, lease, remote, options)
-  const { config } = await builder.build(builder.target())
-  const labels = options.labels ?? {}
-  const finished =
-    Object.keys(labels).length === 0
-      ? config
-      : { ...config, config: { ...config.config, Labels: { ...config.config?.Labels, ...labels } } }
+  const { config } = await builder.build()
+  const finished = finish(config, options)
   const image = record(store, finished, {})
   store.db.transaction(() => {
     for (const name of options.names ?? []) store.images.tag(image.id, name)
@@ -99,10 +101,22 @@ export async function buildImage(store: Store, options: BuildOptions): Promise<I
   return store.images.find(image.id)
 }
 
+/** What the caller says of the image, whatever the file does. */
+function finish(config: ImageConfig, { labels = {}, platform }: BuildOptions): ImageConfig {
+  const named =
+    Object.keys(labels).length === 0
+      ? config
+      : { ...config, config: { ...config.config, Labels: { ...config.config?.Labels, ...labels } } }
+  if (platform === undefined) return named
+  const { os, architecture, variant } = platform
+  return { ...named, os, architecture, ...(variant === undefined ? {} : { variant }) }
+}
+
 class Builder {
-  readonly #stages: readonly Stage[]
+  readonly #graph: StageGraph
+  readonly #sources: Sources
+  readonly #images: BaseImages
   readonly #done = new Map<number, Promise<StageState>>()
-  readonly #needed = new Set<number>()
   readonly #total: number
   #number = 0
   readonly #platform: Platform
@@ -114,53 +128,31 @@ class Builder {
     readonly remote: RemoteFiles,
     readonly options: BuildOptions,
   ) {
-    this.#stages = options.containerfile.stages
+    const { containerfile, context, ignore, contextOwners } = options
     this.#platform = options.platform ?? hostPlatform()
-    this.#globals = BuildVariables.globals(options.containerfile, options.args ?? {}, this.#platform)
-    this.#need(this.target())
-    this.#total = [...this.#needed].reduce(
-      (sum, index) => sum + 1 + (this.#stages[index]?.instructions.length ?? 0),
+    this.#globals = BuildVariables.globals(containerfile, options.args ?? {}, this.#platform)
+    this.#images = new BaseImages(store, lease, options)
+    const local = context === undefined ? undefined : { dir: context, ignore, owners: contextOwners }
+    this.#sources = new Sources(store, local, options.contexts)
+    this.#graph = new StageGraph(
+      containerfile,
+      this.#globals.lookup(),
+      name => this.#sources.named(name) !== undefined,
+    )
+    this.#total = [...this.#graph.needed(this.#graph.target(options.target))].reduce(
+      (sum, index) => sum + 1 + (this.#graph.stages[index]?.instructions.length ?? 0),
       0,
     )
   }
 
-  target(): number {
-    const wanted = this.options.target
-    if (wanted === undefined) return this.#stages.length - 1
-    const index = this.#stageIndex(wanted, this.#stages.length)
-    if (index === undefined) throw new StoreError('not-found', `the file has no stage '${wanted}'`)
-    return index
+  build(): Promise<StageState> {
+    return this.#build(this.#graph.target(this.options.target))
   }
 
-  /** A stage before `limit`, by name or number. */
-  #stageIndex(name: string, limit: number): number | undefined {
-    const byName = this.#stages.findIndex(
-      (stage, index) => index < limit && stage.name === name.toLowerCase(),
-    )
-    if (byName >= 0) return byName
-    return /^\d+$/.test(name) && Number(name) < limit ? Number(name) : undefined
-  }
-
-  /** Stages that the target stands on or copies from; others are not built. */
-  #need(index: number): void {
-    const stage = this.#stages[index]
-    if (stage === undefined || this.#needed.has(index)) return
-    this.#needed.add(index)
-    const base = this.#stageIndex(expandWord(stage.base, this.#globals.lookup()), index)
-    if (base !== undefined) this.#need(base)
-    for (const instruction of stage.instructions) {
-      for (const flag of instruction.flags) {
-        const from = flag.name === 'from' ? flag.value : /(?:^|,)from=([^,]+)/.exec(flag.value)?.[1]
-        const other = from === undefined ? undefined : this.#stageIndex(from, index)
-        if (other !== undefined) this.#need(other)
-      }
-    }
-  }
-
-  build(index: number): Promise<StageState> {
+  #build(index: number): Promise<StageState> {
     const known = this.#done.get(index)
     if (known !== undefined) return known
-    const stage = this.#stages[index]
+    const stage = this.#graph.stages[index]
     if (stage === undefined) throw new Error(`there is no stage ${index}`)
     const building = this.#buildStage(stage)
     this.#done.set(index, building)
@@ -168,17 +160,20 @@ class Builder {
   }
 
   async #buildStage(stage: Stage): Promise<StageState> {
-    const base = expandWord(stage.base, this.#globals.lookup(), this.options.containerfile.escape)
+    const base = this.#graph.base(stage)
     // Stages that this one needs come first, so that the output reads from top to bottom.
-    const parent = this.#stageIndex(base, stage.index)
-    const before = parent === undefined ? undefined : await this.build(parent)
+    const parent = this.#graph.index(base, stage.index)
+    const before = parent === undefined ? undefined : await this.#build(parent)
     for (const instruction of stage.instructions) {
       const from = instruction.flags.find(flag => flag.name === 'from')?.value
-      const other = from === undefined ? undefined : this.#stageIndex(from, stage.index)
-      if (other !== undefined) await this.build(other)
+      const other = from === undefined ? undefined : this.#graph.index(from, stage.index)
+      if (other !== undefined) await this.#build(other)
     }
     const report = this.#begin(stage.from)
-    const state = before === undefined ? await this.#fromImage(base) : { ...before, hasCmd: false }
+    const state =
+      before === undefined
+        ? await this.#located(stage.from, () => this.#from(base, stage))
+        : { ...before, hasCmd: false }
     report('done')
     const triggers = state.config.config?.OnBuild ?? []
     if (triggers.length > 0)
@@ -203,30 +198,29 @@ class Builder {
     return state => this.options.onStep?.({ ...report, state })
   }
 
-  async #fromImage(name: string): Promise<StageState> {
-    if (name === 'scratch') return { chain: undefined, config: emptyConfig(this.#platform), hasCmd: false }
-    const image = await this.#image(name)
+  /** What a stage stands on that is no stage. */
+  async #from(name: string, stage: Stage): Promise<StageState> {
+    const platform = this.#platformOf(stage)
+    const named = this.#sources.named(name)
+    if (named !== undefined && 'dir' in named) {
+      const all = { ...readStep(parseInstruction('COPY / /', '\\', 1), () => undefined) } as CopyStep
+      const state = { chain: undefined, config: emptyConfig(platform ?? this.#platform), hasCmd: false }
+      const chain = await this.#copy(state, { ...all, from: name }, stage)
+      const layer = chain === undefined ? undefined : this.store.layers.getChain(chain)
+      return layer === undefined
+        ? state
+        : { ...state, chain, config: withLayer(state.config, layer.diffId, `FROM ${name}`) }
+    }
+    if (name === 'scratch' && named === undefined)
+      return { chain: undefined, config: emptyConfig(this.#platform), hasCmd: false }
+    const image = await this.#images.find(named?.image ?? name, platform)
     return { chain: image.chainId, config: this.store.images.config(image.id), hasCmd: false }
   }
 
-  /** A local image, or one of a registry; leased until the build is over. */
-  async #image(name: string): Promise<ImageRecord> {
-    const { pull = 'missing', signal, onProgress } = this.options
-    const here = pull === 'always' ? undefined : this.store.images.lookup(name)
-    if (here === undefined && pull === 'never') {
-      throw new StoreError('not-found', `image ${name} is not here`, 'pull it, or build without --pull=never')
-    }
-    const image =
-      here ??
-      (await pullImage(this.store, name, {
-        ...(this.options.insecure === undefined ? {} : { insecure: this.options.insecure }),
-        ...(this.options.credentials === undefined ? {} : { credentials: this.options.credentials }),
-        ...(this.options.platform === undefined ? {} : { platform: this.options.platform }),
-        ...(signal === undefined ? {} : { signal }),
-        ...(onProgress === undefined ? {} : { onProgress }),
-      }))
-    if (image.chainId !== undefined) this.lease.keepChain(image.chainId)
-    return image
+  /** Asked for by FROM, or by the build. */
+  #platformOf({ platform }: Stage): Platform | undefined {
+    if (platform === undefined) return this.options.platform
+    return parsePlatform(expandWord(platform, this.#globals.lookup(), this.options.containerfile.escape))
   }
 
   async #step(
@@ -393,34 +387,31 @@ class Builder {
     )
   }
 
-  async #withSource<T>(step: CopyStep, stage: Stage, work: (source: CopySource) => Promise<T>): Promise<T> {
-    if (step.from === undefined) {
-      const { context, ignore } = this.options
-      if (context === undefined && step.sources.length > 0) {
-        throw new StoreError('invalid', 'this build has no context to copy from', 'name a directory')
-      }
-      using root = sys.openat(sys.AT_FDCWD, fromUtf8(context ?? '/'), sys.O_RDONLY | sys.O_DIRECTORY)
-      return await work(new CopySource(root.n, 'the build context', ignore, false))
-    }
-    const chain = await this.#chainOf(step.from, stage)
-    return await readTree(this.store, chain, async path => {
-      using root = sys.openat(sys.AT_FDCWD, fromUtf8(path), sys.O_RDONLY | sys.O_DIRECTORY)
-      return await work(new CopySource(root.n, `${step.from ?? ''}`))
-    })
+  async #withSource<T>(step: CopyStep, stage: Stage, work: (source: SourceTree) => Promise<T>): Promise<T> {
+    const { from } = step
+    // Nothing of it is read: only what the file itself and URLs bring.
+    if (from === undefined && step.sources.length === 0)
+      return await this.#sources.withLocal({ dir: '/' }, undefined, work)
+    const local = this.#sources.local(from)
+    if (local !== undefined) return await this.#sources.withLocal(local, from, work)
+    return await this.#sources.withChain(await this.#chainOf(from ?? '', stage), `'${from}'`, work)
   }
 
   /** The stack of a stage or image that is copied from. */
   async #chainOf(from: string, stage: Stage): Promise<Digest | undefined> {
-    const index = this.#stageIndex(from, stage.index)
-    if (index !== undefined) return (await this.build(index)).chain
-    return (await this.#image(from)).chainId
+    const index = this.#graph.index(from, stage.index)
+    if (index !== undefined) return (await this.#build(index)).chain
+    const named = this.#sources.named(from)
+    const image = named !== undefined && 'image' in named ? named.image : from
+    return (await this.#images.find(image, this.options.platform)).chainId
   }
 
-  /** WORKDIR makes its directory. */
+  /** WORKDIR makes its directory, which belongs to the user of the stage. */
   async #workdir(state: StageState, path: string): Promise<Digest | undefined> {
     if (path === '/') return state.chain
     return await changeTree(this.store, state.chain, this.lease, rootfs => {
-      makeDirectories(rootfs.n, fromUtf8(path)).close()
+      const owner = workdirOwner(rootfs.n, state.config.config?.User)
+      new CopyTarget(rootfs.n, { ...owner, mode: 0o755 }).directory(fromUtf8(path)).close()
       return Promise.resolve()
     })
   }
@@ -432,50 +423,41 @@ class Builder {
     variables: BuildVariables,
     stage: Stage,
   ): Promise<string> {
-    const parts: unknown[] = [
-      'v1',
-      state.chain ?? 'scratch',
-      state.config.config ?? {},
-      `${this.#platform.os}/${this.#platform.architecture}/${this.#platform.variant ?? ''}`,
-      step.kind === 'onbuild' ? step.text : step,
-      step.kind === 'entrypoint' && state.hasCmd,
-    ]
+    const parts: unknown[] = [step.kind === 'entrypoint' && state.hasCmd]
     if (step.kind === 'run') {
       parts.push(variables.environment(state.config.config?.Env ?? []), this.options.network ?? 'host')
       for (const text of step.mounts) {
         const from = /(?:^|,)from=([^,]+)/.exec(text)?.[1]
         if (from !== undefined) parts.push(await this.#chainOf(from, stage))
         else if (/(?:^|,)type=bind(?:,|$)/.test(text) || !text.includes('type='))
-          parts.push(this.#contextDigest(text))
+          parts.push(await this.#contextDigest(text))
       }
     } else if (step.kind === 'copy' || step.kind === 'add') {
       parts.push(await this.#contentDigest(step, stage))
     }
-    return digestOf(JSON.stringify(parts))
+    return cacheKey(state.chain, state.config, this.#platform, step, parts)
   }
 
   /** Of what a RUN binds from the build context. */
-  #contextDigest(mount: string): string {
-    const { context, ignore } = this.options
+  async #contextDigest(mount: string): Promise<unknown> {
+    const local = this.#sources.context
+    if (local === undefined) return ''
     const path = /(?:^|,)(?:source|src)=([^,]+)/.exec(mount)?.[1] ?? ''
-    using root = sys.openat(sys.AT_FDCWD, fromUtf8(context ?? '/'), sys.O_RDONLY | sys.O_DIRECTORY)
-    return context === undefined
-      ? ''
-      : new CopySource(root.n, 'the build context', ignore, false).digest(fromUtf8(path))
+    return await this.#sources.withLocal(local, undefined, tree => {
+      const found = tree.resolve(fromUtf8(path))
+      return found === undefined ? '' : sourceDigest(tree, found)
+    })
   }
 
   async #contentDigest(step: CopyStep, stage: Stage): Promise<unknown> {
     // A stage's or image's own identity says enough, and costs no reading.
-    if (step.from !== undefined) return await this.#chainOf(step.from, stage)
+    if (step.from !== undefined && this.#sources.local(step.from) === undefined)
+      return await this.#chainOf(step.from, stage)
     const local = step.sources.filter(source => !isRemote(step, source))
-    const contents = await this.#withSource({ ...step, sources: local }, stage, source =>
-      Promise.resolve(
-        local.flatMap(pattern => source.expand(pattern)).map(path => [path, source.digest(path)]),
-      ),
+    const contents = await this.#withSource({ ...step, sources: local }, stage, tree =>
+      Promise.resolve(copiedContents({ ...step, sources: local }, tree)),
     )
-    return local.length === step.sources.length
-      ? contents
-      : [...contents, ...(await this.remote.identity(step))]
+    return local.length === step.sources.length ? contents : [contents, ...(await this.remote.identity(step))]
   }
 }
 

@@ -1,258 +1,210 @@
-/** COPY and ADD: files into the mounted tree of a step. Every target path is resolved inside that tree. */
-import { createReadStream } from 'node:fs'
+/**
+ * COPY and ADD: files into the mounted tree of a step.
+ * Source: tonistiigi/fsutil/copy and moby/buildkit solver/llbsolver/file, whose results these are.
+ */
 import type { Fd } from '../../base/fd.js'
-import { fromUtf8, toUtf8 } from '../../base/bytes.js'
-import { E } from '../../base/errno.js'
-import { SysError } from '../../base/sys-error.js'
-import {
-  applyTar,
-  decompress,
-  parseDockerignore,
-  peek,
-  type CopyStep,
-  type IgnoreRules,
-} from '../../oci/index.js'
+import { fromUtf8, toUtf8, type ByteName } from '../../base/bytes.js'
+import type { CopyStep } from '../../oci/index.js'
 import * as sys from '../../sys/index.js'
 import type { Stat } from '../../sys/index.js'
 import { resolveWorkdir } from '../config-change.js'
-import { resolveUser } from '../container-user.js'
 import { Copier, type Override } from '../copy-tree.js'
 import { StoreError } from '../store-error.js'
-import type { CopySource } from './copy-source.js'
+import { addArchive } from './add-archive.js'
+import { newDirectory, overrideOf } from './copy-owner.js'
+import { selectSources, type Selection } from './copy-selection.js'
+import { CopyTarget, makeRoom } from './copy-target.js'
 import type { RemoteFile } from './remote-files.js'
+import { joined, type SourceTree } from './source-tree.js'
 
 const OPEN_DIR = sys.O_RDONLY | sys.O_DIRECTORY | sys.O_NOFOLLOW
-const IN_ROOT = sys.RESOLVE_IN_ROOT | sys.RESOLVE_NO_MAGICLINKS
 
 export async function copyFiles(
   step: CopyStep,
-  source: CopySource,
+  source: SourceTree,
   rootfs: number,
   workingDir: string | undefined,
   signal?: AbortSignal,
-  /** Files that come in addition to the sources: they are not unpacked. */
+  /** Files that come in addition to the sources. */
   remote: readonly RemoteFile[] = [],
 ): Promise<void> {
-  const override = overrideOf(step, source, rootfs)
-  const copier = new Copier(rootfs, signal, override)
-  const exclude = step.exclude.length > 0 ? parseDockerignore(step.exclude.join('\n')) : undefined
-  const intoDir = /(^|\/)\.{0,2}$/.test(step.destination)
-  const target = fromUtf8(resolveWorkdir(workingDir, step.destination)).slice(1)
-  const paths = step.sources.flatMap(pattern => source.expand(pattern))
-  const many = paths.length + step.inline.length + remote.length > 1
-  for (const path of paths) {
+  const override = overrideOf(step, source.owners, rootfs)
+  const target = new CopyTarget(rootfs, newDirectory(override))
+  const sources = selectSources(step, source)
+  const place: Destination = {
+    target,
+    path: fromUtf8(resolveWorkdir(workingDir, step.destination)).slice(1),
+    isDirectory: /(^|\/)\.?$/.test(step.destination),
+    several: sources.length + remote.length + step.inline.length > 1,
+  }
+  const unpack = step.unpack ?? step.kind === 'add'
+  for (const { name, path, selection } of sources) {
+    // Hard links are kept within one source.
     using fd = source.open(path)
     const stat = sys.statFd(fd.n)
-    const walker = new Walker(copier, source, exclude)
     if (sys.S_ISDIR(stat.mode)) {
-      // A directory's content, not the directory; with --parents below its own path.
-      using dir = makeDirectories(rootfs, step.parents ? joined(target, path) : target, override)
+      using to = target.directory(place.path)
       using from = sys.openat(fd.n, '.', OPEN_DIR)
-      await walker.directory(from.n, dir.n, path)
+      const walker = new Walker(source, selection, new Copier(to.n, signal, override))
+      await walker.directory(from.n, new TargetDirectory(to), path, '')
       continue
     }
+    if (!selection.has(name)) continue
     if (
-      step.kind === 'add' &&
+      unpack &&
       sys.S_ISREG(stat.mode) &&
-      (await addArchive(fd, rootfs, target, override, signal))
+      (await addArchive(fd, target, place.path, step, override, signal))
     )
       continue
-    const name = path.slice(path.lastIndexOf('/') + 1)
-    const parent = step.parents
-      ? joined(target, path.slice(0, Math.max(0, path.length - name.length - 1)))
-      : target
-    await place(copier, fd, stat, rootfs, parent, name, intoDir || many || step.parents)
+    await copyFile(fd, stat, name, place, override, signal)
   }
   for (const { path, name } of remote) {
-    const asDir = intoDir || many
-    if (name === '' && asDir) {
+    using fd = sys.openat(sys.AT_FDCWD, fromUtf8(path), sys.O_PATH | sys.O_NOFOLLOW)
+    if (step.unpack === true && (await addArchive(fd, target, place.path, step, override, signal))) continue
+    if (name === '' && place.isDirectory) {
       throw new StoreError(
         'invalid',
         'the URL does not end in the name of a file',
         'say one: ADD URL /dir/name',
       )
     }
-    using fd = sys.openat(sys.AT_FDCWD, fromUtf8(path), sys.O_PATH | sys.O_NOFOLLOW)
-    await place(copier, fd, sys.statFd(fd.n), rootfs, target, name === '' ? baseName(target) : name, asDir)
+    await copyFile(fd, sys.statFd(fd.n), name === '' ? baseName(place.path) : name, place, override, signal)
   }
-  for (const { name, content } of step.inline)
-    writeInline(rootfs, target, fromUtf8(name), content, override, intoDir || many)
+  for (const { name, content } of step.inline) writeInline(fromUtf8(name), content, place, override)
 }
 
-function baseName(path: string): string {
-  return path.slice(path.lastIndexOf('/') + 1)
-}
-
-function joined(a: string, b: string): string {
-  return a === '' ? b : b === '' ? a : `${a}/${b}`
-}
-
-function overrideOf(step: CopyStep, source: CopySource, rootfs: number): Override {
-  const owner = step.chown === undefined ? undefined : chownIds(rootfs, step.chown)
-  const fallback = source.owners ? {} : { uid: 0, gid: 0 }
-  if (step.chmod !== undefined && !/^[0-7]{1,4}$/.test(step.chmod)) {
-    throw new StoreError('invalid', `--chmod=${step.chmod} is no octal mode`, 'e.g. --chmod=0644')
-  }
-  return {
-    ...fallback,
-    ...owner,
-    ...(step.chmod === undefined ? {} : { mode: Number.parseInt(step.chmod, 8) }),
-  }
-}
-
-/** Without a group, `--chown=1000` means group 1000, and a name its own group. */
-function chownIds(rootfs: number, text: string): { uid: number; gid: number } {
-  const { uid, gid } = resolveUser(rootfs, /^\d+$/.test(text) ? `${text}:${text}` : text)
-  return { uid, gid }
-}
-
-/** One file (or link, fifo, device) under its own name in a directory, or as the target itself. */
-async function place(
-  copier: Copier,
-  fd: Fd,
-  stat: Stat,
-  rootfs: number,
-  target: string,
-  name: string,
-  intoDir: boolean,
-): Promise<void> {
-  const existing = statInRoot(rootfs, target)
-  const asDir = intoDir || target === '' || (existing !== undefined && sys.S_ISDIR(existing.mode))
-  const dirPath = asDir ? target : target.slice(0, Math.max(0, target.lastIndexOf('/')))
-  const as = asDir ? name : target.slice(target.lastIndexOf('/') + 1)
-  using dir = makeDirectories(rootfs, dirPath, copier.override)
-  clear(dir.n, as)
-  copier.totals.entries += 1
-  await copier.create(fd.n, '', stat, dir.n, as)
-}
-
-/** Copies trees, leaving out what .dockerignore and --exclude name. */
-class Walker {
-  constructor(
-    readonly copier: Copier,
-    readonly source: CopySource,
-    readonly exclude: IgnoreRules | undefined,
-  ) {}
-
-  async directory(from: number, to: number, path: string): Promise<void> {
-    for (const name of sys.listDir(from).names) {
-      const full = joined(path, name)
-      const stat = sys.statAt(from, name)
-      if (stat === undefined) continue
-      const isDir = sys.S_ISDIR(stat.mode)
-      const hidden = this.source.ignores(full) || this.exclude?.ignores(full) === true
-      const mayReturn =
-        this.source.ignore?.mayContainExceptions === true || this.exclude?.mayContainExceptions === true
-      if (hidden && !(isDir && mayReturn)) continue
-      if (!isDir) {
-        clear(to, name)
-        this.copier.totals.entries += 1
-        await this.copier.create(from, name, stat, to, name)
-        continue
-      }
-      const existing = sys.statAt(to, name)
-      if (existing === undefined) sys.mkdirat(to, name, 0o700)
-      else if (!sys.S_ISDIR(existing.mode)) {
-        throw new StoreError('failed', `cannot copy the directory '${toUtf8(full)}' over a file of that name`)
-      }
-      using child = sys.openat(from, name, OPEN_DIR)
-      using childTarget = sys.openat(to, name, OPEN_DIR)
-      await this.directory(child.n, childTarget.n, full)
-      this.copier.metadata(child.n, '', stat, childTarget.n, '')
-    }
-  }
-}
-
-/** Makes room for a file; a directory in its place is an error, as in docker. */
-function clear(dir: number, name: string): void {
-  const stat = sys.statAt(dir, name)
-  if (stat === undefined) return
-  if (sys.S_ISDIR(stat.mode)) {
-    throw new StoreError('failed', `cannot copy a file over the directory '${toUtf8(name)}'`)
-  }
-  sys.unlinkat(dir, name, 0)
-}
-
-/** `ADD archive.tar.gz`: unpacked where it is a tar; `false` for any other file. */
-async function addArchive(
-  fd: Fd,
-  rootfs: number,
-  target: string,
-  override: Override,
-  signal: AbortSignal | undefined,
-): Promise<boolean> {
-  const open = (): ReturnType<typeof createReadStream> =>
-    createReadStream(`/proc/self/fd/${fd.n}`, { highWaterMark: 1 << 20 })
-  if (!(await isTar(open()))) return false
-  using dir = makeDirectories(rootfs, target, override)
-  const { data } = await decompress(open(), { what: 'the archive of ADD', limit: false })
-  await applyTar(dir.n, data, { whiteouts: 'literal', signal, what: 'the archive of ADD' })
-  return true
-}
-
-/** Compressed or not: the first header says `ustar`. */
-async function isTar(source: AsyncIterable<Uint8Array>): Promise<boolean> {
-  try {
-    const { data } = await decompress(source, { what: 'a file of ADD', limit: false })
-    const { head, source: rest } = await peek(data, 512)
-    // Leaving the iteration closes what is behind it.
-    for await (const _ of rest) break
-    return head.length >= 262 && head.toString('latin1', 257, 262) === 'ustar'
-  } catch {
-    return false
-  }
-}
-
-function writeInline(
-  rootfs: number,
-  target: string,
-  name: string,
-  content: string,
-  override: Override,
-  intoDir: boolean,
-): void {
-  const existing = statInRoot(rootfs, target)
-  const asDir = intoDir || (existing !== undefined && sys.S_ISDIR(existing.mode))
-  using dir = makeDirectories(
-    rootfs,
-    asDir ? target : target.slice(0, Math.max(0, target.lastIndexOf('/'))),
-    override,
-  )
-  const as = asDir ? name : target.slice(target.lastIndexOf('/') + 1)
-  clear(dir.n, as)
-  using file = sys.openat(dir.n, as, sys.O_WRONLY | sys.O_CREAT | sys.O_EXCL | sys.O_NOFOLLOW, 0o600)
-  const bytes = Buffer.from(content)
-  for (let at = 0; at < bytes.length;) at += sys.pwriteSync(file.n, bytes, at, bytes.length - at, at)
-  sys.fchown(file.n, override.uid ?? 0, override.gid ?? 0)
-  sys.fchmod(file.n, override.mode ?? 0o644)
-}
-
-function statInRoot(rootfs: number, path: string): Stat | undefined {
-  try {
-    using fd = sys.openat2(rootfs, path === '' ? '.' : path, sys.O_PATH, 0, IN_ROOT)
-    return sys.statFd(fd.n)
-  } catch (error) {
-    if (error instanceof SysError && (error.errno === E.ENOENT || error.errno === E.ENOTDIR)) return undefined
-    throw error
-  }
+/** What the last word of a step means. */
+interface Destination {
+  readonly target: CopyTarget
+  /** Below the root. */
+  readonly path: ByteName
+  /** It was written so: with a slash at its end. */
+  readonly isDirectory: boolean
+  /** More than one thing comes to it. */
+  readonly several: boolean
 }
 
 /**
- * Opens a directory of the tree for reading, making what is missing (mode 0755, owner as --chown says, else root).
- * Symlinks are followed inside the tree.
+ * Where one file goes: under its own name into a directory, else to the destination itself, also where a symlink says so.
+ * @throws StoreError failed where several files would come to one name
  */
-export function makeDirectories(rootfs: number, path: string, owner: Pick<Override, 'uid' | 'gid'> = {}): Fd {
-  const parts = path.split('/').filter(part => part !== '')
-  let done = ''
-  for (const part of parts) {
-    const next = joined(done, part)
-    if (statInRoot(rootfs, next) === undefined) {
-      using parent = sys.openat2(rootfs, done === '' ? '.' : done, sys.O_RDONLY | sys.O_DIRECTORY, 0, IN_ROOT)
-      sys.mkdirat(parent.n, part, 0o755)
-      sys.fchownat(parent.n, part, owner.uid ?? 0, owner.gid ?? 0)
-      sys.chmodAt(parent.n, part, 0o755)
-    }
-    done = next
+function placeFile({ target, path, isDirectory, several }: Destination, name: ByteName) {
+  if (isDirectory) target.directory(path).close()
+  const existing = target.stat(path)
+  if (existing !== undefined && sys.S_ISDIR(existing.mode)) return { parent: target.directory(path), name }
+  if (several) {
+    throw new StoreError(
+      'failed',
+      `several files cannot go to '/${toUtf8(path)}', which is no directory`,
+      'end the destination with /',
+    )
   }
-  return sys.openat2(rootfs, done === '' ? '.' : done, sys.O_RDONLY | sys.O_DIRECTORY, 0, IN_ROOT)
+  return target.place(path)
+}
+
+/** One file (or link, fifo, device); `fd` may be O_PATH. */
+async function copyFile(
+  fd: Fd,
+  stat: Stat,
+  name: ByteName,
+  to: Destination,
+  override: Override,
+  signal: AbortSignal | undefined,
+): Promise<void> {
+  const place = placeFile(to, name)
+  using parent = place.parent
+  makeRoom(parent.n, place.name)
+  await new Copier(parent.n, signal, override).create(fd.n, '', stat, parent.n, place.name)
+}
+
+function writeInline(name: ByteName, content: string, to: Destination, override: Override): void {
+  const place = placeFile(to, name)
+  using parent = place.parent
+  makeRoom(parent.n, place.name)
+  const flags = sys.O_WRONLY | sys.O_CREAT | sys.O_EXCL | sys.O_NOFOLLOW
+  using file = sys.openat(parent.n, place.name, flags, 0o600)
+  const bytes = Buffer.from(content)
+  for (let at = 0; at < bytes.length;) at += sys.pwriteSync(file.n, bytes, at, bytes.length - at, at)
+  sys.fchown(file.n, override.uid ?? 0, override.gid ?? 0)
+  sys.fchmod(file.n, override.mode ?? override.changeMode?.(0o644, false) ?? 0o644)
+}
+
+function baseName(path: ByteName): ByteName {
+  return path.slice(path.lastIndexOf('/') + 1)
+}
+
+/** A directory of the target, made when something comes into it. */
+class TargetDirectory implements Disposable {
+  #fd: Fd | undefined
+  #made = false
+
+  constructor(
+    readonly own: Fd | undefined,
+    readonly parent?: TargetDirectory,
+    readonly name: ByteName = '',
+    /** In messages. */
+    readonly path: ByteName = '',
+  ) {}
+
+  get fd(): number {
+    if (this.own !== undefined) return this.own.n
+    this.#fd ??= this.#open(this.parent?.fd ?? -1)
+    return this.#fd.n
+  }
+
+  get exists(): boolean {
+    return this.own !== undefined || this.#fd !== undefined
+  }
+
+  /** It was not there before. */
+  get made(): boolean {
+    return this.#made
+  }
+
+  #open(parent: number): Fd {
+    const existing = sys.statAt(parent, this.name)
+    if (existing === undefined) {
+      sys.mkdirat(parent, this.name, 0o700)
+      this.#made = true
+    } else if (!sys.S_ISDIR(existing.mode)) {
+      throw new StoreError(
+        'failed',
+        `cannot copy the directory '${toUtf8(this.path)}' over what is no directory`,
+      )
+    }
+    return sys.openat(parent, this.name, OPEN_DIR)
+  }
+
+  [Symbol.dispose](): void {
+    this.#fd?.close()
+  }
+}
+
+/** Copies the contents of a directory, as far as its tree shows and the step selects them. */
+class Walker {
+  constructor(
+    readonly source: SourceTree,
+    readonly selection: Selection,
+    readonly copier: Copier,
+  ) {}
+
+  /** @param path in the source tree  @param below the source, for the selection */
+  async directory(from: number, to: TargetDirectory, path: ByteName, below: ByteName): Promise<void> {
+    for (const { name, stat } of this.source.list(from, path)) {
+      const as = joined(below, name)
+      const selected = this.selection.has(as)
+      if (!sys.S_ISDIR(stat.mode)) {
+        if (!selected) continue
+        makeRoom(to.fd, name)
+        await this.copier.object(from, name, stat, to.fd, as)
+      } else if (selected || this.selection.mayHaveBelow(as)) {
+        using child = sys.openat(from, name, OPEN_DIR)
+        using target = new TargetDirectory(undefined, to, name, joined(path, name))
+        if (selected) void target.fd
+        await this.directory(child.n, target, joined(path, name), as)
+        // What is only on the way to something selected, and was there before, stays as it was.
+        if (target.exists && (selected || target.made)) this.copier.metadata(child.n, '', stat, target.fd, '')
+      }
+    }
+  }
 }

@@ -43,6 +43,31 @@ export function makeInRoot(root: number, path: ByteName, kind: 'directory' | 'fi
  * filesystem; symlinks are read and walked here, from the rootfs where they are absolute.
  */
 function makeMissing(root: number, path: ByteName, kind: 'directory' | 'file'): void {
+  const { parent, name } = placeInRoot(root, path, makeDirectory)
+  using _ = parent
+  if (name === '' || sys.statAt(parent.n, name) !== undefined) return
+  if (kind === 'file') makeFile(parent.n, name)
+  else makeDirectory(parent.n, name)
+}
+
+/** Where a path of a rootfs ends: a name in an open directory. */
+export interface Place {
+  /** O_PATH. */
+  readonly parent: Fd
+  /** No symlink, and possibly absent; '' where the path is that of the directory itself. */
+  readonly name: ByteName
+}
+
+/**
+ * The place that `path` names, also where nothing is: symlinks are followed inside the rootfs, also dangling ones and
+ * the last one; a directory that is missing on the way is made by `make`.
+ * @throws SysError ENOTDIR, ELOOP
+ */
+export function placeInRoot(
+  root: number,
+  path: ByteName,
+  make: (dirfd: number, name: ByteName) => void,
+): Place {
   const walked: Fd[] = []
   const todo = path.split('/').reverse()
   let symlinks = 0
@@ -63,14 +88,12 @@ function makeMissing(root: number, path: ByteName, kind: 'directory' | 'file'): 
         continue
       }
       const last = !todo.some(rest => rest !== '' && rest !== '.')
-      if (stat === undefined && last && kind === 'file') {
-        makeFile(here, name)
-        return
-      }
-      if (stat === undefined) makeDirectory(here, name)
-      else if (last) return
+      if (last) return { parent: sys.openat(here, '.', sys.O_PATH | sys.O_DIRECTORY), name }
+      if (stat === undefined) make(here, name)
       walked.push(sys.openat(here, name, OPEN_PARENT))
     }
+    const here = walked.at(-1)?.n ?? root
+    return { parent: sys.openat(here, '.', sys.O_PATH | sys.O_DIRECTORY), name: '' }
   } finally {
     for (const fd of walked) fd.close()
   }

@@ -1,26 +1,13 @@
 import { realpathSync } from 'node:fs'
 import * as sys from '../sys/index.js'
-import { toBuffer, toUtf8, type ByteName } from '../base/bytes.js'
+import { toBuffer, type ByteName } from '../base/bytes.js'
 import { E } from '../base/errno.js'
 import { SysError } from '../base/sys-error.js'
 import type { OverlayConfig } from '../overlay/config.js'
-import { mountAt, readMounts } from './mountinfo.js'
-import { isServed, readRecords } from './run-dir.js'
-
-/**
- * What can be wrong with a mount, found out before anything is mounted, and said in one line that names the thing, the
- * cause and the way out.
- */
-export class CheckError extends Error {}
-
-const quoted = (path: ByteName): string => `'${toUtf8(path.length > 200 ? `${path.slice(0, 200)}…` : path)}'`
-
-/** A directory that a mount is made of, as it is now. */
-interface Place {
-  role: string
-  path: ByteName
-  stat: sys.Stat
-}
+import { refuseKernelOverlays, waitForUpper } from './in-use.js'
+import { mountAt } from './mountinfo.js'
+import { CheckError, identity, place, quoted, type Place } from './place.js'
+import { readRecords } from './run-dir.js'
 
 /** Checks everything and gives the mountpoint's real path. @throws CheckError */
 export async function checkMount(config: OverlayConfig, exclusive: boolean): Promise<ByteName> {
@@ -31,7 +18,7 @@ export async function checkMount(config: OverlayConfig, exclusive: boolean): Pro
     const work = place('workdir', config.work)
     checkApart(upper, work, lowers)
     checkWorkdir(work)
-    checkKernelOverlays(upper, work)
+    refuseKernelOverlays(upper, work)
     await waitForUpper(upper)
     await waitForUpper(work)
   }
@@ -55,35 +42,6 @@ function checkMountpoint(path: ByteName, exclusive: boolean): Place {
   }
   return { ...found, path: real }
 }
-
-/** @throws CheckError: not there, no directory, not reachable, name too long */
-function place(role: string, path: ByteName): Place {
-  let stat: sys.Stat | undefined
-  try {
-    stat = sys.statAt(sys.AT_FDCWD, path, 0)
-  } catch (error) {
-    if (!(error instanceof SysError)) throw error
-    switch (error.errno) {
-      case E.ENAMETOOLONG:
-        throw new CheckError(`${role} ${quoted(path)}: name too long (255 bytes a name, 4095 bytes a path)`)
-      case E.ENOTCONN:
-        throw new CheckError(
-          `${role} ${quoted(path)} is a dead FUSE mount (its daemon has ended); umount it first`,
-        )
-      case E.EACCES:
-        throw new CheckError(`no permission to reach ${role} ${quoted(path)}`)
-      case E.ENOTDIR:
-        throw new CheckError(`${role} ${quoted(path)} is not a directory`)
-      default:
-        throw new CheckError(`${role} ${quoted(path)}: ${error.message}`)
-    }
-  }
-  if (stat === undefined) throw new CheckError(`${role} ${quoted(path)} does not exist`)
-  if (!sys.S_ISDIR(stat.mode)) throw new CheckError(`${role} ${quoted(path)} is not a directory`)
-  return { role, path, stat }
-}
-
-const identity = (stat: sys.Stat): string => `${stat.dev}:${stat.inoHi}:${stat.inoLo}`
 
 /** Finds which of `places` a directory is, or lies in, without leaving its mount; compared by device and inode. */
 class Enclosure {
@@ -169,65 +127,4 @@ function checkWorkdir(work: Place): void {
     if (error.errno !== E.EACCES) throw error
     throw new CheckError(`no permission to read workdir ${quoted(work.path)}`)
   }
-}
-
-/** The kernel's overlayfs tells its directories in mountinfo, as they were written at mount. */
-function checkKernelOverlays(...places: readonly Place[]): void {
-  for (const entry of readMounts()) {
-    if (entry.type !== 'overlay') continue
-    for (const option of entry.superOptions.split(/(?<!\\),/)) {
-      const match = /^(?:upperdir|workdir)=(\/.*)$/.exec(option)
-      if (match?.[1] === undefined) continue
-      const stat = statQuietly(match[1].replace(/\\(.)/g, '$1'))
-      const used = places.find(p => stat !== undefined && identity(p.stat) === identity(stat))
-      if (used !== undefined) {
-        throw new CheckError(
-          `${used.role} ${quoted(used.path)} is in use by the kernel's overlay mount at ${quoted(entry.mountpoint)}`,
-        )
-      }
-    }
-  }
-}
-
-function statQuietly(path: ByteName): sys.Stat | undefined {
-  try {
-    return sys.statAt(sys.AT_FDCWD, path, 0)
-  } catch {
-    return undefined
-  }
-}
-
-/** How long a daemon whose mount is gone already may take to let go of its upperdir, milliseconds. */
-const RELEASE_LIMIT = 10_000
-
-/**
- * Every daemon holds a lock on its upperdir and workdir. One whose mount was just detached is about to end (a container that
- * is restarted unmounts and mounts at once), so that is waited for; a live mount is not.
- */
-async function waitForUpper(used: Place): Promise<void> {
-  const until = Date.now() + RELEASE_LIMIT
-  for (let pause = 1; !isFree(used); pause = Math.min(pause * 2, 20)) {
-    const holder = readRecords().find(({ record }) =>
-      [record.upper, record.work].some(path => {
-        const stat = path === undefined ? undefined : statQuietly(path)
-        return stat !== undefined && identity(stat) === identity(used.stat)
-      }),
-    )?.record
-    const mounted =
-      holder !== undefined && isServed(holder) && readMounts().some(entry => entry.device === holder.device)
-    if (mounted) {
-      throw new CheckError(
-        `${used.role} ${quoted(used.path)} is in use by the mount at ${quoted(holder.mountpoint)} (pid ${holder.pid})`,
-      )
-    }
-    if (Date.now() > until) {
-      throw new CheckError(`${used.role} ${quoted(used.path)} is in use by another mount (its lock is held)`)
-    }
-    await new Promise(resolve => setTimeout(resolve, pause))
-  }
-}
-
-function isFree(used: Place): boolean {
-  using fd = sys.openat(sys.AT_FDCWD, used.path, sys.O_RDONLY | sys.O_DIRECTORY)
-  return sys.flock(fd.n, sys.LOCK_EX | sys.LOCK_NB)
 }

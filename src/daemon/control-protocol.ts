@@ -10,6 +10,8 @@ export type Request =
   | { cmd: 'umount'; how: UnmountHow }
   /** The keeper starts that program (Node and its first file) in place of this daemon, which ends at once. */
   | { cmd: 'restart'; program: string; main: string }
+  /** Somebody wants the upperdir. The daemon unmounts if nobody can reach the mount any more, and else says who can. */
+  | { cmd: 'yield' }
 
 /** `plain` fails with EBUSY while in use; `lazy` is MNT_DETACH; `force` also ends what is in use (MNT_FORCE). */
 export type UnmountHow = 'plain' | 'lazy' | 'force'
@@ -56,6 +58,8 @@ export interface Replies {
   stats: Stats
   umount: Record<string, never>
   restart: Record<string, never>
+  /** `user`: who may use the mount, for people. Absent when it is gone. */
+  yield: { user?: string }
 }
 
 export type Reply<C extends keyof Replies> = { ok: Replies[C] } | { error: string; errno?: number }

@@ -14,6 +14,7 @@ export interface Controlled {
   umount: (how: UnmountHow) => Promise<void>
   /** @throws Error without a keeper */
   restart: (program: string, main: string) => void
+  yield: () => Promise<Replies['yield']>
 }
 
 /** Clients at a time; more are turned away by closing. */
@@ -65,6 +66,8 @@ async function answer(line: string, controlled: Controlled): Promise<object> {
       case 'restart':
         controlled.restart(request.program, request.main)
         return { ok: {} }
+      case 'yield':
+        return { ok: await controlled.yield() }
       case undefined:
         return { error: 'not a request' }
     }
@@ -83,7 +86,7 @@ function parseRequest(line: string): Request | undefined {
   }
   if (typeof value !== 'object' || value === null || !('cmd' in value)) return undefined
   const cmd = value.cmd
-  if (cmd === 'info' || cmd === 'stats') return { cmd }
+  if (cmd === 'info' || cmd === 'stats' || cmd === 'yield') return { cmd }
   if (cmd === 'restart') {
     const program = 'program' in value ? value.program : undefined
     const main = 'main' in value ? value.main : undefined

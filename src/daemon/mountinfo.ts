@@ -3,8 +3,12 @@ import type { ByteName } from '../base/bytes.js'
 
 /** One line of /proc/PID/mountinfo. Source: proc_pid_mountinfo(5) */
 export interface MountEntry {
+  /** As in statx(2). */
+  id: number
   /** `major:minor`. */
   device: string
+  /** The directory of that filesystem which is mounted. */
+  root: ByteName
   mountpoint: ByteName
   type: string
   source: ByteName
@@ -12,9 +16,12 @@ export interface MountEntry {
   superOptions: ByteName
 }
 
-/** The mounts that this process sees, in mount order: of two on one mountpoint the later is on top. */
-export function readMounts(): MountEntry[] {
-  return parseMountinfo(readFileSync('/proc/self/mountinfo', 'latin1'))
+/**
+ * The mounts that a process sees, in mount order: of two on one mountpoint the later is on top.
+ * @throws Error EACCES for a process that this one may not look into
+ */
+export function readMounts(pid: number | 'self' = 'self'): MountEntry[] {
+  return parseMountinfo(readFileSync(`/proc/${pid}/mountinfo`, 'latin1'))
 }
 
 export function parseMountinfo(text: string): MountEntry[] {
@@ -26,7 +33,9 @@ export function parseMountinfo(text: string): MountEntry[] {
     const [type, source, superOptions] = right?.split(' ') ?? []
     if (fields[2] === undefined || fields[4] === undefined || type === undefined) continue
     entries.push({
+      id: Number(fields[0]),
       device: fields[2],
+      root: unescapeOctal(fields[3] ?? '/'),
       mountpoint: unescapeOctal(fields[4]),
       type,
       source: unescapeOctal(source ?? ''),

@@ -9,8 +9,8 @@ import { debug } from '../base/log.js'
 import { SysError } from '../base/sys-error.js'
 import { describeEnd, DeviceTransport, INIT_DEFAULTS, NegotiatedConnection, Session } from '../fuse/index.js'
 import { Overlay, type HandedLayer, type HandedLayers, type HandedUpper } from '../overlay/index.js'
-import { CheckError, checkMount } from './check.js'
-import type { Stats, UnmountHow } from './control-protocol.js'
+import { checkMount } from './check.js'
+import type { Replies, Stats, UnmountHow } from './control-protocol.js'
 import { serveControl } from './control-server.js'
 import { serveByFuseNative, type Serving } from './fuse-native.js'
 import { KeeperLink } from './recovery/keeper-link.js'
@@ -19,6 +19,8 @@ import { givingBack, keepYoungSmall } from './give-back.js'
 import { mountFuse } from './mount-fuse.js'
 import { mountAt } from './mountinfo.js'
 import { type LayerRoot, PatientLayers } from './patient-layers.js'
+import { CheckError } from './place.js'
+import { reachedBy } from './reach.js'
 import {
   objectOf,
   pidNamespace,
@@ -227,6 +229,7 @@ class RunningMount {
         stats: () => this.stats(),
         umount: how => this.unmount(how),
         restart: (program, main) => this.restart(program, main),
+        yield: () => this.yield(),
       })
     }
     started()
@@ -253,6 +256,22 @@ class RunningMount {
     const { kept } = this
     // The answer goes first: this daemon is killed as soon as its keeper hears of it.
     setTimeout(() => kept.replaceBy(program, main), 10)
+  }
+
+  /** Ends a mount that nobody can reach, for somebody who wants its upperdir. */
+  private async yield(): Promise<Replies['yield']> {
+    const { mountpoint, device } = this.record
+    if (mountAt(mountpoint)?.device !== device) return {}
+    const user = reachedBy(device)
+    if (user !== undefined) return { user }
+    log?.('nobody can reach this mount, and somebody wants its upperdir: unmounting')
+    try {
+      await this.unmount('plain')
+      return {}
+    } catch (error) {
+      if (!(error instanceof SysError) || error.errno !== E.EBUSY) throw error
+      return { user: 'used by a process outside of it' }
+    }
   }
 
   private async unmount(how: UnmountHow): Promise<void> {

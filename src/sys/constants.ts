@@ -127,6 +127,8 @@ export const RENAME_EXCHANGE = 2
 export const RENAME_WHITEOUT = 4
 export const FICLONE = 0x40049409
 export const FICLONERANGE = 0x4020940d
+/** Source: linux/nsfs.h */
+export const NS_GET_USERNS = 0xb701
 export const FS_IOC_GETFLAGS = 0x80086601
 export const FS_IOC_SETFLAGS = 0x40086602
 export const FS_IOC_GETVERSION = 0x80087601

@@ -53,6 +53,7 @@ function controlled(changes: Partial<Controlled> = {}): Controlled {
     restart: () => {
       throw new Error('no keeper')
     },
+    yield: () => Promise.resolve({}),
     umount: () => Promise.reject(new SysError(E.EBUSY, 'umount2', '/m')),
     ...changes,
   }

@@ -24,10 +24,12 @@ export async function control(): Promise<Target> {
         if (typeof each !== 'string' || !each.startsWith('/') || each.includes('\0'))
           faults.push(`restart ${each}`)
     },
+    yield: () => Promise.resolve({}),
   }
   const server = serveControl(listenAt(path), controlled)
   const lines = [
     { cmd: 'info' },
+    { cmd: 'yield' },
     { cmd: 'stats' },
     { cmd: 'umount', how: 'lazy' },
     { cmd: 'umount' },

@@ -2,8 +2,9 @@
  * What an instruction means once its variables are known: one typed step for the builder.
  * Source: the Dockerfile reference; moby/buildkit frontend/dockerfile/instructions/parse.go.
  */
-import { parseInstruction, type Heredoc, type Instruction } from './containerfile.js'
+import { isHeredocAlone, parseInstruction, type Heredoc, type Instruction } from './containerfile.js'
 import { OciError } from './error.js'
+import { parseRunMount, type RunMount } from './run-mount.js'
 import {
   expandHeredoc,
   expandWord,
@@ -46,8 +47,21 @@ export interface CopyStep {
   unpack?: boolean
 }
 
+export interface RunStep {
+  kind: 'run'
+  command: Command
+  /** A heredoc that names its own interpreter: shown, read-only, as the file `name` in {@link SCRIPTS}. */
+  script?: { name: string; content: string }
+  mounts: RunMount[]
+  network: 'default' | 'host' | 'none'
+  security: 'sandbox' | 'insecure'
+}
+
+/** Source: moby/buildkit dockerfile2llb, dispatchRun */
+export const SCRIPTS = '/dev/pipes'
+
 export type BuildStep =
-  | { kind: 'run'; command: Command; script?: string; mounts: string[]; network?: string; security?: string }
+  | RunStep
   | CopyStep
   | { kind: 'env' | 'label'; pairs: [name: string, value: string][] }
   | { kind: 'arg'; args: { name: string; value: string | undefined }[] }
@@ -170,35 +184,36 @@ function commandOf(instruction: Instruction): Command {
   return instruction.json === undefined ? { shell: instruction.args } : { exec: instruction.json }
 }
 
-function runStep(instruction: Instruction, lookup: Lookup, escape: EscapeChar): BuildStep {
+function runStep(instruction: Instruction, lookup: Lookup, escape: EscapeChar): RunStep {
   const flags = flagsOf(instruction, ['mount', 'network', 'security', 'device'], ['mount', 'device'])
-  const mounts = (flags.get('mount') ?? []).map(value => expandWord(value, lookup, escape))
-  const network = flags.get('network')?.[0]
-  const security = flags.get('security')?.[0]
   if (flags.has('device')) throw malformed(instruction, 'flag --device is not supported')
+  const choice = <T extends string>(name: string, [usual, ...others]: readonly [T, ...T[]]): T => {
+    const value = flags.get(name)?.[0]
+    const found = [usual, ...others].find(each => each === (value ?? usual))
+    if (found !== undefined) return found
+    throw malformed(instruction, `--${name}=${value}: ${[usual, ...others].join(', ')} are`)
+  }
   const common = {
     kind: 'run' as const,
-    mounts,
-    ...(network === undefined ? {} : { network }),
-    ...(security === undefined ? {} : { security }),
+    mounts: (flags.get('mount') ?? []).map(value => parseRunMount(value, lookup, escape)),
+    network: choice('network', ['default', 'host', 'none']),
+    security: choice('security', ['sandbox', 'insecure']),
   }
-  const [only] = instruction.heredocs
-  if (
-    only !== undefined &&
-    instruction.heredocs.length === 1 &&
-    /^<<-?(["']?)[\w.]+\1$/.test(instruction.args)
-  ) {
-    // nothing but a heredoc: it is the script. The shell expands variables, not the builder.
-    return { ...common, command: { shell: only.content }, script: only.content }
+  const { args, heredocs } = instruction
+  const [first] = heredocs
+  if (first === undefined) return { ...common, command: commandOf(instruction) }
+  if (heredocs.length > 1 || !isHeredocAlone(args)) {
+    return { ...common, command: { shell: withBodies(args, heredocs) } }
   }
-  if (instruction.heredocs.length > 0)
-    return { ...common, command: { shell: withBodies(instruction.args, instruction.heredocs) } }
-  return { ...common, command: commandOf(instruction) }
+  // Nothing but a heredoc is the script itself; variables in it are the shell's to expand.
+  const { name, content } = first
+  if (!content.startsWith('#!')) return { ...common, command: { shell: content } }
+  return { ...common, command: { shell: `${SCRIPTS}/${name}` }, script: { name, content } }
 }
 
 /** For the shell, which reads heredocs itself. Tabs of `<<-` are gone already, which it does not mind. */
 function withBodies(line: string, heredocs: readonly Heredoc[]): string {
-  return `${line}\n${heredocs.map(({ name, content }) => `${content}${name}\n`).join('')}`
+  return `${line}${heredocs.map(({ name, content }) => `\n${content}${name}`).join('')}`
 }
 
 const copyFlags = [

@@ -215,12 +215,18 @@ function readJson(args: string): string[] | undefined {
   return undefined
 }
 
+const heredocWord = /^\d*<<(-?)(["']?)([A-Za-z_][\w.]*)\2$/
+
+export function isHeredocAlone(args: string): boolean {
+  return heredocWord.test(args)
+}
+
 /** `<<NAME`, `<<-NAME`, `<<"NAME"` in the order of the line; then their bodies. */
 function readHeredocs(args: string, body: readonly string[], line: number): Heredoc[] {
   const heredocs: Heredoc[] = []
   let at = 0
   for (const word of splitWords(args)) {
-    const match = /^\d*<<(-?)(["']?)([A-Za-z_][\w.]*)\2$/.exec(word)
+    const match = heredocWord.exec(word)
     if (match === null) continue
     const [, dash, quote, name = ''] = match
     const content: string[] = []

@@ -97,11 +97,21 @@ export {
 export {
   parseDuration,
   readStep,
+  SCRIPTS,
   type BuildStep,
   type Command,
   type CopyStep,
   type Healthcheck,
+  type RunStep,
 } from './build-step.js'
+export {
+  mountFrom,
+  type CacheRunMount,
+  type CacheSharing,
+  type RunMount,
+  type SecretRunMount,
+  type SshRunMount,
+} from './run-mount.js'
 export {
   expandHeredoc,
   expandWord,

@@ -209,13 +209,15 @@ A
 two
 B
 `)
-  t.same(script, {
-    kind: 'run',
-    mounts: [],
-    command: { shell: 'set -e\necho $A\n' },
-    script: 'set -e\necho $A\n',
+  const usual = { kind: 'run', mounts: [], network: 'default', security: 'sandbox' }
+  t.same(script, { ...usual, command: { shell: 'set -e\necho $A\n' } })
+  t.same(fed, { ...usual, command: { shell: "cat <<A - <<'B' && true\none\nA\ntwo\nB" } })
+  const [own] = steps('FROM x\nRUN <<-"E.x"\n\t#!/bin/awk -f\n\tBEGIN { print $A }\n\tE.x\n')
+  t.same(own, {
+    ...usual,
+    command: { shell: '/dev/pipes/E.x' },
+    script: { name: 'E.x', content: '#!/bin/awk -f\nBEGIN { print $A }\n' },
   })
-  t.same(fed, { kind: 'run', mounts: [], command: { shell: "cat <<A - <<'B' && true\none\nA\ntwo\nB\n" } })
 })
 
 t.test('ONBUILD carries an instruction', async t => {

@@ -15,6 +15,8 @@ interface BuildArguments {
   buildArg?: string[]
   label?: string[]
   secret?: string[]
+  ssh?: string[]
+  allow?: string[]
   target?: string
   cache: boolean
   pull: string
@@ -42,7 +44,13 @@ export function define(command: Command): void {
     .option('-t, --tag <name>', 'a name for the image; may be repeated', append)
     .option('--build-arg <name=value>', 'a value for an ARG; without =, from the environment', append)
     .option('--label <name=value>', 'one more label', append)
-    .option('--secret <id=name,src=file>', 'a file for RUN --mount=type=secret', append)
+    .option(
+      '--secret <id=name,src=file>',
+      'for RUN --mount=type=secret; env=VARIABLE in place of src, or neither',
+      append,
+    )
+    .option('--ssh <default|id=path>', "for RUN --mount=type=ssh: an agent's socket, or keys", append)
+    .option('--allow <what>', 'let RUN ask for it: network.host', append)
     .option('--target <stage>', 'the stage to build; the last one otherwise')
     .option('--no-cache', 'carry out every step')
     .option('--pull <when>', 'missing, always or never', 'missing')
@@ -64,6 +72,7 @@ Examples:
       const input = readInput(context, options.file)
       await withStore(self, async (store, signal) => {
         const { buildImage } = await import('../../manager/build/build.js')
+        const { entitlements, secretSources, sshSources } = await import('../build-secrets.js')
         const { parseContainerfile } = await import('../../oci/containerfile.js')
         const { parseDockerignore } = await import('../../oci/dockerignore.js')
         const { parsePlatform } = await import('../../oci/platform.js')
@@ -78,7 +87,9 @@ Examples:
             names: options.tag ?? [],
             args: pairs(options.buildArg ?? [], '--build-arg', process.env),
             labels: pairs(options.label ?? [], '--label'),
-            secrets: secrets(options.secret ?? []),
+            secrets: secretSources(options.secret ?? [], process.env),
+            ssh: sshSources(options.ssh ?? [], process.env),
+            allow: entitlements(options.allow ?? []),
             ...(options.target === undefined ? {} : { target: options.target }),
             useCache: options.cache,
             pull: choice('--pull', options.pull, ['missing', 'always', 'never']),
@@ -145,22 +156,6 @@ function pairs(words: readonly string[], option: string, env?: NodeJS.ProcessEnv
       const value = env[word]
       if (value !== undefined) found[word] = value
     } else throw new CliError(`${option} ${word} is not NAME=VALUE`, 2)
-  }
-  return found
-}
-
-function secrets(words: readonly string[]): Record<string, string> {
-  const found: Record<string, string> = {}
-  for (const word of words) {
-    const fields = Object.fromEntries(
-      word.split(',').map(part => [part.slice(0, part.indexOf('=')), part.slice(part.indexOf('=') + 1)]),
-    )
-    const id = fields['id']
-    const source = fields['src'] ?? fields['source'] ?? id
-    if (id === undefined || source === undefined)
-      throw new CliError(`--secret ${word} is not id=NAME,src=FILE`, 2)
-    if (!existsSync(source)) throw new CliError(`--secret ${word}: cannot read ${source}`)
-    found[id] = source
   }
   return found
 }

@@ -3,8 +3,6 @@
  * found again in the build cache by the digest of everything it depends on: the stack below, the run config, the
  * instruction, its arguments, and the contents that COPY and ADD bring.
  */
-import { join } from 'node:path'
-import { mkdirSync } from 'node:fs'
 import { fromUtf8 } from '../../base/bytes.js'
 import {
   expandWord,
@@ -20,6 +18,7 @@ import {
   type Instruction,
   type PathPatterns,
   type Platform,
+  type RunStep,
   type Stage,
 } from '../../oci/index.js'
 import { applyConfigStep, commandLine, isConfigStep } from '../config-change.js'
@@ -34,13 +33,14 @@ import { copyFiles } from './copy-files.js'
 import { workdirOwner } from './copy-owner.js'
 import { CopyTarget } from './copy-target.js'
 import { checkSources, isRemote, RemoteFiles } from './remote-files.js'
-import { runMount } from './run-mounts.js'
-import { runStep } from './run-step.js'
-import { sourceDigest } from './source-digest.js'
+import { runInstruction, type Entitlement } from './run-instruction.js'
+import type { SecretSource } from './run-mounts.js'
 import type { SourceTree } from './source-tree.js'
 import { Sources, type NamedContext } from './sources.js'
+import { SshAgents, type SshSource } from './ssh-agents.js'
 import { StageGraph } from './stage-graph.js'
 import { changeTree, readTree } from './step-box.js'
+import { viewDigest, type ViewSource } from './step-views.js'
 import { BuildVariables } from './variables.js'
 
 export interface BuildOptions extends BaseImageOptions {
@@ -62,8 +62,12 @@ export interface BuildOptions extends BaseImageOptions {
   readonly network?: 'host' | 'none'
   /** Of the image that is made, and of images that it stands on. */
   readonly platform?: Platform
-  /** id to file, for RUN --mount=type=secret. */
-  readonly secrets?: Readonly<Record<string, string>>
+  /** By id, for RUN --mount=type=secret. */
+  readonly secrets?: Readonly<Record<string, SecretSource>>
+  /** By id, for RUN --mount=type=ssh. */
+  readonly ssh?: Readonly<Record<string, SshSource>>
+  /** What RUN may ask for beyond the usual. */
+  readonly allow?: readonly Entitlement[]
   /** Bytes that ADD downloads of one URL at most. */
   readonly maxDownload?: number
   readonly onStep?: (step: StepReport) => void
@@ -91,7 +95,8 @@ interface StageState {
 export async function buildImage(store: Store, options: BuildOptions): Promise<ImageRecord> {
   using lease = store.lease()
   await using remote = new RemoteFiles(store, { max: options.maxDownload, signal: options.signal })
-  const builder = new Builder(store, lease, remote, options)
+  await using ssh = new SshAgents(store, options.ssh ?? {})
+  const builder = new Builder(store, lease, remote, ssh, options)
   const { config } = await builder.build()
   const finished = finish(config, options)
   const image = record(store, finished, {})
@@ -126,6 +131,7 @@ class Builder {
     readonly store: Store,
     readonly lease: Lease,
     readonly remote: RemoteFiles,
+    readonly ssh: SshAgents,
     readonly options: BuildOptions,
   ) {
     const { containerfile, context, ignore, contextOwners } = options
@@ -310,64 +316,24 @@ class Builder {
 
   async #run(
     state: StageState,
-    step: Extract<BuildStep, { kind: 'run' }>,
+    step: RunStep,
     variables: BuildVariables,
     stage: Stage,
   ): Promise<Digest | undefined> {
-    const run = state.config.config ?? {}
-    const { signal, context, secrets = {}, onOutput = () => undefined } = this.options
-    if (step.network !== undefined && !['default', 'host', 'none'].includes(step.network)) {
-      throw new StoreError('invalid', `RUN --network=${step.network}`, 'default, host or none')
-    }
-    const network = step.network === 'none' ? 'none' : (this.options.network ?? 'host')
-    const trees: { from: string; chain: Digest | undefined }[] = []
-    for (const text of step.mounts) {
-      const from = /(?:^|,)from=([^,]+)/.exec(text)?.[1]
-      if (from !== undefined) trees.push({ from, chain: await this.#chainOf(from, stage) })
-    }
-    const caches = join(this.store.root, 'build-mounts')
-    mkdirSync(caches, { recursive: true, mode: 0o700 })
-    return await this.#withTrees(trees, new Map(), async mounted =>
-      changeTree(
-        this.store,
-        state.chain,
-        this.lease,
-        async (rootfs, path, scratch) => {
-          const treeOf = (from: string): Promise<string> => Promise.resolve(mounted.get(from) ?? '')
-          const sources = { caches, context, secrets, treeOf, scratch, workingDir: run.WorkingDir }
-          const mounts = []
-          for (const text of step.mounts) mounts.push(await runMount(text, sources))
-          await runStep({
-            rootfs,
-            path,
-            scratch,
-            args: commandLine(run, step.command),
-            env: variables.environment(run.Env ?? []),
-            workingDir: run.WorkingDir,
-            user: run.User,
-            network,
-            mounts: mounts.filter(mount => mount !== undefined),
-            onOutput,
-            ...(signal === undefined ? {} : { signal }),
-          })
-        },
-        signal,
-      ),
-    )
+    const config = state.config.config ?? {}
+    const env = variables.environment(config.Env ?? [])
+    const viewOf = (from: string | undefined): Promise<ViewSource> => this.#viewOf(from, stage)
+    const { ssh } = this
+    const instruction = { step, chain: state.chain, config, env, viewOf, ssh }
+    return await runInstruction(this.store, this.lease, instruction, this.options)
   }
 
-  /** Mounts the trees that a RUN binds from, one within the other, for as long as `work` takes. */
-  async #withTrees<T>(
-    trees: readonly { from: string; chain: Digest | undefined }[],
-    mounted: Map<string, string>,
-    work: (mounted: ReadonlyMap<string, string>) => Promise<T>,
-  ): Promise<T> {
-    const [first, ...rest] = trees
-    if (first === undefined) return await work(mounted)
-    return await readTree(this.store, first.chain, path => {
-      mounted.set(first.from, path)
-      return this.#withTrees(rest, mounted, work)
-    })
+  /** What a mount of RUN is taken from. */
+  async #viewOf(from: string | undefined, stage: Stage): Promise<ViewSource> {
+    const context = this.#sources.local(from)
+    if (context !== undefined) return { kind: 'local', context }
+    if (from === undefined || from === 'scratch') return { kind: 'layers', chain: undefined }
+    return { kind: 'layers', chain: await this.#chainOf(from, stage) }
   }
 
   async #copy(state: StageState, step: CopyStep, stage: Stage): Promise<Digest | undefined> {
@@ -426,27 +392,15 @@ class Builder {
     const parts: unknown[] = [step.kind === 'entrypoint' && state.hasCmd]
     if (step.kind === 'run') {
       parts.push(variables.environment(state.config.config?.Env ?? []), this.options.network ?? 'host')
-      for (const text of step.mounts) {
-        const from = /(?:^|,)from=([^,]+)/.exec(text)?.[1]
-        if (from !== undefined) parts.push(await this.#chainOf(from, stage))
-        else if (/(?:^|,)type=bind(?:,|$)/.test(text) || !text.includes('type='))
-          parts.push(await this.#contextDigest(text))
+      for (const mount of step.mounts) {
+        if (mount.type !== 'bind' && (mount.type !== 'cache' || mount.from === undefined)) continue
+        const source = await this.#viewOf(mount.from, stage)
+        parts.push(source.kind === 'layers' ? (source.chain ?? '') : viewDigest(source, mount.source))
       }
     } else if (step.kind === 'copy' || step.kind === 'add') {
       parts.push(await this.#contentDigest(step, stage))
     }
     return cacheKey(state.chain, state.config, this.#platform, step, parts)
-  }
-
-  /** Of what a RUN binds from the build context. */
-  async #contextDigest(mount: string): Promise<unknown> {
-    const local = this.#sources.context
-    if (local === undefined) return ''
-    const path = /(?:^|,)(?:source|src)=([^,]+)/.exec(mount)?.[1] ?? ''
-    return await this.#sources.withLocal(local, undefined, tree => {
-      const found = tree.resolve(fromUtf8(path))
-      return found === undefined ? '' : sourceDigest(tree, found)
-    })
   }
 
   async #contentDigest(step: CopyStep, stage: Stage): Promise<unknown> {

@@ -1,15 +1,20 @@
 /** RUN: a command in the tree of a step. */
-import { existsSync, lstatSync, readdirSync, realpathSync, rmdirSync, rmSync, writeFileSync } from 'node:fs'
-import { join } from 'node:path'
+import { fromUtf8 } from '../../base/bytes.js'
 import type { Fd } from '../../base/fd.js'
+import type { RunMount } from '../../oci/index.js'
+import * as sys from '../../sys/index.js'
 import { resolveUser } from '../container-user.js'
 import { withVariable } from '../config-change.js'
+import { makeInRoot } from '../mounts/target.js'
 import type { BundleMount } from '../oci-bundle.js'
 import { runProcess } from '../run-process.js'
 import { StoreError } from '../store-error.js'
+import { RunMounts, type MountSources } from './run-mounts.js'
+import { StepMemory } from './step-memory.js'
+import { StepMounts } from './step-mounts.js'
 import { noteKeeper, noteProcess } from './step-process.js'
 
-export interface RunStep {
+export interface RunStepOptions {
   readonly rootfs: Fd
   readonly path: string
   readonly scratch: string
@@ -18,7 +23,10 @@ export interface RunStep {
   readonly workingDir: string | undefined
   readonly user: string | undefined
   readonly network: 'host' | 'none'
-  readonly mounts: readonly BundleMount[]
+  readonly mounts: readonly RunMount[]
+  /** Of a heredoc with an interpreter of its own. */
+  readonly script: { readonly name: string; readonly content: string } | undefined
+  readonly sources: Omit<MountSources, 'memory' | 'workingDir' | 'rootfs'>
   /** Told of output as it comes. */
   readonly onOutput: (chunk: Buffer) => void
   readonly signal?: AbortSignal
@@ -30,16 +38,28 @@ const DEFAULT_PATH = 'PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sb
 const TAIL = 8192
 
 /** @throws StoreError failed, with the end of its output, when the command does not exit with 0 */
-export async function runStep(step: RunStep): Promise<void> {
+export async function runStep(step: RunStepOptions): Promise<void> {
   const user = resolveUser(step.rootfs.n, step.user ?? '')
+  using memory = new StepMemory(step.scratch)
+  const { workingDir } = step
+  using prepared = new RunMounts({ ...step.sources, memory, workingDir, rootfs: step.rootfs })
+  if (step.network === 'host') prepared.addNetworkFiles()
+  const { mounts, env: added } = await prepared.prepare(step.mounts, step.script)
+  using placed = new StepMounts(step.rootfs)
   let env = [...step.env]
   if (!env.some(entry => entry.startsWith('PATH='))) env.unshift(DEFAULT_PATH)
   if (!env.some(entry => entry.startsWith('HOME='))) env = withVariable(env, 'HOME', user.home)
-  const mounts = [...networkFiles(step), ...step.mounts]
-  const stubs = new Stubs(
-    step.path,
-    mounts.map(mount => mount.target),
-  )
+  for (const [name, value] of added) env = withVariable(env, name, value)
+  if (workingDir !== undefined) {
+    const path = fromUtf8(workingDir)
+    sys.asCreator(user.uid, user.gid, 0, () => makeInRoot(step.rootfs.n, path, 'directory')).close()
+  }
+  const late: BundleMount[] = []
+  for (const mount of mounts) {
+    const { tree, target } = mount
+    if (isSystem(target)) late.push({ type: 'bind', source: memory.place(tree), target, options: [] })
+    else placed.mount(mount)
+  }
   let tail = Buffer.alloc(0)
   const onOutput = (chunk: Buffer): void => {
     tail = Buffer.concat([tail, chunk]).subarray(-TAIL)
@@ -50,11 +70,12 @@ export async function runStep(step: RunStep): Promise<void> {
     rootfs: step.path,
     args: step.args,
     env,
-    cwd: step.workingDir ?? '/',
+    cwd: workingDir ?? '/',
     user,
     network: step.network,
-    mounts,
-    scratch: step.scratch,
+    mounts: late,
+    // The bundle has the environment, and that may have secrets.
+    scratch: memory.path,
     stdio: ['ignore', 'pipe', 'pipe'],
     ...(step.signal === undefined ? {} : { signal: step.signal }),
     onRuntime: process => {
@@ -67,7 +88,6 @@ export async function runStep(step: RunStep): Promise<void> {
       child.stderr?.on('data', onOutput)
     },
   })
-  stubs.remove()
   if (code !== 0) {
     throw new StoreError('failed', `RUN ${step.args.join(' ')} ended with ${code}`, undefined, {
       cause: new Error(tail.toString('utf8')),
@@ -75,51 +95,7 @@ export async function runStep(step: RunStep): Promise<void> {
   }
 }
 
-/** The host's resolver and names, so that package managers reach what the host reaches. */
-function networkFiles(step: RunStep): BundleMount[] {
-  if (step.network === 'none') return []
-  const mounts: BundleMount[] = []
-  if (existsSync('/etc/resolv.conf')) {
-    mounts.push({
-      type: 'bind',
-      source: realpathSync('/etc/resolv.conf'),
-      target: '/etc/resolv.conf',
-      options: ['ro'],
-    })
-  }
-  const hosts = join(step.scratch, 'hosts')
-  writeFileSync(hosts, '127.0.0.1\tlocalhost lamina\n::1\tlocalhost\n')
-  mounts.push({ type: 'bind', source: hosts, target: '/etc/hosts', options: ['ro'] })
-  return mounts
-}
-
-/**
- * The empty files and directories that a runtime makes to mount on. They are the runtime's and no part of the layer:
- * what was not there before and is empty afterwards goes.
- */
-class Stubs {
-  readonly #made: string[] = []
-
-  constructor(rootfs: string, targets: readonly string[]) {
-    for (const target of ['/proc', '/dev', '/sys', ...targets]) {
-      // Each missing directory on the way, outermost first.
-      let path = rootfs
-      for (const part of target.split('/').filter(each => each !== '')) {
-        path = join(path, part)
-        const stat = lstatSync(path, { throwIfNoEntry: false })
-        // Beyond a symlink nothing is known about what will be made where.
-        if (stat?.isSymbolicLink() === true) break
-        if (stat === undefined && !this.#made.includes(path)) this.#made.push(path)
-      }
-    }
-  }
-
-  remove(): void {
-    for (const path of this.#made.reverse()) {
-      const stat = lstatSync(path, { throwIfNoEntry: false })
-      if (stat === undefined) continue
-      if (stat.isDirectory() && readdirSync(path).length === 0) rmdirSync(path)
-      else if (stat.isFile() && stat.size === 0) rmSync(path)
-    }
-  }
+/** The runtime's own mounts would hide it: it mounts these itself, over a tmpfs of its own. */
+function isSystem(target: string): boolean {
+  return /^\/(proc|dev|sys)(\/|$)/.test(target)
 }

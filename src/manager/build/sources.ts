@@ -41,7 +41,7 @@ export class Sources {
       return named !== undefined && 'dir' in named ? named : undefined
     }
     if (this.context === undefined) {
-      throw new StoreError('invalid', 'this build has no context to copy from', 'name a directory')
+      throw new StoreError('invalid', 'this build has no context', 'name a directory')
     }
     return this.context
   }

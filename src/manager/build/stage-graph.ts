@@ -1,5 +1,5 @@
 /** The stages of a Containerfile: which one a name means, and which are needed. */
-import { expandWord, type Containerfile, type Lookup, type Stage } from '../../oci/index.js'
+import { expandWord, mountFrom, type Containerfile, type Lookup, type Stage } from '../../oci/index.js'
 import { StoreError } from '../store-error.js'
 
 export class StageGraph {
@@ -52,5 +52,5 @@ export class StageGraph {
 function sourcesOf(stage: Stage): string[] {
   return stage.instructions
     .flatMap(instruction => instruction.flags)
-    .flatMap(({ name, value }) => (name === 'from' ? value : (/(?:^|,)from=([^,]+)/.exec(value)?.[1] ?? [])))
+    .flatMap(({ name, value }) => (name === 'from' ? value : (name === 'mount' && mountFrom(value)) || []))
 }

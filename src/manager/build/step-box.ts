@@ -8,7 +8,7 @@ import * as sys from '../../sys/index.js'
 import type { Driver } from '../drivers/driver.js'
 import { packTree } from '../layer-tar.js'
 import type { Lease } from '../leases.js'
-import type { Store } from '../store.js'
+import type { Scratch, Store } from '../store.js'
 
 /**
  * Runs `work` in the merged tree of `chain` and stores what it changed.
@@ -18,7 +18,7 @@ export async function changeTree(
   store: Store,
   chain: Digest | undefined,
   lease: Lease,
-  work: (rootfs: Fd, path: string, scratch: string) => Promise<void>,
+  work: (rootfs: Fd, path: string, scratch: Scratch) => Promise<void>,
   signal?: AbortSignal,
 ): Promise<Digest | undefined> {
   const driver = await store.drivers.chosen()
@@ -30,7 +30,7 @@ export async function changeTree(
   try {
     using rootfs = sys.openat(sys.AT_FDCWD, fromUtf8(target), sys.O_RDONLY | sys.O_DIRECTORY)
     const before = sys.statFd(rootfs.n)
-    await work(rootfs, target, scratch.dir)
+    await work(rootfs, target, scratch)
     // The step's own mountpoints and copies touched the root directory's times; its content decides about a layer.
     sys.utimensAt(rootfs.n, '', before.atime, before.atimeNsec, before.mtime, before.mtimeNsec)
     await driver.settle(target)

@@ -26,28 +26,35 @@ export function openInRoot(root: number, path: ByteName): Fd | undefined {
   }
 }
 
+/** Calls `make` to make `name`, which says whether it was not there. */
+export type Making = (dirfd: number, name: ByteName, make: () => boolean) => void
+
 /**
  * The same, made where it is missing: directories of mode 0755 above it, and itself as an empty directory or file. A
  * dangling symlink on the way is followed inside the rootfs, and what it names is made.
+ * @param making makes each object that is not there, by calling what it is given
  * @throws SysError ENOTDIR, ELOOP, EROFS
  */
-export function makeInRoot(root: number, path: ByteName, kind: 'directory' | 'file'): Fd {
+export function makeInRoot(
+  root: number,
+  path: ByteName,
+  kind: 'directory' | 'file',
+  making: Making = (_dirfd, _name, make) => void make(),
+): Fd {
   const found = openInRoot(root, path)
   if (found !== undefined) return found
-  makeMissing(root, path, kind)
+  makeMissing(root, path, kind, making)
   return sys.openat2(root, path, sys.O_PATH, 0, IN_ROOT)
 }
 
-/**
- * Walks component by component. `..` goes back to a descriptor that this walk has opened, never through the
- * filesystem; symlinks are read and walked here, from the rootfs where they are absolute.
- */
-function makeMissing(root: number, path: ByteName, kind: 'directory' | 'file'): void {
-  const { parent, name } = placeInRoot(root, path, makeDirectory)
+function makeMissing(root: number, path: ByteName, kind: 'directory' | 'file', making: Making): void {
+  const directory = (dirfd: number, name: ByteName): void =>
+    making(dirfd, name, () => makeDirectory(dirfd, name))
+  const { parent, name } = placeInRoot(root, path, directory)
   using _ = parent
   if (name === '' || sys.statAt(parent.n, name) !== undefined) return
-  if (kind === 'file') makeFile(parent.n, name)
-  else makeDirectory(parent.n, name)
+  if (kind === 'directory') directory(parent.n, name)
+  else making(parent.n, name, () => makeFile(parent.n, name))
 }
 
 /** Where a path of a rootfs ends: a name in an open directory. */
@@ -60,7 +67,8 @@ export interface Place {
 
 /**
  * The place that `path` names, also where nothing is: symlinks are followed inside the rootfs, also dangling ones and
- * the last one; a directory that is missing on the way is made by `make`.
+ * the last one; a directory that is missing on the way is made by `make`. `..` goes back to a descriptor that this walk
+ * has opened, never through the filesystem.
  * @throws SysError ENOTDIR, ELOOP
  */
 export function placeInRoot(
@@ -99,20 +107,26 @@ export function placeInRoot(
   }
 }
 
-function makeDirectory(dirfd: number, name: ByteName): void {
+/** @returns whether it was not there */
+function makeDirectory(dirfd: number, name: ByteName): boolean {
   try {
     sys.mkdirat(dirfd, name, 0o755)
     sys.chmodAt(dirfd, name, 0o755)
+    return true
   } catch (error) {
     if (!(error instanceof SysError && error.errno === E.EEXIST)) throw error
+    return false
   }
 }
 
-function makeFile(dirfd: number, name: ByteName): void {
+/** @returns whether it was not there */
+function makeFile(dirfd: number, name: ByteName): boolean {
   const flags = sys.O_WRONLY | sys.O_CREAT | sys.O_EXCL | sys.O_NOFOLLOW
   try {
     sys.openat(dirfd, name, flags, 0o644).close()
+    return true
   } catch (error) {
     if (!(error instanceof SysError && error.errno === E.EEXIST)) throw error
+    return false
   }
 }

@@ -2,6 +2,7 @@ import { Command, CommanderError, Option } from 'commander'
 import { commandLine } from './argv.js'
 import { addGroupExamples, EXIT_CODES_AND_MORE, registerHelp } from './help.js'
 import { CliError, FORMATS } from './output.js'
+import { addShortWord, groupOfShortWord, refuseElsewhere, SHORT_WORDS } from './short-words.js'
 import { version } from './version.js'
 
 /**
@@ -40,18 +41,22 @@ interface Group {
 /** Their exit code is that of what they run. */
 const RUNNING: readonly string[] = ['run', 'exec']
 
+const isRunning = ([first = '', second = '']: readonly string[]): boolean =>
+  RUNNING.includes(first === 'container' ? second : first)
+
 /** 0: done; 1: it failed, stderr says why in one line; 2: it was asked wrongly; 130: ended by Ctrl-C. */
 export async function main(args: readonly string[] = commandLine()): Promise<number> {
   process.stdout.on('error', endQuietly)
   process.removeAllListeners('warning').on('warning', warn)
-  const program = await createProgram(args)
   try {
+    refuseElsewhere(args[0])
+    const program = await createProgram(args)
     await program.parseAsync([...args], { from: 'user' })
     return typeof process.exitCode === 'number' ? process.exitCode : 0
   } catch (error) {
     const code = report(error, args.includes('--debug'))
     // 1 and 2 could be the command's own. As Docker has it.
-    return RUNNING.includes(args[0] ?? '') && (code === 1 || code === 2) ? 125 : code
+    return isRunning(args) && (code === 1 || code === 2) ? 125 : code
   }
 }
 
@@ -70,7 +75,27 @@ function endQuietly(error: NodeJS.ErrnoException): void {
 
 /** The program with the groups that `args` need, or with all of them. */
 export async function createProgram(args: readonly string[] | 'all'): Promise<Command> {
-  const program = new Command('lamina')
+  const program = asProgram(new Command('lamina'))
+  const word = args === 'all' ? undefined : args[0]
+  if (word === '--version' || word === '-V') return program
+  const isShort = word !== undefined && SHORT_WORDS.includes(word)
+  const wanted = isShort ? undefined : GROUPS.find(group => group.commands.includes(word ?? ''))
+  if (!isShort)
+    for (const group of wanted === undefined ? GROUPS : [wanted]) (await group.load()).register(program)
+  if (wanted === undefined) {
+    for (const short of isShort ? [word] : SHORT_WORDS) {
+      const group = GROUPS.find(one => one.commands.includes(groupOfShortWord(short) ?? ''))
+      if (group !== undefined) addShortWord(program, short, (await group.load()).register, asProgram)
+    }
+  }
+  for (const group of program.commands) addGroupExamples(group)
+  registerHelp(program)
+  return program
+}
+
+/** What commands take over from the program that they are defined in. */
+function asProgram(program: Command): Command {
+  return program
     .description('An overlay filesystem in user space, and the storage manager that goes with it')
     .version(version(), '-V, --version', 'print the version')
     .helpOption('-h, --help', 'print this help')
@@ -80,12 +105,6 @@ export async function createProgram(args: readonly string[] | 'all'): Promise<Co
     .exitOverride()
     .enablePositionalOptions()
     .addHelpText('after', EXIT_CODES_AND_MORE)
-  if (args[0] === '--version' || args[0] === '-V') return program
-  const wanted = args === 'all' ? undefined : GROUPS.find(group => group.commands.includes(args[0] ?? ''))
-  for (const group of wanted === undefined ? GROUPS : [wanted]) (await group.load()).register(program)
-  for (const group of program.commands) addGroupExamples(group)
-  registerHelp(program)
-  return program
 }
 
 /** `--format table|json`, as every command that prints a list has it. */

@@ -33,7 +33,7 @@ volumes() { lamina volume ls -q | sort | tr '\n' ' '; }
 check 'an image from a tree' lamina image import "$tree" debian
 check 'a database in a container with a named volume' \
   in_db shop 'create table t(n); insert into t values (1), (2), (3)'
-check 'the container is gone' equal "$(lamina container ls -q)" ''
+check 'the container is gone' equal "$(lamina container ls -a -q)" ''
 check 'the data is not' equal "$(in_db shop 'select sum(n) from t')" 6
 
 # In the background, until a file appears; and then until the one who made it has ended, too.

@@ -134,7 +134,7 @@ class Round {
       (await must(...args)).split('\n').filter(Boolean)
     // One whose command was killed runs on, and ends by itself.
     for (let tries = 0; tries < 200 && this.#processes().monitor !== undefined; tries += 1) await wait(100)
-    const names = await lines('container', 'ls', '--format', '{{.name}}')
+    const names = await lines('container', 'ls', '-a', '--format', '{{.name}}')
     const volumes = await lines('volume', 'ls', '-q')
     if (names.includes('one')) {
       const root = (await must('container', 'mount', 'one')).trim()

@@ -74,7 +74,7 @@ for (const runtime of ['', 'none']) {
         'sleep 1; exit 3',
       )
       t.equal(await lamina.run('wait', 'short'), '3\n', 'though the container is gone then')
-      t.equal((await lamina.run('container', 'ls', '-q')).split('\n').length, 2)
+      t.equal((await lamina.run('container', 'ls', '-a', '-q')).split('\n').length, 2)
       t.equal(await lamina.run('volume', 'ls', '-q'), 'data\n')
 
       await lamina.run('run', '-d', '--name', 'deaf', 'box', 'sleep', '1000')
@@ -113,7 +113,7 @@ t.test('a monitor that is killed: the next command ends what it began', { skip: 
       t.match(await lamina.run('container', 'inspect', '-f', '{{.status}}', 'web'), /^Exited \(137\)/)
       await lamina.run('container', 'rm', '-v', 'web')
     }
-    t.equal(await lamina.run('container', 'ls', '-q'), '')
+    t.equal(await lamina.run('container', 'ls', '-a', '-q'), '')
     t.equal(await lamina.run('volume', 'ls', '-q'), '')
     t.equal(await lamina.run('system', 'check'), 'Nothing is wrong.\n')
     t.same(leftovers(bench.root), [])

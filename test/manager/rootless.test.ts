@@ -150,7 +150,7 @@ if (missing !== undefined) {
     while (!(await inContainer('dead'))) await pause()
     await machine.sh(`kill -KILL $(pgrep -u ${USER.uid} -f '[r]un --rm --name dead')`, user)
     t.equal(
-      await lamina('container', 'ls', '--format', '{{.name}}'),
+      await lamina('container', 'ls', '-a', '--format', '{{.name}}'),
       '',
       'what a killed command left is ended',
     )

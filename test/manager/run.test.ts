@@ -156,7 +156,7 @@ for (const runtime of ['', 'none']) {
       t.not(running(mark), 0)
       child.kill('SIGKILL')
       await ended(child)
-      t.equal(bench.run('container', 'ls', '-q'), '', 'the container went with its command')
+      t.equal(bench.run('container', 'ls', '-a', '-q'), '', 'the container went with its command')
       t.equal(running(mark), 0, 'and so did the process')
       t.equal(bench.run('volume', 'ls', '-q'), 'data\n')
       t.equal(bench.lamina('system', 'check').status, 0)
@@ -289,7 +289,7 @@ t.test('rm --force ends a run --rm, whoever of the two removes the container', {
     const { status, stderr } = bench.lamina('container', 'rm', '--force', '--volumes', 'web')
     t.equal(status, 0, stderr)
     t.equal(await ended(child), 137)
-    t.equal(bench.run('container', 'ls', '-q') + bench.run('volume', 'ls', '-q'), '')
+    t.equal(bench.run('container', 'ls', '-a', '-q') + bench.run('volume', 'ls', '-q'), '')
   }
   t.same(leftovers(bench.root), [])
 })

@@ -9,6 +9,7 @@ import { parseArguments } from '../../src/cli/fuse-lamina.js'
 import { extraHelp, subcommandsOf } from '../../src/cli/help.js'
 import { createProgram } from '../../src/cli/main.js'
 import { manPages } from '../../src/cli/man-pages.js'
+import { longFormOf, SHORT_WORDS } from '../../src/cli/short-words.js'
 
 const PROJECT = path.resolve(path.dirname(fileURLToPath(import.meta.url)), '../../..')
 
@@ -76,10 +77,44 @@ t.test('every command has a description, and help with an example of it', async 
   const walk = (command: Command, words: string): void => {
     t.not(command.description(), '', words)
     const { examples } = extraHelp(command)
-    t.ok(examples.includes(words), `an example of ${words}`)
+    // A command that can be typed in two ways has examples of one of them.
+    const long = longFormOf(words.replace(/^lamina /, ''))
+    const typed = long === undefined ? words.replace(/container (run|exec)$/, '$1') : `lamina ${long}`
+    t.ok(examples.includes(typed), `an example of ${words}`)
     for (const child of subcommandsOf(command)) walk(child, `${words} ${child.name()}`)
   }
   walk(await createProgram('all'), 'lamina')
+})
+
+t.test("Docker's short words are the long commands, and have their options and arguments", async t => {
+  const program = await createProgram('all')
+  const find = (from: Command, name: string): Command | undefined =>
+    from.commands.find(one => one.name() === name)
+  for (const word of SHORT_WORDS) {
+    const [group = '', name = ''] = longFormOf(word)?.split(' ') ?? []
+    const [short, long] = [find(program, word), find(find(program, group) ?? program, name)]
+    t.ok(short !== undefined && long !== undefined && short !== long, word)
+    t.strictSame(
+      short?.options.map(one => one.flags),
+      long?.options.map(one => one.flags),
+      word,
+    )
+    t.strictSame(short?.usage(), long?.usage(), word)
+    t.strictSame(short?.aliases(), [], `${word} brings no second word`)
+  }
+  const { status, stdout } = lamina('ps', '--help')
+  t.equal(status, 0)
+  t.match(stdout, /^Usage: lamina ps /)
+  t.same(await candidates(['rm']), ['rm', 'rmi'])
+})
+
+t.test("a word of Docker's that is not here says in one line what serves instead", async t => {
+  for (const word of ['network', 'compose', 'swarm', 'buildx']) {
+    const { status, stderr } = lamina(word, 'ls')
+    t.equal(status, 2)
+    t.match(stderr, new RegExp(`^lamina: there is no '${word}' here: [^\\n]+\\n$`))
+  }
+  t.match(lamina('constructor').stderr, /unknown command/)
 })
 
 t.test('lamina help finds commands of groups, and says which are not there', async t => {

@@ -17,9 +17,17 @@ import { onStore, shortTime, tellNamespace, withStore } from '../store-command.j
 import { registerCommit } from './commit.js'
 import { register as registerInside } from './container-inside.js'
 import { registerLifecycle } from './lifecycle.js'
+import { register as registerRunning } from './run.js'
 
 const FILTERS = 'label=KEY[=VALUE], name=PART, volume=NAME, mounted=true|false, status=created|running|exited'
 const FILTER_HELP = `${FILTERS}; may be repeated`
+
+interface ListArguments {
+  all?: boolean
+  filter?: string[]
+  quiet?: boolean
+  format: string
+}
 
 interface PruneArguments {
   label?: string[]
@@ -39,6 +47,7 @@ export function register(program: Command): void {
   registerRemoving(container)
   registerInside(container)
   registerLifecycle(container)
+  registerRunning(container)
   registerCommit(container)
 }
 
@@ -134,18 +143,25 @@ function registerMounting(container: Command): void {
 function registerReading(container: Command): void {
   onStore(container.command('ls'))
     .alias('list')
-    .description('list containers')
-    .option('-a, --all', 'as Docker has it; all are listed anyway')
+    .description('list containers that run or are mounted')
+    .option('-a, --all', 'all of them')
     .option('-f, --filter <condition>', FILTER_HELP, append)
     .option('-q, --quiet', 'IDs only')
     .addOption(listFormatOption())
     .addHelpText('after', "\nExample:\n  lamina container ls --filter mounted=true --format '{{.name}}'")
-    .action(async (options: { filter?: string[]; quiet?: boolean; format: string }, command: Command) => {
+    .action(async (options: ListArguments, command: Command) => {
       await withStore(command, async store => {
         const { hasLabel } = await import('../../manager/containers/create.js')
         const { stateOf } = await import('../../manager/containers/state.js')
-        const tests = (options.filter ?? []).map(text => filterOf(store, text, hasLabel, stateOf))
-        const rows = store.containers.list().filter(one => tests.every(test => test(one)))
+        const filters = options.filter ?? []
+        const tests = filters.map(text => filterOf(store, text, hasLabel, stateOf))
+        // Who asks for a state names those that are to be seen.
+        const all = options.all === true || filters.some(text => /^(status|mounted)=/.test(text))
+        const isUsed = (one: ContainerRecord): boolean =>
+          stateOf(store, one).status === 'running' || store.containers.mountpoint(one) !== undefined
+        const rows = store.containers
+          .list()
+          .filter(one => (all || isUsed(one)) && tests.every(test => test(one)))
         if (options.quiet === true) {
           for (const one of rows) print(one.id)
           return

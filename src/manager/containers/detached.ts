@@ -57,7 +57,7 @@ export async function runDetached(
       throw new StoreError(
         'failed',
         'what was to look after the container has died',
-        "see 'lamina container ls'",
+        "see 'lamina ps'",
       )
     }
     const reply = JSON.parse(said) as MonitorReply

@@ -46,7 +46,7 @@ export function killContainer(store: Store, ref: string, signal: number): void {
     throw new StoreError(
       'invalid',
       `nothing runs in container ${container.name}`,
-      "see 'lamina container ls'",
+      "see 'lamina ps'",
     )
   }
   send(container, running, signal)

@@ -101,7 +101,7 @@ export async function endUserNamespace(): Promise<boolean> {
     throw new StoreError(
       'in-use',
       `process ${users.slice(0, 3).join(', ')} is in the user namespace`,
-      "unmount the containers and end what runs ('lamina container ls', 'lamina mounts')",
+      "unmount the containers and end what runs ('lamina ps', 'lamina mounts')",
     )
   }
   endHolders(running)

@@ -31,6 +31,8 @@ export interface Override {
   readonly mode?: number | undefined
   /** Or what becomes of those of the source. */
   readonly changeMode?: ((mode: number, isDirectory: boolean) => number) | undefined
+  /** File capabilities do not go along. */
+  readonly harmless?: boolean
 }
 
 /** One copy in progress: where hard links were first written, and the totals. */
@@ -88,10 +90,7 @@ export class Copier {
     const type = stat.mode & sys.S_IFMT
     switch (type) {
       case sys.S_IFREG: {
-        using source =
-          name === ''
-            ? sys.openat(sys.AT_FDCWD, `/proc/self/fd/${from}`, sys.O_RDONLY)
-            : sys.openat(from, name, sys.O_RDONLY | sys.O_NOFOLLOW)
+        using source = openRegular(from, name)
         const flags = sys.O_WRONLY | sys.O_CREAT | sys.O_EXCL | sys.O_NOFOLLOW
         using target = this.make(() => sys.openat(to, as, flags, 0o600))
         if (stat.size > 0) {
@@ -115,6 +114,18 @@ export class Copier {
   }
 }
 
+/**
+ * Opens a regular file to be read. Not what has come in its place since it was looked at: a FIFO would hold us up, and a device of a
+ * container's is a device of the host's when we open it.
+ * @throws SysError ESTALE
+ */
+function openRegular(from: number, name: string): Fd {
+  using named = name === '' ? undefined : sys.openat(from, name, sys.O_PATH | sys.O_NOFOLLOW)
+  const fd = named?.n ?? from
+  if (!sys.S_ISREG(sys.statFd(fd).mode)) throw new SysError(E.ESTALE, 'open', name)
+  return sys.reopen(fd, sys.O_RDONLY)
+}
+
 /** Owner, xattrs, mode, times, in the order in which none undoes another. `name` '' is the descriptor itself. */
 function copyMetadata(
   from: number,
@@ -129,6 +140,7 @@ function copyMetadata(
   for (const attr of sys.listxattrAt(from, name)) {
     // The overlay's own say something about another stack; the target is a tree of its own.
     if (unescapeXattr(attr) === undefined) continue
+    if (override.harmless === true && attr === 'security.capability') continue
     const value = sys.getxattrAt(from, name, attr)
     if (value === undefined) continue
     wanted.add(attr)

@@ -29,7 +29,8 @@ export function register(container: Command): void {
       'after',
       `
 DIR/. is what is in a directory; DIR is the directory itself, which goes into a destination that is there and becomes
-one that is not. The directory that the destination lies in must be there.
+one that is not. The directory that the destination lies in must be there. Out of a container without --archive come no
+devices, and no setuid, setgid or file capabilities.
 
 Examples:
   lamina container cp web:/etc/nginx ./nginx

@@ -23,7 +23,10 @@ const PARENT = sys.O_PATH | sys.O_DIRECTORY
 const MAX_SYMLINKS = 40
 
 export interface CopyOptions {
-  /** Keep owners; otherwise everything belongs to root in the container, to the caller on the host. */
+  /**
+   * Keep owners; otherwise everything belongs to root in the container, to the caller on the host, where nothing is a device then, or
+   * gives rights to whoever runs it.
+   */
   readonly archive?: boolean
   /** Of a source that is a symlink, copy what it leads to. */
   readonly followLink?: boolean
@@ -61,7 +64,13 @@ export async function copyOut(
 ): Promise<CopyTotals> {
   await using use = await ContainerUse.begin(store, ref)
   using rootfs = openRootfs(use.rootfs)
-  const override = options.archive === true ? {} : { uid: sys.geteuid(), gid: process.getegid?.() ?? 0 }
+  const own: Override = {
+    uid: sys.geteuid(),
+    gid: process.getegid?.() ?? 0,
+    harmless: true,
+    changeMode: mode => mode & ~(sys.S_ISUID | sys.S_ISGID),
+  }
+  const override = options.archive === true ? {} : own
   return await copyBetween(inside(rootfs, ref), from, HOST, to, override, options)
 }
 
@@ -172,6 +181,9 @@ async function copyBetween(
 }
 
 async function copyFile(copier: Copier, from: Fd, source: Source, dir: Fd, name: ByteName): Promise<void> {
+  if (isLeftOut(copier, source.stat)) {
+    throw new StoreError('invalid', `${source.shown} is a device`, 'only --archive copies one to the host')
+  }
   clear(dir.n, name, source.shown)
   copier.totals.entries += 1
   if (sys.S_ISLNK(source.stat.mode)) copier.make(() => sys.symlinkat(sys.readlinkat(from.n, ''), dir.n, name))
@@ -188,6 +200,13 @@ async function merge(copier: Copier, from: Fd, to: Fd, path: ByteName): Promise<
     const stat = sys.statAt(from.n, name)
     // Gone since it was listed; or a socket, which is nothing without the process that listens.
     if (stat === undefined || sys.S_ISSOCK(stat.mode)) continue
+    if (isLeftOut(copier, stat)) {
+      process.emitWarning(
+        `the device '${toUtf8(path + name)}' was left out: only --archive copies it`,
+        'LaminaWarning',
+      )
+      continue
+    }
     if (!sys.S_ISDIR(stat.mode)) {
       clear(to.n, name, path + name)
       await copier.object(from.n, name, stat, to.n, path + name)
@@ -218,6 +237,10 @@ async function mergeInto(
   using child = sys.openat(to.n, name, OPEN_DIR)
   await merge(copier, from, child, `${path}${name}/`)
   copier.metadata(from.n, '', stat, child.n, '')
+}
+
+function isLeftOut(copier: Copier, { mode }: Stat): boolean {
+  return copier.override.harmless === true && (sys.S_ISCHR(mode) || sys.S_ISBLK(mode))
 }
 
 function clear(dir: number, name: ByteName, shown: string): void {

@@ -91,8 +91,6 @@ export const ACCEPTED_ONLY: Readonly<Record<string, string>> = {
   'max_threads=': 'as threaded',
   'max_idle_threads=': 'as threaded',
   nonempty: 'mounting over a directory that is not empty is always allowed',
-  userxattr:
-    'both trusted.overlay.* and user.overlay.* are read; which one is written follows from privilege',
   'uuid=': 'the uuid of an overlay belongs to the kernel',
   'nfs_export=': 'nodeids are not file handles; export the mount by fsid=',
   override_creds: 'the credentials of the daemon are always used on the layers',
@@ -191,6 +189,7 @@ const SWITCHES: Readonly<Record<string, (options: MountOptions, on: boolean) => 
   static_nlink: (options, on) => void (options.staticNlink = on),
   noacl: (options, on) => void (options.noacl = on),
   ino32_t: (options, on) => void (options.ino32 = on),
+  userxattr: (options, on) => void (options.userxattr = on),
   squash_to_root: (options, on) => void (options.squashToRoot = on),
 }
 

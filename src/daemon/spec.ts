@@ -44,11 +44,14 @@ export interface Defaults {
   keeper: boolean
 }
 
-/** `lamina mount`: what the kernel's overlayfs does, except that reading does not write access times. */
+/**
+ * `lamina mount`: what the kernel's overlayfs does, except that reading does not write access times, and that devices of layers, whoever made
+ * those, are not opened unless `dev` asks for it.
+ */
 export const LAMINA_DEFAULTS: Defaults = {
   source: 'lamina',
   subtype: 'lamina',
-  flags: ['noatime'],
+  flags: ['noatime', 'nodev'],
   exclusive: true,
   keeper: false,
 }

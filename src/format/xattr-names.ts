@@ -5,7 +5,11 @@
  * fuse-overlayfs(1).
  */
 
-/** The two namespaces in which the kernel's overlayfs keeps its attributes (the second with `userxattr`). */
+/**
+ * The two namespaces in which the kernel's overlayfs keeps its attributes (the second with `userxattr`). A mount has one of them:
+ * what grants something (redirect, metacopy) or says what an object is (origin, nlink, impure, index) is read there only, since anybody
+ * can write `user.` to a file of his own. What only hides (opaque, whiteout) is read in both: see FORMAT.md, "Whose attributes count".
+ */
 export const OVERLAY_PREFIXES = ['trusted.overlay.', 'user.overlay.'] as const
 export type OverlayPrefix = (typeof OVERLAY_PREFIXES)[number]
 
@@ -39,7 +43,12 @@ function overlayPrefixOf(name: string): OverlayPrefix | undefined {
 export function isPrivateXattr(name: string): boolean {
   const prefix = overlayPrefixOf(name)
   if (prefix !== undefined) return !name.startsWith(ESCAPE, prefix.length)
-  return name.startsWith(FUSE_OVERLAYFS_PREFIX) || name === OVERRIDE_STAT_SECURITY
+  return name.startsWith(FUSE_OVERLAYFS_PREFIX) || isOverrideStat(name)
+}
+
+/** An attribute that says owner, mode and type, in whichever mount: who could write it could be whoever he likes. */
+export function isOverrideStat(name: string): boolean {
+  return name === OVERRIDE_STAT_CONTAINERS || name === OVERRIDE_STAT_SECURITY || name === OVERRIDE_STAT_LEGACY
 }
 
 /** The name under which the merged view's attribute `name` is stored in a layer. */

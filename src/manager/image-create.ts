@@ -125,7 +125,7 @@ export async function commitLayer(
   await store.containers.settle(container)
   const driver = store.containers.driverOf(container)
   await using tree = await driver.layerTree(store.containers.boxOf(container), options.signal)
-  return await store.layers.add(packTree(tree.dir, options.signal), lease, {
+  return await store.layers.add(packTree(tree.dir, store.ownership, options.signal), lease, {
     ...transferOptions(options),
     trusted: true,
   })
@@ -140,7 +140,7 @@ export async function commitUpper(
 ): Promise<ImageRecord> {
   using lease = store.lease()
   const image = base === undefined ? undefined : store.images.find(base)
-  const layer = await store.layers.add(packTree(upperdir, options.signal), lease, {
+  const layer = await store.layers.add(packTree(upperdir, store.ownership, options.signal), lease, {
     ...transferOptions(options),
     trusted: true,
   })

@@ -82,10 +82,23 @@ export async function* readLayerTar(home: string): AsyncGenerator<Uint8Array, vo
   yield* replayTarSplit(recipe.n, root.n)
 }
 
-/** A new tar of a directory in overlay form: reproducible, whiteouts as `.wh.` entries. */
-export async function* packTree(dir: string, signal?: AbortSignal): AsyncGenerator<Uint8Array, void, void> {
+/**
+ * A new tar of a directory in overlay form: reproducible, whiteouts as `.wh.` entries.
+ * `ownership`: of the store. Only where owners are kept in an attribute, which nobody can set through the daemon, is it believed.
+ */
+export async function* packTree(
+  dir: string,
+  ownership: Ownership = 'chown',
+  signal?: AbortSignal,
+): AsyncGenerator<Uint8Array, void, void> {
   using root = sys.openat(sys.AT_FDCWD, fromUtf8(dir), sys.O_RDONLY | sys.O_DIRECTORY)
-  yield* tarTree(root.n, { contents: 'layer', clampMtime: sourceDateEpoch(), signal })
+  yield* tarTree(root.n, {
+    contents: 'layer',
+    overrideStat: ownership === 'xattr',
+    xattrPrefix: overlayPrefix(),
+    clampMtime: sourceDateEpoch(),
+    signal,
+  })
 }
 
 async function* counting(

@@ -168,7 +168,7 @@ export class Layers {
 
   /** Stores the directory tree `dir` (in overlay form: whiteouts and opaque directories are kept as such). */
   async addTree(dir: string, lease: Lease, options: AddLayerOptions = {}): Promise<LayerRecord> {
-    return await this.add(packTree(dir, options.signal), lease, options)
+    return await this.add(packTree(dir, this.context.ownership, options.signal), lease, options)
   }
 
   /**

@@ -19,7 +19,7 @@ export interface MetadataOptions {
   readonly owner: { readonly uid: number; readonly gid: number } | undefined
   /** See ExtractOptions. */
   readonly ownership: 'chown' | 'xattr' | 'ignore'
-  /** The tree is a layer: attributes that mean something to overlays are escaped or left out. */
+  /** The tree is a layer, or becomes one: attributes that mean something to overlays are escaped or left out. */
   readonly overlay: boolean
   /** What chown would not change, when new objects get their creator's ids. */
   readonly self: readonly [uid: number, gid: number] | undefined
@@ -109,10 +109,11 @@ export class EntryMetadata {
       if (this.options.overlay) {
         // Otherwise an archive could redirect or hide what is in other layers.
         stored = format.escapeXattr(attr)
-        if (format.isPrivateXattr(stored) || stored === format.OVERRIDE_STAT_CONTAINERS) {
-          this.warn(`'${toUtf8(this.path)}': attribute ${toUtf8(attr)} belongs to overlays and was left out`)
-          continue
-        }
+      }
+      // In whatever tree: it would be somebody else's word for who owns what, once that is mounted as a layer.
+      if (format.isOverrideStat(attr) || (this.options.overlay && format.isPrivateXattr(stored))) {
+        this.warn(`'${toUtf8(this.path)}': attribute ${toUtf8(attr)} belongs to overlays and was left out`)
+        continue
       }
       this.setXattr(fd, name, stored, value)
     }

@@ -27,6 +27,8 @@ export interface ExtractOptions {
    * `literal`: they are files like others: for `ADD archive.tar`.
    */
   whiteouts: 'overlay' | 'apply' | 'literal'
+  /** The tree becomes an upperdir although its whiteouts are `literal`: attributes of overlays are escaped in it. */
+  upper?: boolean
   /** With `overlay`. Default `char`. */
   dialect?: format.WhiteoutDialect
   /** With `overlay`: trusted.overlay. (default) as root, user.overlay. otherwise. */
@@ -102,7 +104,7 @@ export class TarExtractor implements TarHandler {
       ids: options.ids,
       owner: options.owner,
       ownership: this.#ownership,
-      overlay: this.#overlay,
+      overlay: this.#overlay || options.upper === true,
       self: inherits || !this.#overlay ? undefined : [uid, gid],
     })
     this.#whiteouts = new EntryWhiteouts({

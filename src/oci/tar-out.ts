@@ -34,8 +34,13 @@ export interface TarOutOptions {
   root?: boolean
   /** Holes as GNU pax 1.0 sparse files instead of zeros. */
   sparse?: boolean
-  /** Owner and mode from user.containers.override_stat where there is one. Default true for `layer`. */
+  /**
+   * Owner and mode from user.containers.override_stat where there is one: where only the daemon that keeps owners so can have written it.
+   * Else it says nothing, and is left out.
+   */
   overrideStat?: boolean
+  /** With `layer`: where redirects and metacopy are looked for. Default: trusted.overlay. as root, else user.overlay. */
+  xattrPrefix?: format.OverlayPrefix
   /** Leave out a path (and what is below it). */
   exclude?: (path: string) => boolean
   /** Names in the archive begin with this: `data/`. */
@@ -97,6 +102,7 @@ class TreeWriter {
   #used = 0
   readonly #layer: boolean
   readonly #override: boolean
+  readonly #attrs: format.OverlayPrefix
   /** First name of each inode that has several. */
   readonly #links = new Map<string, string>()
   readonly #prefix: string
@@ -106,7 +112,8 @@ class TreeWriter {
     readonly result: TarOutResult,
   ) {
     this.#layer = options.contents === 'layer'
-    this.#override = options.overrideStat ?? this.#layer
+    this.#override = options.overrideStat === true
+    this.#attrs = options.xattrPrefix ?? (sys.geteuid() === 0 ? 'trusted.overlay.' : 'user.overlay.')
     this.#prefix = options.prefix ?? ''
   }
 
@@ -245,7 +252,7 @@ class TreeWriter {
       0,
       sys.RESOLVE_BENEATH,
     )
-    if (layer && hasAttr(fd.n, '', 'redirect')) {
+    if (layer && this.#has(fd.n, '', 'redirect')) {
       // Renamed from elsewhere: what it had below belongs into this layer, and nothing of the new name's lower one.
       using merged = this.#mergedDirectory(path)
       yield* this.#emit(this.#entryOf('directory', `${path}/`, fd.n, '', stat), 0)
@@ -269,7 +276,7 @@ class TreeWriter {
     if (entry.type !== 'file') return yield* this.#emit(entry, 0) // a device kept as a file with override_stat
     if (stat.size === 0) return yield* this.#emit(entry, 0)
     using fd =
-      layer && hasAttr(dirFd, name, 'metacopy')
+      layer && this.#has(dirFd, name, 'metacopy')
         ? this.#mergedFile(path)
         : sys.openat(dirFd, name, sys.O_RDONLY | sys.O_NOFOLLOW | sys.O_NONBLOCK)
     const extents = this.options.sparse === true ? dataExtents(fd.n, stat) : undefined
@@ -300,6 +307,10 @@ class TreeWriter {
       this.#used += n
       done += n
     }
+  }
+
+  #has(dirFd: number, name: string, attr: format.OverlayAttr): boolean {
+    return sys.getxattrAt(dirFd, name, this.#attrs + attr) !== undefined
   }
 
   #merged(path: string): number {
@@ -357,8 +368,9 @@ class TreeWriter {
   #entryOf(type: TarType, path: string, dirFd: number, name: string, stat: sys.Stat): TarEntry {
     const entry = this.#statEntry(type, path, stat)
     for (const stored of sys.listxattrAt(dirFd, name)) {
-      if (this.#override && stored === format.OVERRIDE_STAT_CONTAINERS) {
-        this.#applyOverride(entry, sys.getxattrAt(dirFd, name, stored))
+      if (format.isOverrideStat(stored)) {
+        if (this.#override && stored === format.OVERRIDE_STAT_CONTAINERS)
+          this.#applyOverride(entry, sys.getxattrAt(dirFd, name, stored))
         continue
       }
       const attr = this.#layer ? format.unescapeXattr(stored) : stored
@@ -410,10 +422,6 @@ function typeOf(mode: number): TarType {
     default:
       return 'file'
   }
-}
-
-function hasAttr(dirFd: number, name: string, attr: format.OverlayAttr): boolean {
-  return format.OVERLAY_PREFIXES.some(prefix => sys.getxattrAt(dirFd, name, prefix + attr) !== undefined)
 }
 
 /** Ranges with data by SEEK_DATA; undefined when the file has no holes worth a map. */

@@ -88,7 +88,11 @@ function keepInAttribute(
   change: { uid?: number | undefined; gid?: number | undefined; mode?: number },
 ): void {
   const stat = view.stat(inode)
-  const before = view.owner.read(at) ?? { uid: stat.uid, gid: stat.gid, mode: stat.mode & 0o7777 }
+  const before = view.owner.read(view.layerOf(inode), at) ?? {
+    uid: stat.uid,
+    gid: stat.gid,
+    mode: stat.mode & 0o7777,
+  }
   const kept = {
     ...before,
     uid: change.uid ?? before.uid,
@@ -112,7 +116,7 @@ function killSuidgid(view: View, inode: Inode, at: At): boolean {
   if (inode.isDir() || inode.type === sys.S_IFLNK) return false
   const stat = sys.statAt(at.dirfd, at.name)
   if (stat === undefined) return false
-  const before = view.owner.stored(stat, () => at).mode
+  const before = view.owner.stored(stat, view.layerOf(inode), () => at).mode
   const mode = withoutSuidgid(before)
   if (mode === before) return false
   chmod(view, inode, at, mode)
@@ -129,7 +133,7 @@ export function dropSetgid(view: View, inode: Inode): void {
   const at = view.at(inode)
   const stat = sys.statAt(at.dirfd, at.name)
   if (stat === undefined) return
-  const { mode } = view.owner.stored(stat, () => at)
+  const { mode } = view.owner.stored(stat, view.layerOf(inode), () => at)
   if ((mode & sys.S_ISGID) !== 0) chmod(view, inode, at, mode & 0o7777 & ~sys.S_ISGID)
 }
 

@@ -12,8 +12,11 @@ export interface IdMap {
   length: number
 }
 
-/** `redirect_dir=`: may a merged directory be renamed, and are redirects found in layers followed. */
-export type RedirectDir = 'on' | 'off' | 'follow' | 'nofollow'
+/**
+ * `redirect_dir=`: may a merged directory be renamed (`on`), and are redirects found in layers followed. With `auto` and `off` they are
+ * where only root can write them: see marks.ts.
+ */
+export type RedirectDir = 'auto' | 'on' | 'off' | 'follow' | 'nofollow'
 
 /** How a deletion is written into upperdir. `auto`: character device 0:0 where mknod is allowed, else an xattr, else `.wh.`. */
 export type WhiteoutStyle = 'auto' | 'char' | 'xattr' | 'file'
@@ -31,6 +34,8 @@ export interface MountOptions {
   /** Let the kernel gather small writes (FUSE writeback cache). */
   writeback: boolean
   redirectDir: RedirectDir
+  /** The overlay's attributes are user.overlay.*, also as root. */
+  userxattr: boolean
   index: boolean | 'auto'
   metacopy: boolean
   xino: 'off' | 'auto' | 'on'
@@ -42,7 +47,10 @@ export interface MountOptions {
   squashToRoot: boolean
   squashToUid?: number
   squashToGid?: number
-  /** Keep owner and mode in an xattr: 1 security.fuseoverlayfs.override_stat, 2 user.containers.override_stat. */
+  /**
+   * Keep owner and mode in an xattr, and believe it in layers whose root has it: 1 security.fuseoverlayfs.override_stat, 2 also
+   * user.containers.override_stat.
+   */
   xattrPermissions: 0 | 1 | 2
   /** Show and take no xattrs at all. */
   noxattrs: boolean
@@ -74,7 +82,8 @@ export const DEFAULT_OPTIONS: Readonly<MountOptions> = {
   volatile: false,
   fsync: true,
   writeback: false,
-  redirectDir: 'follow',
+  redirectDir: 'auto',
+  userxattr: false,
   index: 'auto',
   metacopy: false,
   xino: 'auto',

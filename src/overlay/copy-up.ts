@@ -16,7 +16,7 @@ import { Fd } from '../base/fd.js'
 import { Again } from '../fuse/filesystem.js'
 import { type DirInode, type Inode } from './inode.js'
 import { DirReal, type Layer, openBeneath, Real } from './layer.js'
-import { METACOPY_WITHOUT_DIGEST, OVERLAY_PREFIXES, OVERRIDE_STAT_CONTAINERS } from '../format/index.js'
+import { METACOPY_WITHOUT_DIGEST } from '../format/index.js'
 import { keepLinks, keepLinksByLower } from './hardlinks.js'
 import { rulesChanged } from './names.js'
 import { upperKey } from './lookup.js'
@@ -108,21 +108,17 @@ function begin(view: View, inode: Inode): CopyUp {
 function dress(view: View, copy: CopyUp, to: At): void {
   const made = sys.statAt(to.dirfd, to.name)
   if (made === undefined) throw new SysError(E.EIO, 'copy-up', copy.inode.name)
-  if (view.owner.reads) dressByAttribute(view, copy, to, made)
-  else copyMetadata(copy.from, to, copy.stat, made)
+  if (view.owner.overrideAttr === undefined) copyMetadata(copy.from, to, copy.stat, made)
+  else dressByAttribute(view, copy, to, made)
   if (copy.origin !== undefined) setOrigin(view, to, copy.origin)
   if (copy.inode.links > 0) keepLinksByLower(view, to, copy.inode.links, copy.stat.nlink)
 }
 
-/** Where either side keeps owner and mode in an attribute: from there, and to where this mount keeps them. */
-function dressByAttribute(view: View, { from, stat }: CopyUp, to: At, made: sys.Stat): void {
-  const { uid, gid, mode, rdev } = view.owner.stored(stat, () => from)
-  if (view.owner.overrideAttr === undefined) {
-    copyMetadata(from, to, { ...stat, uid, gid, mode }, made, OVERRIDE_STAT_CONTAINERS)
-    return
-  }
+/** Owner and mode go into the attribute. */
+function dressByAttribute(view: View, { from, stat, lower }: CopyUp, to: At, made: sys.Stat): void {
+  const { uid, gid, mode, rdev } = view.owner.stored(stat, lower.layer.index, () => from)
   const real = { ...stat, uid: made.uid, gid: made.gid, mode: view.owner.disguise(mode) }
-  copyMetadata(from, to, real, made, OVERRIDE_STAT_CONTAINERS)
+  copyMetadata(from, to, real, made)
   const type = mode & sys.S_IFMT
   const differs = type !== (made.mode & sys.S_IFMT)
   const kept = view.owner.write(to, { uid, gid, mode: mode & 0o7777, ...(differs && { type, rdev }) })
@@ -232,7 +228,7 @@ function copyUpSpecial(view: View, inode: Inode): void {
       if (inode.type === sys.S_IFLNK) {
         sys.symlinkat(sys.readlinkat(copy.from.dirfd, copy.from.name), fd, temp)
       } else {
-        const { mode, rdev } = view.owner.stored(copy.stat, () => copy.from)
+        const { mode, rdev } = view.owner.stored(copy.stat, copy.lower.layer.index, () => copy.from)
         sys.mknodat(fd, temp, view.owner.overrideAttr === undefined ? mode : view.owner.disguise(mode), rdev)
       }
       dress(view, copy, { dirfd: fd, name: temp })
@@ -281,10 +277,7 @@ async function completeMetacopy(view: View, inode: Inode, size: number): Promise
   await sys.copyData(source.n, target.n, Math.min(size, before.size))
   copyTimes({ dirfd: target.n, name: '' }, before)
   await syncCopy(view, target)
-  for (const prefix of OVERLAY_PREFIXES) {
-    if (sys.fgetxattr(target.n, prefix + 'metacopy') !== undefined)
-      sys.fremovexattr(target.n, prefix + 'metacopy')
-  }
+  sys.fremovexattr(target.n, view.prefix + 'metacopy')
   forgetData(view, inode)
   view.kernel.unregisterFile(inode.nodeid)
 }

@@ -234,7 +234,7 @@ function keepOwner(view: View, at: At, parent: DirInode, what: NewObject): void 
   if (view.owner.overrideAttr === undefined) return
   const stat = sys.statAt(at.dirfd, at.name)
   if (stat === undefined) return
-  const directory = view.owner.stored(view.stat(parent), () => view.at(parent))
+  const directory = view.owner.stored(view.stat(parent), view.layerOf(parent), () => view.at(parent))
   const inherits = (directory.mode & sys.S_ISGID) !== 0
   const type = what.mode & sys.S_IFMT
   const setgid = inherits && type === sys.S_IFDIR ? sys.S_ISGID : 0

@@ -12,7 +12,7 @@ import * as sys from '../sys/index.js'
 import type { Stat } from '../sys/index.js'
 import { E } from '../base/errno.js'
 import { SysError } from '../base/sys-error.js'
-import { isCharWhiteout, OVERLAY_PREFIXES } from '../format/index.js'
+import { isCharWhiteout, type OverlayPrefix } from '../format/index.js'
 import type { DirInode, Inode } from './inode.js'
 import { type Layer, Real } from './layer.js'
 import { originRecord } from './origin-ino.js'
@@ -28,7 +28,10 @@ const MAX_RECORD = 127
 
 /** The open index directory, as a layer of its own: its entries are upper objects that always have this name. */
 export class HardlinkIndex {
-  constructor(readonly layer: Layer) {}
+  constructor(
+    readonly layer: Layer,
+    private readonly prefix: OverlayPrefix,
+  ) {}
 
   /** The index entry of a lower file; `undefined` before its first copy-up. */
   find(lower: Real, dirfd: number): IndexEntry | undefined {
@@ -48,35 +51,28 @@ export class HardlinkIndex {
     return new Real(this.layer, this.layer.root, record.toString('hex'))
   }
 
+  /** The names that the view shows of an entry; `undefined` where its attribute says nothing. */
+  shownLinks(name: string, stat: Stat, lowerLinks: number | undefined): number | undefined {
+    const value = sys.getxattrAt(this.layer.rootFd.n, name, this.prefix + 'nlink')
+    const match = SHAPE.exec(value?.toString('latin1') ?? '')
+    if (match === null) return undefined
+    const base = match[1] === 'L' ? lowerLinks : stat.nlink
+    return base === undefined ? undefined : base + Number(match[2])
+  }
+
   /** Removes entries that a crash left without any name in the view. */
   sweep(): void {
     const { rootFd } = this.layer
     for (const name of sys.listDir(rootFd.n).names) {
       const stat = sys.statAt(rootFd.n, name)
       if (stat === undefined || sys.S_ISDIR(stat.mode)) continue
-      const shown = shownLinks(rootFd.n, name, stat, undefined)
+      const shown = this.shownLinks(name, stat, undefined)
       if (stat.nlink === 1 && shown !== undefined && shown <= 0) sys.unlinkat(rootFd.n, name, 0)
     }
   }
 }
 
 const SHAPE = /^([LU])([+-]\d{1,9})$/
-
-/** The names that the view shows of an indexed upper object; `undefined` where the attribute says nothing. */
-export function shownLinks(
-  dirfd: number,
-  name: string,
-  stat: Stat,
-  lowerLinks: number | undefined,
-): number | undefined {
-  for (const prefix of OVERLAY_PREFIXES) {
-    const match = SHAPE.exec(sys.getxattrAt(dirfd, name, prefix + 'nlink')?.toString('latin1') ?? '')
-    if (match === null) continue
-    const base = match[1] === 'L' ? lowerLinks : stat.nlink
-    return base === undefined ? undefined : base + Number(match[2])
-  }
-  return undefined
-}
 
 /** Keeps the count of names right across a change that adds or removes an upper link together with a name. */
 export function keepLinks(view: View, inode: Inode): void {

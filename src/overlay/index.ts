@@ -41,6 +41,7 @@ import {
   openLayers,
   takeOverLayers,
 } from './open-layers.js'
+import { isTrusted } from './marks.js'
 import { adoptIssued } from './names.js'
 import { Opens } from './opens.js'
 import { Ownership } from './ownership.js'
@@ -491,15 +492,16 @@ function entryOf(path: string): Mountpoint | null {
 }
 
 function ownershipOf(layers: OpenedLayers, options: MountOptions): Ownership {
-  const any = [layers.upper, ...layers.lowers].some(layer => layer !== null && layer.facts.mark !== null)
-  return new Ownership(options, { any, upper: layers.upper?.facts.mark ?? undefined })
+  const { upper, lowers } = layers
+  const marked = { upper: upper?.facts.mark ?? null, lowers: lowers.map(lower => lower.facts.mark) }
+  return new Ownership(options, marked, isTrusted())
 }
 
 /** With xattr_permissions upper's root is marked, as fuse-overlayfs does it: readers look at nothing else. */
 function markOwned({ upper, owner }: View): void {
   if (upper === null || owner.overrideAttr === undefined) return
   const root = { dirfd: upper.rootFd.n, name: '' }
-  if (owner.read(root) !== undefined) return
+  if (owner.read(upper.index, root) !== undefined) return
   const { uid, gid, mode } = sys.statFd(root.dirfd)
   owner.write(root, { uid, gid, mode: mode & 0o7777 })
 }

@@ -16,13 +16,11 @@ import {
   isMarkerName,
   mayBeXattrWhiteout,
   opaquenessFromXattrs,
-  OVERLAY_PREFIXES,
   WH_PREFIX,
 } from '../format/index.js'
 import type { Entry, NegativeEntry } from '../fuse/filesystem.js'
 import type { DirInode, Inode } from './inode.js'
 import { DirReal, type Layer, Real } from './layer.js'
-import { shownLinks } from './hardlinks.js'
 import { originIno } from './origin-ino.js'
 import { followMetacopy } from './metacopy.js'
 import { lookedUp } from './names.js'
@@ -155,14 +153,14 @@ function sharedObject(view: View, found: Resolved): Shared | undefined {
     const entry = index === null ? undefined : indexEntryOf(view, found.upper, found.upperXattrs)
     const key = upperKey(found.stat)
     if (index === null || entry === undefined || upperKey(entry.stat) !== key) return { key }
-    const links = shownLinks(index.layer.rootFd.n, entry.real.name, entry.stat, undefined)
+    const links = index.shownLinks(entry.real.name, entry.stat, undefined)
     return { key, indexed: entry.real, links: links ?? entry.stat.nlink - 1 }
   }
   const { lower } = found
   if (index === null || lower?.parent == null) return undefined
   const entry = index.find(lower, view.fds.get(lower.parent))
   if (entry === undefined) return { key: `L${upperKey(found.stat)}`, links: found.stat.nlink }
-  const links = shownLinks(index.layer.rootFd.n, entry.real.name, entry.stat, found.stat.nlink)
+  const links = index.shownLinks(entry.real.name, entry.stat, found.stat.nlink)
   return { key: upperKey(entry.stat), indexed: entry.real, links: links ?? found.stat.nlink }
 }
 
@@ -171,8 +169,8 @@ function indexEntryOf(
   upper: Real,
   xattrs: readonly string[],
 ): { real: Real; stat: Stat } | undefined {
-  const attr = OVERLAY_PREFIXES.map(p => p + 'origin').find(a => xattrs.includes(a))
-  if (attr === undefined || upper.parent === null || view.index === null) return undefined
+  const attr = view.prefix + 'origin'
+  if (!xattrs.includes(attr) || upper.parent === null || view.index === null) return undefined
   const record = sys.getxattrAt(view.fds.get(upper.parent), upper.name, attr)
   return record === undefined ? undefined : view.index.findRecord(record)
 }
@@ -290,7 +288,7 @@ class Search {
           return this.result()
         }
         const real = new DirReal(parent.upper.layer, parent.upper, name)
-        real.impure = OVERLAY_PREFIXES.some(prefix => this.upperXattrs.includes(prefix + 'impure'))
+        real.impure = this.upperXattrs.includes(view.prefix + 'impure')
         this.upper = real
         if (!this.goOnBelow(real, dirfd, this.upperXattrs, below)) return this.result()
       }

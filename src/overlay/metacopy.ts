@@ -6,16 +6,19 @@
 import * as sys from '../sys/index.js'
 import { E } from '../base/errno.js'
 import { SysError } from '../base/sys-error.js'
-import { OVERLAY_PREFIXES, parseMetacopy, parseRedirect, type Redirect } from '../format/index.js'
+import { parseMetacopy } from '../format/index.js'
 import type { DirInode, Inode } from './inode.js'
 import { Real } from './layer.js'
 import { probe, type Resolved } from './lookup.js'
-import { walkPath } from './path-walk.js'
+import { readRedirect, recordedRedirect, walkPath } from './path-walk.js'
 import type { View } from './view.js'
 
 /**
  * Finds the data of a regular file that carries the metacopy attribute; any other inode is left alone.
- * @throws SysError EIO where the data is not to be found
+ *
+ * Where such files are not followed, one of a lower layer still leads to the data-only layers, since nothing else does, and there is
+ * nothing in them that is not meant to be found so (as the kernel's userxattr, since 6.16).
+ * @throws SysError EIO where the data is not to be found, EPERM where it is not followed
  */
 export function followMetacopy(
   view: View,
@@ -28,7 +31,8 @@ export function followMetacopy(
   if (found.upper === null && indexed !== undefined) {
     // Another name of this lower file was copied up: what lies below under this one has the data, or says where it is.
     const dirfd = indexed.layer.rootFd.n
-    if (!isMetacopy(dirfd, indexed.name, sys.listxattrAt(dirfd, indexed.name))) return
+    if (!isMetacopy(view, dirfd, indexed.name, sys.listxattrAt(dirfd, indexed.name))) return
+    if (!view.follows.metacopy) throw new SysError(E.EPERM, 'metacopy', indexed.name)
     inode.data = found.lower
   }
   const top = found.upper ?? found.lower
@@ -37,23 +41,27 @@ export function followMetacopy(
   // Lower files carry it only where somebody asked for it: no call is spent on them otherwise.
   const asked = view.options.metacopy || view.dataOnly.length > 0
   const names = found.upper !== null ? found.upperXattrs : asked ? sys.listxattrAt(dirfd, top.name) : []
-  if (!isMetacopy(dirfd, top.name, names)) return
-  inode.data = new DataSearch(view, parent).from(top, names)
+  if (!isMetacopy(view, dirfd, top.name, names)) return
+  if (view.follows.metacopy) inode.data = new DataSearch(view, parent).from(top, names)
+  else if (found.upper === null) inode.data = onlyData(view, top, dirfd, names)
+  else throw new SysError(E.EPERM, 'metacopy', top.name)
 }
 
 /** @throws SysError EIO for a record that no overlay writes */
-function isMetacopy(dirfd: number, name: string, names: readonly string[]): boolean {
-  const attr = OVERLAY_PREFIXES.map(p => p + 'metacopy').find(a => names.includes(a))
-  const value = attr === undefined ? undefined : sys.getxattrAt(dirfd, name, attr)
+function isMetacopy(view: View, dirfd: number, name: string, names: readonly string[]): boolean {
+  const attr = view.prefix + 'metacopy'
+  const value = names.includes(attr) ? sys.getxattrAt(dirfd, name, attr) : undefined
   if (value === undefined) return false
   if (parseMetacopy(value) === undefined) throw new SysError(E.EIO, 'metacopy', name)
   return true
 }
 
-function redirectOf(dirfd: number, name: string, names: readonly string[]): Redirect | undefined {
-  const attr = OVERLAY_PREFIXES.map(p => p + 'redirect').find(a => names.includes(a))
-  const value = attr === undefined ? undefined : sys.getxattrAt(dirfd, name, attr)
-  return value === undefined ? undefined : parseRedirect(value)
+/** Straight from a lower file to a data-only layer. */
+function onlyData(view: View, top: Real, dirfd: number, names: readonly string[]): Real {
+  const redirect = recordedRedirect(view, dirfd, top.name, names)
+  const found = redirect?.absolute === true ? along(view, view.lowers.length, redirect.parts).data : undefined
+  if (found === undefined) throw new SysError(E.EIO, 'metacopy', top.name)
+  return found
 }
 
 /** Goes down the layers from a metacopy file to the first regular file that has data. */
@@ -71,20 +79,20 @@ class DataSearch {
     let deepest = 0
     for (;;) {
       const dirfd = at.parent === null ? at.layer.rootFd.n : this.view.fds.get(at.parent)
-      const redirect = redirectOf(dirfd, at.name, attrs)
+      const redirect = readRedirect(this.view, dirfd, at.name, attrs)
       if (redirect?.absolute === true) path = redirect.parts
       else if (redirect !== undefined && path !== undefined) path = [...path.slice(0, -1), redirect.name]
       else if (redirect !== undefined) name = redirect.name
       let next: Real | undefined
       if (path === undefined) next = this.beside(at.layer.index, name)
-      else ({ data: next, path, deepest } = this.along(Math.max(deepest, at.layer.index), path))
+      else ({ data: next, path, deepest } = along(this.view, Math.max(deepest, at.layer.index), path))
       this.view.fds.dropPassages(at)
       if (next === undefined) throw new SysError(E.EIO, 'metacopy', top.name)
       if (next.parent === null) return next
       const nextFd = this.view.fds.get(next.parent)
       const isData = next.layer.index > this.view.lowers.length
       attrs = isData ? [] : sys.listxattrAt(nextFd, next.name)
-      if (!isMetacopy(nextFd, next.name, attrs)) return next
+      if (!isMetacopy(this.view, nextFd, next.name, attrs)) return next
       at = next
     }
   }
@@ -98,26 +106,26 @@ class DataSearch {
     }
     return undefined
   }
+}
 
-  /** The first file at a path below layer `after`; `path` and `deepest`: where to go on below that. */
-  private along(after: number, from: readonly string[]): Found {
-    const { lowers, dataOnly } = this.view
-    let path = from
-    let deepest = after
-    for (const layer of [...lowers, ...dataOnly]) {
-      if (layer.index <= deepest) continue
-      const { found, below } = walkPath(this.view, layer, path)
-      // What an upper layer hides is not hidden in data-only ones: their files are reached in no other way.
-      if (below === undefined) deepest = Math.max(deepest, lowers.length)
-      path = below ?? path
-      if (found === undefined) continue
-      const data = new Real(layer, found.dir, found.name)
-      if (sys.S_ISREG(found.stat.mode)) return { data, path, deepest: Math.max(deepest, layer.index) }
-      this.view.fds.dropPassages(data)
-      break
-    }
-    return { data: undefined, path, deepest }
+/** The first file at a path below layer `after`; `path` and `deepest`: where to go on below that. */
+function along(view: View, after: number, from: readonly string[]): Found {
+  const { lowers, dataOnly } = view
+  let path = from
+  let deepest = after
+  for (const layer of [...lowers, ...dataOnly]) {
+    if (layer.index <= deepest) continue
+    const { found, below } = walkPath(view, layer, path)
+    // What an upper layer hides is not hidden in data-only ones: their files are reached in no other way.
+    if (below === undefined) deepest = Math.max(deepest, lowers.length)
+    path = below ?? path
+    if (found === undefined) continue
+    const data = new Real(layer, found.dir, found.name)
+    if (sys.S_ISREG(found.stat.mode)) return { data, path, deepest: Math.max(deepest, layer.index) }
+    view.fds.dropPassages(data)
+    break
   }
+  return { data: undefined, path, deepest }
 }
 
 interface Found {

@@ -11,16 +11,10 @@ import type { At } from './view.js'
  * changes the mode, and everything but the last changes nothing of the times that are set then.
  * @throws SysError ENOSPC, EDQUOT, EPERM, EIO: the copy is then worthless
  */
-export function copyMetadata(
-  from: At,
-  to: At,
-  stat: Stat,
-  to_owner: { uid: number; gid: number },
-  without?: string,
-): void {
+export function copyMetadata(from: At, to: At, stat: Stat, to_owner: { uid: number; gid: number }): void {
   if (to_owner.uid !== stat.uid || to_owner.gid !== stat.gid)
     sys.fchownat(to.dirfd, to.name, stat.uid, stat.gid)
-  copyXattrs(from, to, without)
+  copyXattrs(from, to)
   if (!sys.S_ISLNK(stat.mode)) sys.chmodAt(to.dirfd, to.name, stat.mode & 0o7777)
   copyTimes(to, stat)
 }
@@ -43,10 +37,10 @@ function mustCopy(name: string): boolean {
   return name.startsWith('system.posix_acl_') || name.startsWith('security.')
 }
 
-/** @param without a name that is not to be copied */
-export function copyXattrs(from: At, to: At, without?: string): void {
+/** All but the overlay's own. */
+export function copyXattrs(from: At, to: At): void {
   for (const name of sys.listxattrAt(from.dirfd, from.name)) {
-    if (isPrivateXattr(name) || name === without) continue
+    if (isPrivateXattr(name)) continue
     const value = sys.getxattrAt(from.dirfd, from.name, name)
     if (value === undefined) continue
     try {

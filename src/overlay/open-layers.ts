@@ -10,9 +10,10 @@ import { E } from '../base/errno.js'
 import { SysError } from '../base/sys-error.js'
 import type { Fd } from '../base/fd.js'
 import type { OverlayPrefix, WhiteoutDialect } from '../format/index.js'
-import type { OverlayConfig } from './config.js'
+import type { MountOptions, OverlayConfig } from './config.js'
 import { HardlinkIndex } from './hardlinks.js'
 import { Layer } from './layer.js'
+import { namespaceOf } from './marks.js'
 import { rootFacts, type RootFacts } from './root-facts.js'
 import { emptyDir, removeTree, type UpperFeatures, WorkDir } from './workdir.js'
 
@@ -75,13 +76,13 @@ export function takeOverLayers(
     ),
     cloned,
   }
-  if (upper === null) return withoutUpper(below)
+  if (upper === null) return withoutUpper(config, below)
   const { rootFd, facts, workdir, work, prefix, features, index } = upper
   return {
     ...below,
     upper: layer(0, rootFd, config.upper ?? '', false, facts),
     work: new WorkDir(work, prefix, features, generation),
-    index: index === null ? null : indexOver(index, facts, config),
+    index: index === null ? null : indexOver(index, facts, prefix, config),
     prefix,
     workdir,
   }
@@ -97,9 +98,11 @@ export function openLayers(config: OverlayConfig): OpenedLayers {
   try {
     let cloned = true
     const openLower = (path: string, index: number): Layer => {
-      const fd = cloneMount(path)
-      cloned &&= fd !== undefined
-      return layer(index, keep(fd ?? sys.openat(sys.AT_FDCWD, path, DIR)), path, true)
+      const cloned_ = cloneMount(path)
+      cloned &&= cloned_ !== undefined
+      const fd = keep(cloned_ ?? sys.openat(sys.AT_FDCWD, path, DIR))
+      // Only of an upper it matters in which namespace it is impure.
+      return layer(index, fd, path, true, rootFacts(fd.n, namespaceOf(config.options)))
     }
     const lowers = config.lower.map((path, i) => openLower(path, i + 1))
     const dataOnly = (config.dataOnly ?? []).map((path, i) => openLower(path, lowers.length + i + 1))
@@ -124,10 +127,11 @@ function complete(
   below: Pick<OpenedLayers, 'lowers' | 'dataOnly' | 'cloned'>,
   pair: { readonly upper: Fd; readonly work: Fd } | null,
 ): OpenedLayers {
-  if (pair === null) return withoutUpper(below)
-  const upper = layer(0, pair.upper, config.upper ?? '', false)
+  if (pair === null) return withoutUpper(config, below)
   const work = prepareWork(pair.work, config)
   try {
+    const facts = rootFacts(pair.upper.n, work.prefix)
+    const upper = layer(0, pair.upper, config.upper ?? '', false, facts)
     const index = openIndex(pair.work, upper, below.lowers, work, config)
     index?.sweep()
     return { ...below, upper, work, index, prefix: work.prefix, workdir: pair.work }
@@ -137,11 +141,15 @@ function complete(
   }
 }
 
-function withoutUpper(below: Pick<OpenedLayers, 'lowers' | 'dataOnly' | 'cloned'>): OpenedLayers {
-  return { ...below, upper: null, work: null, index: null, prefix: defaultPrefix(), workdir: null }
+function withoutUpper(
+  config: OverlayConfig,
+  below: Pick<OpenedLayers, 'lowers' | 'dataOnly' | 'cloned'>,
+): OpenedLayers {
+  const prefix = namespaceOf(config.options)
+  return { ...below, upper: null, work: null, index: null, prefix, workdir: null }
 }
 
-function layer(index: number, fd: Fd, path: string, readOnly: boolean, facts = rootFacts(fd.n)): Layer {
+function layer(index: number, fd: Fd, path: string, readOnly: boolean, facts: RootFacts): Layer {
   const one = new Layer(index, fd, path, facts, readOnly)
   one.root.impure = facts.impure
   one.root.xwhiteouts = facts.xwhiteouts
@@ -228,8 +236,9 @@ function prepareWork(workdir: Fd, config: OverlayConfig): WorkDir {
       makeDir(fd.n, 'incompat')
       makeDir(fd.n, VOLATILE)
     }
-    const prefix = workingPrefix(fd)
-    return new WorkDir(fd, prefix ?? defaultPrefix(), probeFeatures(fd, prefix, config), 0)
+    const prefix = workingPrefix(fd, config.options)
+    const features = probeFeatures(fd, prefix, config)
+    return new WorkDir(fd, prefix ?? namespaceOf(config.options), features, 0)
   } catch (error) {
     fd.close()
     throw error
@@ -261,16 +270,13 @@ function openIndex(
     if (index === 'auto') return null
     throw new SysError(E.EOPNOTSUPP, 'index', config.upper)
   }
-  return indexIn(workdir, upper, config)
-}
-
-function indexIn(workdir: Fd, upper: Layer, config: OverlayConfig): HardlinkIndex {
   makeDir(workdir.n, 'index')
-  return indexOver(sys.openat(workdir.n, 'index', DIR | sys.O_NOFOLLOW), upper.facts, config)
+  const fd = sys.openat(workdir.n, 'index', DIR | sys.O_NOFOLLOW)
+  return indexOver(fd, upper.facts, work.prefix, config)
 }
 
-function indexOver(fd: Fd, facts: RootFacts, config: OverlayConfig): HardlinkIndex {
-  return new HardlinkIndex(new Layer(0, fd, `${config.work ?? ''}/index`, facts, false))
+function indexOver(fd: Fd, facts: RootFacts, prefix: OverlayPrefix, config: OverlayConfig): HardlinkIndex {
+  return new HardlinkIndex(new Layer(0, fd, `${config.work ?? ''}/index`, facts, false), prefix)
 }
 
 function hasIndex(workdir: Fd): boolean {
@@ -292,23 +298,19 @@ function makeDir(dirfd: number, name: string): void {
   }
 }
 
-function defaultPrefix(): OverlayPrefix {
-  return sys.geteuid() === 0 ? 'trusted.overlay.' : 'user.overlay.'
-}
-
-/** The namespace in which attributes can be written here, if any. */
-function workingPrefix(work: Fd): OverlayPrefix | undefined {
-  for (const prefix of ['trusted.overlay.', 'user.overlay.'] as const) {
-    if (
-      succeeds(() => {
-        sys.setxattrAt(work.n, '', prefix + 'opaque', Buffer.from('0'))
-        sys.removexattrAt(work.n, '', prefix + 'opaque')
-      })
-    ) {
-      return prefix
-    }
-  }
-  return undefined
+/**
+ * The namespace in which attributes can be written here, and are there when they are read again, if any: a filesystem without trusted.*
+ * makes it a mount of the user namespace.
+ */
+function workingPrefix(work: Fd, options: MountOptions): OverlayPrefix | undefined {
+  return [...new Set([namespaceOf(options), 'user.overlay.'] as const)].find(prefix => {
+    const attr = prefix + 'opaque'
+    return succeeds(() => {
+      sys.setxattrAt(work.n, '', attr, Buffer.from('0'))
+      if (sys.getxattrAt(work.n, '', attr)?.toString() !== '0') throw new SysError(E.EOPNOTSUPP, 'getxattr')
+      sys.removexattrAt(work.n, '', attr)
+    })
+  })
 }
 
 /** Tries each feature in the work directory, as fs/overlayfs/super.c does at mount. */

@@ -4,7 +4,7 @@
  */
 import * as sys from '../sys/index.js'
 import { SysError } from '../base/sys-error.js'
-import { decodeOrigin, encodeOrigin, type Origin, OVERLAY_PREFIXES } from '../format/index.js'
+import { decodeOrigin, encodeOrigin, type Origin } from '../format/index.js'
 import type { DirInode } from './inode.js'
 import type { Layer } from './layer.js'
 import type { Resolved } from './lookup.js'
@@ -32,8 +32,8 @@ export function originRecord(layer: Layer, dirfd: number, name: string): Buffer 
 /** The number of the lower object that an upper one was copied from; `undefined` where that cannot be told. */
 export function originIno(view: View, parent: DirInode, name: string, found: Resolved): number | undefined {
   if (found.upper === null || parent.upper === null) return undefined
-  const attr = OVERLAY_PREFIXES.map(p => p + 'origin').find(a => found.upperXattrs.includes(a))
-  if (attr === undefined) return undefined
+  const attr = view.prefix + 'origin'
+  if (!found.upperXattrs.includes(attr)) return undefined
   const record = sys.getxattrAt(view.fds.get(parent.upper), name, attr)
   const origin = record === undefined ? undefined : decodeOrigin(record)
   if (origin === undefined || origin.upper) return undefined

@@ -31,7 +31,15 @@ export interface Shown {
 /** The kernel's overflow id, shown for an owner that the mapping does not have. */
 const OVERFLOW_ID = 65534
 
-const ATTRS = [OVERRIDE_STAT_SECURITY, OVERRIDE_STAT_CONTAINERS, OVERRIDE_STAT_LEGACY]
+const USER_ATTRS = [OVERRIDE_STAT_CONTAINERS, OVERRIDE_STAT_LEGACY]
+const ATTRS = [OVERRIDE_STAT_SECURITY, ...USER_ATTRS]
+
+/** The attributes that the roots of layers carry, which say that owners are kept below them. */
+export interface Marked {
+  readonly upper: string | null
+  /** Top first. */
+  readonly lowers: readonly (string | null)[]
+}
 
 export class Ownership {
   private readonly uidMap: readonly IdMap[] | undefined
@@ -40,13 +48,17 @@ export class Ownership {
   private readonly squashGid: number | undefined
   /** The attribute that we write; undefined where owner and mode are the real ones. */
   readonly overrideAttr: string | undefined
-  /** Whether objects may carry such an attribute: it is asked for, or a layer's root says so (as fuse-overlayfs marks them). */
-  readonly reads: boolean
+  /** By the number of a layer, the attributes that are believed in it, the one that is written first. */
+  private readonly believed: readonly (readonly string[])[]
   /** Whether the view shows owner, mode and device numbers as they are on disk. */
   readonly plain: boolean
 
-  /** `marked`: the attributes that layers' roots carry; `upper`'s, if any, goes on being the one that is written there. */
-  constructor(options: MountOptions, marked: { any: boolean; upper: string | undefined }) {
+  constructor(
+    options: MountOptions,
+    marked: Marked,
+    /** Whether a setuid program in the view could be run by others than the daemon's user. */
+    private readonly setuidMatters: boolean,
+  ) {
     this.uidMap = options.uidMapping
     this.gidMap = options.gidMapping
     this.squashUid = options.squashToRoot ? 0 : options.squashToUid
@@ -54,13 +66,21 @@ export class Ownership {
     // fuse-overlayfs 1.10 writes the older name, and fails on a directory that holds one file without it.
     const user = marked.upper === OVERRIDE_STAT_LEGACY ? OVERRIDE_STAT_LEGACY : OVERRIDE_STAT_CONTAINERS
     this.overrideAttr = [undefined, OVERRIDE_STAT_SECURITY, user][options.xattrPermissions]
-    this.reads = marked.any || this.overrideAttr !== undefined
+    const mode = options.xattrPermissions
+    const written = this.overrideAttr
+    this.believed =
+      written === undefined
+        ? []
+        : [
+            [written, ...believable(mode, marked.upper).filter(name => name !== written)],
+            ...marked.lowers.map(mark => believable(mode, mark)),
+          ]
     this.plain =
       this.uidMap === undefined &&
       this.gidMap === undefined &&
       this.squashUid === undefined &&
       this.squashGid === undefined &&
-      !this.reads
+      this.overrideAttr === undefined
   }
 
   /** By which of its attributes a layer's root says that owners are kept below it. */
@@ -70,22 +90,21 @@ export class Ownership {
 
   shown(stat: Stat, inode: Inode, view: View): Shown {
     if (this.plain) return stat
-    return this.map(this.stored(stat, () => view.at(inode)))
+    return this.map(this.stored(stat, view.layerOf(inode), () => view.at(inode)))
   }
 
   /** The S_IF type of what was found, which an override attribute may change (a device kept as a file). */
   type(stat: Stat, found: Resolved, view: View): number {
-    if (!this.reads) return stat.mode & sys.S_IFMT
     const real = found.upper ?? found.lowers[0] ?? found.lower
     if (real?.parent == null) return stat.mode & sys.S_IFMT
-    const dirfd = view.fds.get(real.parent)
-    return this.stored(stat, () => ({ dirfd, name: real.name })).mode & sys.S_IFMT
+    const at = (): At => ({ dirfd: view.fds.get(real.parent ?? real.layer.root), name: real.name })
+    return this.stored(stat, real.layer.index, at).mode & sys.S_IFMT
   }
 
-  /** Owner, mode with type, and device number as the layer has them, in its attributes or for real; not mapped. */
-  stored(stat: Stat, at: () => At): Shown {
-    if (!this.reads) return stat
-    const kept = this.read(at())
+  /** Owner, mode with type, and device number as the layer of that number has them, in its attributes or for real; not mapped. */
+  stored(stat: Stat, layer: number, at: () => At): Shown {
+    if (!this.keeps(layer)) return stat
+    const kept = this.read(layer, at())
     if (kept === undefined) return stat
     return {
       uid: kept.uid,
@@ -95,9 +114,14 @@ export class Ownership {
     }
   }
 
-  /** The override attribute of an object, whichever of the three names it has. */
-  read(at: At): OverrideStat | undefined {
-    for (const attr of ATTRS) {
+  /** Whether objects of the layer of that number may keep owner and mode in an attribute. */
+  keeps(layer: number): boolean {
+    return (this.believed[layer]?.length ?? 0) > 0
+  }
+
+  /** The override attribute of an object, whichever of the names that are believed there it has. */
+  read(layer: number, at: At): OverrideStat | undefined {
+    for (const attr of this.believed[layer] ?? []) {
       const value = sys.getxattrAt(at.dirfd, at.name, attr)
       if (value !== undefined) return parseOverrideStat(value)
     }
@@ -136,12 +160,22 @@ export class Ownership {
   }
 
   private map(stat: Shown): Shown {
+    const uid = this.squashUid ?? toShown(this.uidMap, stat.uid)
+    const gid = this.squashGid ?? toShown(this.gidMap, stat.gid)
     return {
-      uid: this.squashUid ?? toShown(this.uidMap, stat.uid),
-      gid: this.squashGid ?? toShown(this.gidMap, stat.gid),
-      mode: stat.mode,
+      uid: uid ?? OVERFLOW_ID,
+      gid: gid ?? OVERFLOW_ID,
+      mode: this.shownMode(stat, uid, gid),
       rdev: stat.rdev,
     }
+  }
+
+  /** Setuid of one user is not setuid of the one that he is shown as (squash), or of nobody: the kernel's idmapped mounts ignore it, too. */
+  private shownMode(stat: Shown, uid: number | undefined, gid: number | undefined): number {
+    if (!this.setuidMatters || (stat.mode & sys.S_IFMT) === sys.S_IFDIR) return stat.mode
+    const foreignUid = uid === undefined || (this.squashUid ?? stat.uid) !== stat.uid
+    const foreignGid = gid === undefined || (this.squashGid ?? stat.gid) !== stat.gid
+    return stat.mode & ~((foreignUid ? sys.S_ISUID : 0) | (foreignGid ? sys.S_ISGID : 0))
   }
 
   /** @throws SysError EOVERFLOW for an id that the mapping does not have (as the kernel's idmapped mounts do) */
@@ -163,10 +197,20 @@ export class Ownership {
   }
 }
 
-function toShown(map: readonly IdMap[] | undefined, id: number): number {
+/**
+ * What an object may say of its own owner and mode in a layer whose root carries `mark`, as fuse-overlayfs marks it. security.* only root can
+ * write; user.* the owner of the layer, who is thereby believed to be anybody, so it has to be asked for. Without a mark nothing is.
+ */
+function believable(mode: MountOptions['xattrPermissions'], mark: string | null): readonly string[] {
+  if (mark === OVERRIDE_STAT_SECURITY) return mode === 0 ? [] : [mark]
+  return mark === null || mode !== 2 ? [] : USER_ATTRS
+}
+
+/** `undefined`: the mapping does not have it. */
+function toShown(map: readonly IdMap[] | undefined, id: number): number | undefined {
   if (map === undefined) return id
   for (const { disk, shown, length } of map) if (id >= disk && id < disk + length) return shown + (id - disk)
-  return OVERFLOW_ID
+  return undefined
 }
 
 function toDisk(map: readonly IdMap[] | undefined, id: number): number {

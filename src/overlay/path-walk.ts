@@ -9,13 +9,7 @@ import * as sys from '../sys/index.js'
 import type { Stat } from '../sys/index.js'
 import { E } from '../base/errno.js'
 import { SysError } from '../base/sys-error.js'
-import {
-  hasOpaqueMarker,
-  opaquenessFromXattrs,
-  OVERLAY_PREFIXES,
-  parseRedirect,
-  type Redirect,
-} from '../format/index.js'
+import { hasOpaqueMarker, opaquenessFromXattrs, parseRedirect, type Redirect } from '../format/index.js'
 import { DirReal, type Layer, Real } from './layer.js'
 import { hasMarker, probe } from './lookup.js'
 import type { View } from './view.js'
@@ -27,7 +21,7 @@ export interface Walked {
   readonly below: readonly string[] | undefined
 }
 
-/** @throws SysError EINVAL for a malformed redirect on the way, EPERM with redirect_dir=nofollow */
+/** @throws SysError EINVAL for a malformed redirect on the way, EPERM where redirects are not followed */
 export function walkPath(view: View, layer: Layer, parts: readonly string[]): Walked {
   const below = layer.index < view.lowers.length
   let path = parts
@@ -69,18 +63,32 @@ export function walkPath(view: View, layer: Layer, parts: readonly string[]): Wa
   }
 }
 
-/** Garbage leads nowhere. @throws SysError EINVAL for a malformed redirect, as the kernel; EPERM with redirect_dir=nofollow */
+/**
+ * What an object says of where it goes on below, a metacopy file as well as a directory. Garbage leads nowhere.
+ * @throws SysError EPERM where redirects are not followed, as the kernel; EINVAL for a malformed one
+ */
 export function readRedirect(
   view: View,
   dirfd: number,
   name: string,
   names: readonly string[],
 ): Redirect | undefined {
-  const attr = OVERLAY_PREFIXES.map(prefix => prefix + 'redirect').find(attr => names.includes(attr))
-  if (attr === undefined) return undefined
+  if (!names.includes(view.prefix + 'redirect')) return undefined
+  if (!view.follows.redirect) throw new SysError(E.EPERM, 'redirect', name)
+  return recordedRedirect(view, dirfd, name, names)
+}
+
+/** The same, whether it is followed or not. */
+export function recordedRedirect(
+  view: View,
+  dirfd: number,
+  name: string,
+  names: readonly string[],
+): Redirect | undefined {
+  const attr = view.prefix + 'redirect'
+  if (!names.includes(attr)) return undefined
   const value = sys.getxattrAt(dirfd, name, attr)
   const redirect = value === undefined ? undefined : parseRedirect(value)
   if (redirect === undefined) throw new SysError(E.EINVAL, 'redirect', name)
-  if (view.options.redirectDir === 'nofollow') throw new SysError(E.EPERM, 'redirect', name)
   return redirect
 }

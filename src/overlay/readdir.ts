@@ -35,13 +35,19 @@ export function readdir(view: View, dir: DirInode, cookie: number, sink: DirSink
     const next = at + FIRST_COOKIE
     const real = listing.types[at] ?? sys.DT_UNKNOWN
     // A plain file may stand for a device whose numbers are kept in an attribute.
-    const type = view.owner.reads && real === sys.DT_REG ? sys.DT_UNKNOWN : real
+    const kept = real === sys.DT_REG && view.owner.keeps(layerOf(dir, listing.from[at] ?? 0))
+    const type = kept ? sys.DT_UNKNOWN : real
     const added = sink.plus
       ? addPlus(view, dir, sink, name, type, next)
       : sink.add(name, entryIno(view, dir, listing, at, name), type, next)
     if (!added) return keep(view, dir, listing)
   }
   if (sink.plus && first < listing.names.length) view.ahead.ended(dir)
+}
+
+/** The number of the layer whose directory has an entry, by the place of that directory among those that merge. */
+function layerOf(dir: DirInode, from: number): number {
+  return from === 0 ? 0 : (dir.lowers[from - 1]?.layer.index ?? 0)
 }
 
 /** The reader will be back with a cookie, perhaps to another daemon. */

@@ -3,7 +3,7 @@
  * ones, which change nothing of it: they may not answer by then.
  */
 import * as sys from '../sys/index.js'
-import { OVERLAY_PREFIXES } from '../format/index.js'
+import { opaquenessFromXattrs, type OverlayPrefix } from '../format/index.js'
 import { Ownership } from './ownership.js'
 
 export interface RootFacts {
@@ -18,19 +18,16 @@ export interface RootFacts {
   readonly impure: boolean
 }
 
-/** Asks the layer. */
-export function rootFacts(fd: number): RootFacts {
+/** Asks the layer. `prefix`: the namespace of the mount's attributes. */
+export function rootFacts(fd: number, prefix: OverlayPrefix): RootFacts {
   const { dev, inoHi, inoLo } = sys.statFd(fd)
   const names = sys.listxattrAt(fd, '')
-  const has = (name: string): string[] =>
-    OVERLAY_PREFIXES.map(prefix => prefix + name).filter(each => names.includes(each))
-  const xwhiteouts = has('opaque').some(name => sys.getxattrAt(fd, '', name)?.toString('latin1') === 'x')
   return {
     dev,
     inoHi,
     inoLo,
     mark: Ownership.markOf(names) ?? null,
-    xwhiteouts,
-    impure: has('impure').length > 0,
+    xwhiteouts: opaquenessFromXattrs(fd, '', names).xwhiteouts,
+    impure: names.includes(prefix + 'impure'),
   }
 }

@@ -16,6 +16,7 @@ import type { Journal } from './journal.js'
 import type { DirFds, DirReal, Layer, Real } from './layer.js'
 import type { Limit } from './limit.js'
 import type { ListingCache } from './listing-cache.js'
+import { type Follows, follows } from './marks.js'
 import type { Ownership } from './ownership.js'
 import { ReadAhead } from './read-ahead.js'
 import { materialise } from './recover.js'
@@ -43,6 +44,7 @@ export class View {
   /** Present with size=. */
   limit: Limit | null = null
   readonly table: InodeTable
+  readonly follows: Follows
   /** Files whose mode has changed without the kernel knowing; any answer with attributes takes one out. */
   readonly toBeTold = new Set<Inode>()
 
@@ -60,9 +62,11 @@ export class View {
     readonly inos: InoMap,
     readonly owner: Ownership,
     readonly options: MountOptions,
+    /** The namespace of the overlay's own attributes. */
     readonly prefix: OverlayPrefix,
     root: DirInode,
   ) {
+    this.follows = follows(options, prefix)
     this.table = new InodeTable(root, inode => this.dropped(inode))
   }
 
@@ -87,6 +91,11 @@ export class View {
     if (real === null) throw new SysError(E.ESTALE, 'inode', inode.name)
     if (real.parent === null) return { dirfd: real.layer.rootFd.n, name: '' }
     return { dirfd: this.fds.get(real.parent), name: real.name }
+  }
+
+  /** The number of the layer that {@link at} leads to. */
+  layerOf(inode: Inode): number {
+    return inode.orphan !== null ? 0 : ((inode.upper ?? inode.lower)?.layer.index ?? 0)
   }
 
   /**

@@ -2,13 +2,7 @@
 import * as sys from '../sys/index.js'
 import { E } from '../base/errno.js'
 import { SysError } from '../base/sys-error.js'
-import {
-  escapeXattr,
-  FUSE_OVERLAYFS_PREFIX,
-  OVERRIDE_STAT_CONTAINERS,
-  OVERRIDE_STAT_SECURITY,
-  unescapeXattr,
-} from '../format/index.js'
+import { escapeXattr, isPrivateXattr, unescapeXattr } from '../format/index.js'
 import type { Caller } from '../fuse/filesystem.js'
 import { isCapable } from './caller.js'
 import { ensureUpper } from './copy-up.js'
@@ -22,7 +16,8 @@ const NAMESPACES = ['user.', 'trusted.', 'security.', 'system.'] as const
 export function getxattr(view: View, inode: Inode, name: string): Buffer {
   checkShown(view, name)
   const at = view.at(inode)
-  const value = isOwn(view, name) ? undefined : sys.getxattrAt(at.dirfd, at.name, escapeXattr(name))
+  const stored = escapeXattr(name)
+  const value = isPrivateXattr(stored) ? undefined : sys.getxattrAt(at.dirfd, at.name, stored)
   if (value === undefined) {
     const known = NAMESPACES.some(prefix => name.startsWith(prefix))
     throw new SysError(known ? E.ENODATA : E.EOPNOTSUPP, 'getxattr', name)
@@ -38,7 +33,7 @@ export function listxattr(view: View, inode: Inode, caller: Caller): string[] {
   let admin: boolean | undefined
   for (const stored of sys.listxattrAt(at.dirfd, at.name)) {
     const name = unescapeXattr(stored)
-    if (name === undefined || isOwn(view, name)) continue
+    if (name === undefined) continue
     if (view.options.noacl && name.startsWith(ACL)) continue
     if (name.startsWith('trusted.') && !(admin ??= isCapable(caller, sys.CAP_SYS_ADMIN))) continue
     shown.push(name)
@@ -49,7 +44,7 @@ export function listxattr(view: View, inode: Inode, caller: Caller): string[] {
 /** @throws SysError EEXIST (XATTR_CREATE), ENODATA (XATTR_REPLACE), ENOSPC, EDQUOT, EROFS, EPERM */
 export function setxattr(view: View, inode: Inode, name: string, value: Buffer, flags: number): void {
   checkShown(view, name)
-  if (isOwn(view, name)) throw new SysError(E.EPERM, 'setxattr', name)
+  checkSettable(name)
   ensureUpper(view, inode, 'metadata')
   const at = view.at(inode)
   if (flags !== 0) announce(view, at, name)
@@ -64,7 +59,7 @@ function announce(view: View, at: At, name: string): void {
 
 export function removexattr(view: View, inode: Inode, name: string): void {
   checkShown(view, name)
-  if (isOwn(view, name)) throw new SysError(E.EPERM, 'removexattr', name)
+  checkSettable(name)
   // Asked before the copy-up: removing nothing must not copy anything.
   if (inode.upper === null) getxattr(view, inode, name)
   ensureUpper(view, inode, 'metadata')
@@ -81,11 +76,10 @@ function checkShown(view: View, name: string): void {
   if (view.options.noacl && name.startsWith(ACL)) throw new SysError(E.EOPNOTSUPP, 'xattr', name)
 }
 
-/** Names that are this overlay's own and have no escaped form. */
-function isOwn(view: View, name: string): boolean {
-  return (
-    name.startsWith(FUSE_OVERLAYFS_PREFIX) ||
-    name === OVERRIDE_STAT_SECURITY ||
-    (name === OVERRIDE_STAT_CONTAINERS && view.owner.reads)
-  )
+/**
+ * Names that are an overlay's own and have no escaped form. Refused also where this mount does not believe them: the layer may be
+ * mounted by another one that does.
+ */
+function checkSettable(name: string): void {
+  if (isPrivateXattr(escapeXattr(name))) throw new SysError(E.EPERM, 'setxattr', name)
 }

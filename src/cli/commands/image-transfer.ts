@@ -125,7 +125,7 @@ export function register(image: Command): void {
         const { packTree } = await import('../../manager/layer-tar.js')
         const { parsePlatform } = await import('../../oci/platform.js')
         using bars = new ProgressBars()
-        const made = await importRootfs(store, isDir ? packTree(file, signal) : openInput(from), {
+        const made = await importRootfs(store, isDir ? packTree(file, store.ownership, signal) : openInput(from), {
           signal,
           onBytes: done => bars.update('import', 'importing', done, from.total),
           ...(name === undefined ? {} : { name }),

@@ -40,7 +40,7 @@ export async function changeTree(
   try {
     for await (const _ of driver.changes(box)) {
       await using tree = await driver.layerTree(box, signal)
-      const layer = await store.layers.add(packTree(tree.dir, signal), lease, {
+      const layer = await store.layers.add(packTree(tree.dir, store.ownership, signal), lease, {
         trusted: true,
         ...(signal === undefined ? {} : { signal }),
       })

@@ -7,6 +7,7 @@ import { accessSync, constants, mkdirSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { fromUtf8 } from '../../base/bytes.js'
+import { formatOverrideStat, OVERRIDE_STAT_CONTAINERS } from '../../format/index.js'
 import * as sys from '../../sys/index.js'
 import type { Change } from '../changes.js'
 import { isMounted } from '../mount-table.js'
@@ -57,18 +58,20 @@ export class FuseDriver implements Driver {
   async mount(box: Box, request: MountRequest): Promise<void> {
     const lower = box.stack.dirs.length > 0 ? lowersOf(box.stack) : [emptyLower(box.dir)]
     const options = [`upperdir=${escapePath(upperOf(box))}`, `workdir=${escapePath(workOf(box))}`]
-    options.push('redirect_dir=off', 'metacopy=off')
+    // What a container may do with devices is its runtime's to say; an image's alone are never opened.
+    options.push('redirect_dir=off', 'metacopy=off', 'dev')
     if (request.readOnly === true) options.push('ro')
     if (request.size !== undefined) options.push(`size=${request.size}`)
     if (request.ids !== undefined) {
       options.push(`uidmapping=${triples(request.ids.uid)}`, `gidmapping=${triples(request.ids.gid)}`)
     }
-    await startDaemon(lower, [...options, ...ownerOptions(this.ownership)], request.target, request.hold)
+    options.push(...ownerOptions(this.ownership, lower))
+    await startDaemon(lower, options, request.target, request.hold)
   }
 
   async mountReadOnly(stack: Stack, target: string): Promise<void> {
     const lower = stack.dirs.length > 0 ? lowersOf(stack) : [emptyLower(this.scratch)]
-    await startDaemon(lower, ownerOptions(this.ownership), target)
+    await startDaemon(lower, ownerOptions(this.ownership, lower), target)
   }
 
   /** The daemon ends by itself once the kernel has let go of the mount. */
@@ -107,9 +110,18 @@ function triples(ranges: readonly IdRange[]): string {
  * Owners that are kept in an attribute are shown by the daemon; but where there is one id, the kernel knows no other owner, and
  * lets nobody write to what has one: there all is root's to see, and keeps its owner in the attribute.
  */
-function ownerOptions(ownership: Ownership): string[] {
+function ownerOptions(ownership: Ownership, lower: readonly string[]): string[] {
   if (ownership === 'chown') return []
+  for (const dir of lower) markKept(dir)
   return ['xattr_permissions=2', ...(hasOneId() ? ['squash_to_root'] : [])]
+}
+
+/** The daemon believes the attribute only in layers whose root has it, which not every archive has an entry for. */
+function markKept(dir: string): void {
+  using root = sys.openat(sys.AT_FDCWD, fromUtf8(dir), sys.O_RDONLY | sys.O_DIRECTORY)
+  if (sys.getxattrAt(root.n, '', OVERRIDE_STAT_CONTAINERS) !== undefined) return
+  const mode = sys.statFd(root.n).mode & 0o7777
+  sys.setxattrAt(root.n, '', OVERRIDE_STAT_CONTAINERS, formatOverrideStat({ uid: 0, gid: 0, mode }))
 }
 
 function emptyLower(dir: string): string {

@@ -52,10 +52,11 @@ export async function restoreVolume(
       "restore the backup of that snapshot, and this with '--then FILE'",
     )
   }
+  const upper = options.size !== undefined
   const populate = async (to: string): Promise<void> => {
     using root = sys.openat(sys.AT_FDCWD, fromUtf8(to), sys.O_RDONLY | sys.O_DIRECTORY)
     sys.mkdirat(root.n, 'data', 0o700)
-    await full.extract(root.n, options)
+    await full.extract(root.n, options, upper)
     let { snapshot } = meta
     for (const next of options.then ?? []) {
       await using part = await Opened.open(next.open(), next.what)
@@ -66,7 +67,7 @@ export async function restoreVolume(
       }
       for (const path of deleted)
         removeBeneath(root.n, `data/${Buffer.from(path, 'base64').toString('latin1')}`)
-      await part.extract(root.n, options)
+      await part.extract(root.n, options, upper)
       snapshot = part.head.meta.snapshot
     }
     liftData(root.n)
@@ -104,14 +105,18 @@ class Opened implements AsyncDisposable {
     }
   }
 
-  /** Writes the tree, `data/…`. @throws StoreError corrupt where the checksum does not agree */
-  async extract(root: number, options: TransferOptions): Promise<void> {
+  /**
+   * Writes the tree, `data/…`. `upper`: a daemon shows it as the upperdir of a volume with a size.
+   * @throws StoreError corrupt where the checksum does not agree
+   */
+  async extract(root: number, options: TransferOptions, upper: boolean): Promise<void> {
     const { head, what } = this
     const hash = createHash('sha256').update(head.entry)
     let tail: Buffer = Buffer.alloc(0)
     const body = withoutTail(chained(head.rest, this.rest), TRAILER, bytes => (tail = bytes))
     await applyTar(root, closed(hashing(body, hash)), {
       whiteouts: 'literal',
+      upper,
       what,
       onProgress: options.onBytes,
       signal: options.signal,

@@ -285,6 +285,7 @@ const owners: Cases = {
     lowers: [
       dir => (
         write(join(dir, 'f'), 'x'),
+        setxattr(dir, 'user.containers.override_stat', '0:0:0755'),
         setxattr(join(dir, 'f'), 'user.containers.override_stat', '12:34:0640')
       ),
     ],

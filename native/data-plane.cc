@@ -33,6 +33,8 @@ constexpr uint32_t kInlineWrite = 256 * 1024;
 constexpr size_t kHandOver = 64 * 1024;
 // From here on a WRITE goes through a pipe; below, the calls that this takes cost more than the copy that it saves.
 constexpr size_t kSplice = 64 * 1024;
+// The largest file: what JavaScript counts exactly (fuse/dispatch.ts).
+constexpr uint64_t kMaxFile = (uint64_t{1} << 53) - 1;
 constexpr size_t kWriteHead = sizeof(abi::fuse_in_header) + sizeof(abi::fuse_write_in);
 // WRITE data that may wait for a thread before the device is no longer read; and when it is read again.
 constexpr size_t kMaxQueued = 64 * 1024 * 1024;
@@ -351,6 +353,11 @@ void DataPlane::write(const uint8_t* frame, const std::shared_ptr<File>& file, s
   const uint8_t* memory = frame + kWriteHead;
   const bool piped = block != nullptr && pipe_ != nullptr && pipe_->left() > 0;
 
+  if (in.offset > kMaxFile - in.size) {
+    if (piped) WriteData(std::move(pipe_)).release(blocks_.get(), pipes_.get());
+    answer_write(*device_, header.unique, -EFBIG);
+    return;
+  }
   if (!write_may_block(header, in, *file)) {
     WriteData data = piped ? WriteData(std::move(pipe_)) : WriteData(memory);
     const uint64_t begin = now();

@@ -58,6 +58,11 @@ const HANDED_ON = -3
 /** setxattr(2): fails where the attribute is there. */
 const XATTR_CREATE = 1
 
+/**
+ * A file has at most so many bytes: all that a number of JavaScript's counts exactly. (8 PiB; ext4 has 16 TiB.)
+ */
+const MAX_FILE = Number.MAX_SAFE_INTEGER
+
 /** COPY_FILE_RANGE is answered in 32 bits; the largest page-aligned count of the VFS (MAX_RW_COUNT) fits. */
 const MAX_COPY_32 = 0x7fff_f000
 
@@ -361,13 +366,16 @@ export class Dispatcher {
         const at = cursor.take(S.FallocateIn)
         const offset = frame.u64(at + S.FallocateIn.at.offset)
         const length = frame.u64(at + S.FallocateIn.at.length)
+        checkEnd(offset + length)
         const mode = frame.u32(at + S.FallocateIn.at.mode)
         return this.nothing(fs.fallocate(nodeid, offset, length, mode, this.caller(frame)))
       }
       case Op.LSEEK: {
         const at = cursor.take(S.LseekIn)
         const whence = frame.u32(at + S.LseekIn.at.whence)
-        const offset = fs.lseek(nodeid, frame.s64(at + S.LseekIn.at.offset), whence)
+        const from = frame.s64(at + S.LseekIn.at.offset)
+        if (!Number.isSafeInteger(from)) throw new BadRequest(E.ENXIO, 'beyond the end of any file')
+        const offset = fs.lseek(nodeid, from, whence)
         return isPromise(offset) ? this.later(offset, found => out.count64(found)) : out.count64(offset)
       }
       case Op.COPY_FILE_RANGE:
@@ -474,15 +482,19 @@ export class Dispatcher {
     if (valid & FATTR.MODE) change.mode = frame.u32(at + field.mode)
     if (valid & FATTR.UID) change.uid = frame.u32(at + field.uid)
     if (valid & FATTR.GID) change.gid = frame.u32(at + field.gid)
-    if (valid & FATTR.SIZE) change.size = frame.u64(at + field.size)
+    if (valid & FATTR.SIZE) {
+      change.size = frame.u64(at + field.size)
+      checkEnd(change.size)
+    }
+    const time = (sec: number, nsec: number) => ({
+      sec: withinExact(frame.s64(at + sec)),
+      nsec: frame.u32(at + nsec),
+    })
     if (valid & FATTR.ATIME_NOW) change.atime = 'now'
-    else if (valid & FATTR.ATIME)
-      change.atime = { sec: frame.s64(at + field.atime), nsec: frame.u32(at + field.atimensec) }
+    else if (valid & FATTR.ATIME) change.atime = time(field.atime, field.atimensec)
     if (valid & FATTR.MTIME_NOW) change.mtime = 'now'
-    else if (valid & FATTR.MTIME)
-      change.mtime = { sec: frame.s64(at + field.mtime), nsec: frame.u32(at + field.mtimensec) }
-    if (valid & FATTR.CTIME)
-      change.ctime = { sec: frame.s64(at + field.ctime), nsec: frame.u32(at + field.ctimensec) }
+    else if (valid & FATTR.MTIME) change.mtime = time(field.mtime, field.mtimensec)
+    if (valid & FATTR.CTIME) change.ctime = time(field.ctime, field.ctimensec)
     if (valid & FATTR.FH) change.fh = frame.u64(at + field.fh)
     return change
   }
@@ -608,17 +620,22 @@ export class Dispatcher {
     const at = this.cursor.take(S.CopyFileRangeIn)
     const field = S.CopyFileRangeIn.at
     const wide = op === Op.COPY_FILE_RANGE_64
-    const limit = wide ? Number.MAX_SAFE_INTEGER : MAX_COPY_32
+    const encode = (bytes: number) => (wide ? this.out.count64(bytes) : this.out.count32(bytes))
+    const offIn = frame.u64(at + field.off_in)
+    const offOut = frame.u64(at + field.off_out)
+    checkEnd(offOut + 1)
+    // Beyond the end of any file there is nothing.
+    if (offIn > MAX_FILE) return encode(0)
+    const room = MAX_FILE - Math.max(offIn, offOut)
     const copied = this.fs.copyFileRange(
       nodeid,
-      frame.u64(at + field.off_in),
+      offIn,
       frame.u64(at + field.nodeid_out),
-      frame.u64(at + field.off_out),
-      Math.min(frame.u64(at + field.len), limit),
+      offOut,
+      Math.min(frame.u64(at + field.len), wide ? room : Math.min(room, MAX_COPY_32)),
       frame.u32(at + field.flags),
       this.caller(frame),
     )
-    const encode = (bytes: number) => (wide ? this.out.count64(bytes) : this.out.count32(bytes))
     return isPromise(copied) ? this.later(copied, encode) : encode(copied)
   }
 
@@ -778,4 +795,14 @@ export class Dispatcher {
 function within(value: Buffer, size: number): Buffer {
   if (value.length > size) throw new BadRequest(E.ERANGE, 'the value does not fit')
   return value
+}
+
+/** @throws BadRequest for what a file would reach to */
+function checkEnd(end: number): void {
+  if (end > MAX_FILE) throw new BadRequest(E.EFBIG, 'a file cannot be so large')
+}
+
+/** Seconds that no filesystem has: it takes the nearest that it has. */
+function withinExact(value: number): number {
+  return Math.max(-Number.MAX_SAFE_INTEGER, Math.min(Number.MAX_SAFE_INTEGER, value))
 }

@@ -41,7 +41,7 @@ export class Frame {
     return this.words[at >>> 2] as number
   }
 
-  /** Exact below 2^53; larger ones, which only garbage has, are rounded. */
+  /** Exact below 2^53; larger ones are rounded, and stay larger: whoever reads an offset or a length checks. */
   u64(at: number): number {
     const word = at >>> 2
     return (this.words[word + HIGH] as number) * TWO_32 + (this.words[word + LOW] as number)

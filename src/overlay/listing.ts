@@ -1,13 +1,24 @@
 /**
  * The merged listing of one directory, kept exact by every change while it is held.
  *
- * A cookie is the position of an entry plus {@link FIRST_COOKIE}. Positions never move: a removed entry leaves a gap, a new one
- * is appended. So a reader that goes on from its cookie sees every entry that was there all the time exactly once, without
- * a handle (opendir sends no message), and two readers do not disturb each other.
+ * A cookie is the position of an entry, and which beginning its reader began with. Positions never move: a removed entry leaves a
+ * gap, a new one is appended. So a reader that goes on from its cookie sees every entry that was there all the time exactly once,
+ * without a handle (opendir sends no message), and two readers do not disturb each other. A reader stops where the list ended when it began:
+ * one that renames what it reads would come to the new names for ever.
  */
 
-/** Cookies 1 and 2 follow `.` and `..`. */
-export const FIRST_COOKIE = 3
+/** Cookies 1 and 2 follow `.` and `..`; behind them a reader begins. */
+const DOTS = 3
+/** Beginnings that are told apart. Cookies of the first 16 million positions have 31 bits, as some old programs need. */
+const BEGINNINGS = 128
+
+/** Where a reader of a listing goes on, and where it stops. */
+export interface Place {
+  readonly at: number
+  readonly end: number
+  /** Of the entry at a position, for this reader. */
+  readonly cookieOf: (at: number) => number
+}
 
 /** Is told what becomes of a listing. */
 export interface KeptListing {
@@ -32,6 +43,27 @@ export class Listing {
   kept: KeptListing | null = null
   private readonly positions = new Map<string, number>()
   private gaps = 0
+  /** Where the list ended, by beginning. */
+  private readonly ends: number[] = []
+  private beginning = 0
+
+  /** Where the reader is that was given `cookie` last. */
+  placeOf(cookie: number): Place {
+    const beginning = cookie < DOTS ? this.begin() : cookie % BEGINNINGS
+    return {
+      at: cookie < DOTS ? 0 : Math.floor(cookie / BEGINNINGS) - DOTS + 1,
+      // One that began with a predecessor stops where the list ends now.
+      end: (this.ends[beginning] ??= this.names.length),
+      cookieOf: at => (at + DOTS) * BEGINNINGS + beginning,
+    }
+  }
+
+  /** Beginnings with the same end are one. Of more than {@link BEGINNINGS} at a time the oldest get a later end. */
+  private begin(): number {
+    if (this.ends[this.beginning] !== this.names.length) this.beginning = (this.beginning + 1) % BEGINNINGS
+    this.ends[this.beginning] = this.names.length
+    return this.beginning
+  }
 
   get size(): number {
     return this.positions.size

@@ -15,7 +15,7 @@ import {
 import type { DirSink } from '../fuse/filesystem.js'
 import type { DirInode, Inode } from './inode.js'
 import { type DirReal, openBeneath } from './layer.js'
-import { FIRST_COOKIE, Listing } from './listing.js'
+import { Listing } from './listing.js'
 import { lookupChild } from './lookup.js'
 import type { View } from './view.js'
 
@@ -23,16 +23,16 @@ import type { View } from './view.js'
 export function readdir(view: View, dir: DirInode, cookie: number, sink: DirSink): void {
   if (cookie < 1 && !addDot(view, sink, '.', dir.ino, 1)) return
   if (cookie < 2 && !addDot(view, sink, '..', dir.parent?.ino ?? dir.ino, 2)) return
-  if (cookie < FIRST_COOKIE - 1 && dir.listing?.worn === true) view.listings.drop(dir)
+  if (cookie < 2 && dir.listing?.worn === true) view.listings.drop(dir)
   if (sink.plus && cookie === 0) view.ahead.began(dir)
   const listing = listingOf(view, dir)
   listing.readAt = Date.now()
-  const first = Math.max(0, cookie - FIRST_COOKIE + 1)
-  for (let at = first; at < listing.names.length; at++) {
+  const { at: first, end, cookieOf } = listing.placeOf(cookie)
+  for (let at = first; at < end; at++) {
     const name = listing.names[at]
     if (name === undefined) continue
     if (!sink.fits(name)) return keep(view, dir, listing)
-    const next = at + FIRST_COOKIE
+    const next = cookieOf(at)
     const real = listing.types[at] ?? sys.DT_UNKNOWN
     // A plain file may stand for a device whose numbers are kept in an attribute.
     const kept = real === sys.DT_REG && view.owner.keeps(layerOf(dir, listing.from[at] ?? 0))
@@ -42,7 +42,7 @@ export function readdir(view: View, dir: DirInode, cookie: number, sink: DirSink
       : sink.add(name, entryIno(view, dir, listing, at, name), type, next)
     if (!added) return keep(view, dir, listing)
   }
-  if (sink.plus && first < listing.names.length) view.ahead.ended(dir)
+  if (sink.plus && first < end) view.ahead.ended(dir)
 }
 
 /** The number of the layer whose directory has an entry, by the place of that directory among those that merge. */

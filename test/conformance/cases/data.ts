@@ -453,4 +453,39 @@ print(json.dumps(r))`,
       )
     },
   },
+
+  'offsets and lengths up to 2^63': {
+    lowers: [dir => (write(join(dir, 'f'), 'below'), write(join(dir, 'g'), 'below'))],
+    run: c => {
+      const seen = python(
+        `
+libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+KEEP, PUNCH = 1, 2
+f = os.open(A[0], os.O_RDWR)
+r = {}
+for at in [2**44 * 2, 2**53 - 1, 2**53, 2**53 + 1, 2**62 + 1, 2**63 - 1]:
+    r[str(at)] = [
+        E(lambda: os.ftruncate(f, at)),
+        E(lambda: os.truncate(A[1], at)),
+        E(lambda: check(libc.fallocate(f, 0, at, 1))),
+        E(lambda: check(libc.fallocate(f, 0, 0, at))),
+        E(lambda: check(libc.fallocate(f, KEEP, at - 1, 1))),
+        E(lambda: check(libc.fallocate(f, KEEP | PUNCH, at, 1))),
+        E(lambda: os.lseek(f, at, os.SEEK_DATA)),
+        E(lambda: os.lseek(f, at, os.SEEK_HOLE)),
+        E(lambda: os.pwrite(f, b'x', at)),
+        E(lambda: len(os.pread(f, 1, at))),
+        E(lambda: os.copy_file_range(f, f, 1, 0, min(at, 2**62 + 1))),
+        E(lambda: os.copy_file_range(f, f, 1, at, 10)),
+        E(lambda: os.copy_file_range(f, f, min(at, 2**63 - 9), 0, 8)),
+    ]
+r['back'] = [E(lambda: os.lseek(f, -2**62, os.SEEK_DATA)), E(lambda: os.lseek(f, -1, os.SEEK_HOLE))]
+r['content'] = [os.fstat(f).st_size, os.pread(f, 100, 0).hex(), os.stat(A[1]).st_size]
+print(json.dumps(r))`,
+        join(c.dir, 'f'),
+        join(c.dir, 'g'),
+      )
+      c.note('seen', seen)
+    },
+  },
 }

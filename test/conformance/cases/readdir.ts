@@ -303,4 +303,84 @@ print(json.dumps([len(find), len(walked)]))
       assert.deepEqual(seen, [400, 400])
     },
   },
+
+  'renaming each entry while the directory is read comes to an end': {
+    lowers: [
+      dir => {
+        for (const name of ['below', 'merged', 'both']) mkdir(join(dir, name))
+        many(60)(join(dir, 'below'))
+        many(60)(join(dir, 'merged'))
+        many(100)(join(dir, 'both'))
+      },
+    ],
+    run: c => {
+      for (const name of ['merged', 'plain', 'both']) if (!exists(join(c.dir, name))) mkdir(join(c.dir, name))
+      many(200, 'g')(join(c.dir, 'merged'))
+      many(400, 'a-rather-long-name-so-that-one-answer-does-not-hold-all-of-them-')(join(c.dir, 'plain'))
+      for (const name of ['below', 'merged', 'plain', 'both']) {
+        const seen = python(
+          `
+d, again = A[0], A[1] == b'both'
+before = sorted(os.listdir(d))
+seen, others = [], []
+fd = os.open(d, os.O_RDONLY | os.O_DIRECTORY)
+for e in os.scandir(d):
+    seen.append(e.name)
+    if len(seen) > 10 * len(before): break
+    os.rename(e.path, d + b'/temporary'); os.rename(d + b'/temporary', e.path)
+    if again and len(seen) % 50 == 0: others.append(len(os.listdir(d)) == len(before))
+os.close(fd)
+print(json.dumps([len(set(seen)) == len(before), len(seen) < 2 * len(before), all(others), sorted(os.listdir(d)) == before]))`,
+          join(c.dir, name),
+          name,
+        )
+        assert.deepEqual(seen, [true, true, true, true], name)
+      }
+    },
+  },
+
+  'making files while a directory is read comes to an end, and each beginning sees what is there': {
+    lowers: [many(200)],
+    run: c => {
+      const seen = python(
+        `
+d = A[0]
+libc.opendir.restype = ctypes.c_void_p
+libc.opendir.argtypes = [ctypes.c_char_p]
+for f in (libc.readdir, libc.telldir, libc.rewinddir, libc.closedir, libc.seekdir): f.argtypes = [ctypes.c_void_p]
+libc.seekdir.argtypes = [ctypes.c_void_p, ctypes.c_long]
+libc.readdir.restype = ctypes.c_void_p; libc.telldir.restype = ctypes.c_long
+def nameof(p): return ctypes.string_at(p + 19)
+D = libc.opendir(d)
+old = set(os.listdir(d)); got = []; places = {}
+n = 0
+while True:
+    t = libc.telldir(D); p = libc.readdir(D)
+    if not p: break
+    name = nameof(p)
+    if name in (b'.', b'..'): continue
+    got.append(name); places[name] = t
+    open(d + b'/new%d' % n, 'w').close(); n += 1
+    if n > 3000: break
+r = [n <= 3000, old <= set(got), len(got) == len(set(got))]
+ok = True
+for name in sorted(old)[::17]:
+    libc.seekdir(D, places[name]); ok = ok and nameof(libc.readdir(D)) == name
+r.append(ok)
+libc.rewinddir(D)
+all = []
+while True:
+    p = libc.readdir(D)
+    if not p: break
+    all.append(nameof(p))
+r.append(set(all) - {b'.', b'..'} == set(os.listdir(d)))
+r.append(max(places.values()) < 2**31 or A[1] != b'lamina')
+libc.closedir(D)
+print(json.dumps(r))`,
+        c.dir,
+        c.subject,
+      )
+      assert.deepEqual(seen, [true, true, true, true, true, true])
+    },
+  },
 }

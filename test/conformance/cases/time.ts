@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict'
 import * as sys from '../../../src/sys/index.js'
 import {
+  python,
   append,
   asUser,
   atime,
@@ -209,6 +210,25 @@ export const time: Cases = {
         assert.equal(sys.statFd(b.n).size, (i + 1) * 5000)
         assert.equal(stat(join(c.dir, 'f')).size, (i + 1) * 5000)
       }
+    },
+  },
+
+  'times that no double holds': {
+    run: c => {
+      write(join(c.dir, 'f'), '')
+      c.note(
+        'seen',
+        python(
+          `
+libc.utimensat.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_int]
+r = []
+for s in [2**53 - 1, 2**53 + 1, 2**62 + 1, -2**62]:
+    t = struct.pack('qqqq', s, 5, s, 6)
+    r.append([E(lambda: check(libc.utimensat(-100, A[0], t, 0))), os.stat(A[0]).st_mtime_ns])
+print(json.dumps(r))`,
+          join(c.dir, 'f'),
+        ),
+      )
     },
   },
 }

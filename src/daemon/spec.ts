@@ -93,14 +93,20 @@ export function mountSpec(
     if (path.includes('\0')) throw new OptionError('a path cannot contain a NUL byte')
   }
   const flags = new Set(parsed.flags)
-  for (const flag of defaults.flags) if (!parsed.namedFlags.has(flag)) flags.add(flag)
+  // Who asks for access times of one kind does not mean the program's default of none.
+  const timed = flags.has('relatime') || flags.has('strictatime')
+  for (const flag of defaults.flags) {
+    if (!parsed.namedFlags.has(flag) && !(flag === 'noatime' && timed)) flags.add(flag)
+  }
   // As for the kernel's overlayfs: what cannot be written is mounted read-only.
   if (parsed.upper === undefined) flags.add('ro')
   const overlay: OverlayConfig = {
     lower: parsed.lower.map(path => absolute(cwd, path)),
     mountpoint: absolute(cwd, mountpoint),
     options: parsed.options,
+    accessTimes: flags.has('noatime') ? 'noatime' : flags.has('strictatime') ? 'strictatime' : 'relatime',
   }
+  if (flags.has('nodiratime')) overlay.nodiratime = true
   if (parsed.dataOnly.length > 0) overlay.dataOnly = parsed.dataOnly.map(path => absolute(cwd, path))
   if (parsed.upper !== undefined && parsed.work !== undefined) {
     overlay.upper = absolute(cwd, parsed.upper)

@@ -24,6 +24,9 @@ export type WhiteoutStyle = 'auto' | 'char' | 'xattr' | 'file'
 /** Who reads and writes file contents: see docs/architecture/channel.md. */
 export type IoMode = 'auto' | 'cached' | 'passthrough'
 
+/** mount(8): never; when older than the last change, or than a day; at each read. */
+export type AccessTimes = 'noatime' | 'relatime' | 'strictatime'
+
 export interface MountOptions {
   /** Seconds for which the kernel may keep entries and attributes; Infinity unless `timeout=` says otherwise. */
   timeout: number
@@ -72,6 +75,10 @@ export interface OverlayConfig {
   upper?: string
   /** Given exactly when `upper` is. */
   work?: string
+  /** When reading an object of upper writes its access time, as mount(8) says it of the view. Lower layers': never. */
+  accessTimes?: AccessTimes
+  /** Never for directories. */
+  nodiratime?: boolean
   /** Where the view is going to appear; a layer that contains it must not be walked through it. */
   mountpoint: string
   options: MountOptions

@@ -34,6 +34,7 @@ export function ioctl(
       if (input.length < size) throw new SysError(E.EINVAL, 'ioctl', inode.name)
       ensureUpper(view, inode)
       pass(view, inode, command, Buffer.from(input.subarray(0, size)))
+      view.attrChanged(inode) // ctime has moved, which the kernel does not know
       return { result: 0, output: Buffer.alloc(0) }
     }
     default:

@@ -10,7 +10,7 @@ import { E } from '../base/errno.js'
 import { SysError } from '../base/sys-error.js'
 import type { Fd } from '../base/fd.js'
 import type { OverlayPrefix, WhiteoutDialect } from '../format/index.js'
-import type { MountOptions, OverlayConfig } from './config.js'
+import type { AccessTimes, MountOptions, OverlayConfig } from './config.js'
 import { HardlinkIndex } from './hardlinks.js'
 import { Layer } from './layer.js'
 import { namespaceOf } from './marks.js'
@@ -98,7 +98,7 @@ export function openLayers(config: OverlayConfig): OpenedLayers {
   try {
     let cloned = true
     const openLower = (path: string, index: number): Layer => {
-      const cloned_ = cloneMount(path)
+      const cloned_ = cloneMount(path, sys.MOUNT_ATTR_NOATIME)
       cloned &&= cloned_ !== undefined
       const fd = keep(cloned_ ?? sys.openat(sys.AT_FDCWD, path, DIR))
       // Only of an upper it matters in which namespace it is impure.
@@ -108,7 +108,10 @@ export function openLayers(config: OverlayConfig): OpenedLayers {
     const dataOnly = (config.dataOnly ?? []).map((path, i) => openLower(path, lowers.length + i + 1))
     if (config.upper === undefined || config.work === undefined)
       return complete(config, { lowers, dataOnly, cloned }, null)
-    const pair = openUpperAndWork(config.upper, config.work)
+    const times =
+      ACCESS_TIMES[config.accessTimes ?? 'relatime'] |
+      (config.nodiratime === true ? sys.MOUNT_ATTR_NODIRATIME : 0)
+    const pair = openUpperAndWork(config.upper, config.work, times)
     keep(pair.upper)
     keep(pair.work)
     cloned &&= pair.cloned
@@ -157,9 +160,10 @@ function layer(index: number, fd: Fd, path: string, readOnly: boolean, facts: Ro
 }
 
 /** A detached copy of the mount at `path`, without the mounts below it; `undefined` where that is not allowed. */
-function cloneMount(path: string): Fd | undefined {
+function cloneMount(path: string, accessTimes: number): Fd | undefined {
   try {
     using tree = sys.openTree(sys.AT_FDCWD, path, sys.OPEN_TREE_CLONE | sys.OPEN_TREE_CLOEXEC)
+    setAccessTimes(tree, accessTimes)
     return sys.openat(tree.n, '.', DIR)
   } catch (error) {
     if (error instanceof SysError && error.errno !== E.ENOENT && error.errno !== E.ENOTDIR) return undefined
@@ -167,16 +171,37 @@ function cloneMount(path: string): Fd | undefined {
   }
 }
 
+/** Access times are written by the mount that a layer is read through, whatever the view's says: the layer's clone says it. */
+const ACCESS_TIMES: Readonly<Record<AccessTimes, number>> = {
+  noatime: sys.MOUNT_ATTR_NOATIME,
+  relatime: 0,
+  strictatime: sys.MOUNT_ATTR_STRICTATIME,
+}
+
+function setAccessTimes(tree: Fd, set: number): void {
+  try {
+    const clear = sys.MOUNT_ATTR__ATIME | (set & sys.MOUNT_ATTR_NODIRATIME ? 0 : sys.MOUNT_ATTR_NODIRATIME)
+    sys.mountSetattr(tree.n, '', 0, { set, clear })
+  } catch (error) {
+    // Before Linux 5.12 there is no such call; in a user namespace what the host's mount says is locked.
+    if (!(error instanceof SysError) || (error.errno !== E.EPERM && error.errno !== E.ENOSYS)) throw error
+  }
+}
+
 /**
  * Renames between work and upper need one mount for both: their common parent directory is cloned, and both are opened
  * below it.
  */
-function openUpperAndWork(upper: string, work: string): { upper: Fd; work: Fd; cloned: boolean } {
+function openUpperAndWork(
+  upper: string,
+  work: string,
+  accessTimes: number,
+): { upper: Fd; work: Fd; cloned: boolean } {
   const plainUpper = sys.openat(sys.AT_FDCWD, upper, DIR)
   let plainWork: Fd | undefined
   try {
     plainWork = sys.openat(sys.AT_FDCWD, work, DIR)
-    const pair = clonePair(upper, work)
+    const pair = clonePair(upper, work, accessTimes)
     if (pair !== undefined && sameObject(pair.upper, plainUpper) && sameObject(pair.work, plainWork)) {
       plainUpper.close()
       plainWork.close()
@@ -197,11 +222,11 @@ function sameObject(a: Fd, b: Fd): boolean {
   return one.dev === two.dev && one.inoLo === two.inoLo && one.inoHi === two.inoHi
 }
 
-function clonePair(upper: string, work: string): { upper: Fd; work: Fd } | undefined {
+function clonePair(upper: string, work: string, accessTimes: number): { upper: Fd; work: Fd } | undefined {
   const [a, b] = [upper.split('/'), work.split('/')]
   let shared = 0
   while (shared < a.length && shared < b.length && a[shared] === b[shared]) shared++
-  const base = cloneMount(a.slice(0, shared).join('/') || '/')
+  const base = cloneMount(a.slice(0, shared).join('/') || '/', accessTimes)
   if (base === undefined) return undefined
   try {
     using root = base

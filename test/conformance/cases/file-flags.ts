@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import * as sys from '../../../src/sys/index.js'
-import { join, mkdir, open, text, write } from '../posix.js'
+import { join, mkdir, open, stat, text, write } from '../posix.js'
 import type { Cases, Context } from '../run.js'
 
 /** lsattr and chattr, and the ioctls that an overlay does not answer. */
@@ -25,6 +25,8 @@ function setFlags(path: string, flags: number): number {
   return sys.ioctlNumber(fd.n, sys.FS_IOC_SETFLAGS, value)
 }
 
+const ctime = (path: string): number => stat(path).ctime * 1e9 + stat(path).ctimeNsec
+
 const flagged = (c: Context, name: string): number => flagsOf(join(c.dir, name)) & (NODUMP | SYNC)
 
 export const fileFlags: Cases = {
@@ -46,6 +48,21 @@ export const fileFlags: Cases = {
       c.remount()
       assert.equal(flagged(c, 'f'), NODUMP | SYNC)
       if (c.lowers.length > 0) assert.equal(flagsOf(join(c.lowers[0] ?? '', 'f')) & (NODUMP | SYNC), 0)
+    },
+  },
+  'a change of flags moves ctime': {
+    upper: dir => (write(join(dir, 'f'), ''), mkdir(join(dir, 'd'))),
+    run: c => {
+      for (const name of ['f', 'd']) {
+        const path = join(c.dir, name)
+        const before = ctime(path)
+        while (Date.now() * 1e6 - before < 50e6); // a tick of the clock that filesystems take times from
+        setFlags(path, flagsOf(path) | NODUMP)
+        // The kernel is told behind the answer to the ioctl.
+        const limit = Date.now() + 5000
+        while (ctime(path) === before && Date.now() < limit);
+        assert.ok(ctime(path) > before, name)
+      }
     },
   },
   'FITRIM, and what nobody knows': {

@@ -9,11 +9,13 @@ import {
   chown,
   join,
   link,
+  ls,
   mkdir,
   mtime,
   open,
   overwrite,
   read,
+  readlink,
   rename,
   setxattr,
   stat,
@@ -24,7 +26,7 @@ import {
   write,
   writeAt,
 } from '../posix.js'
-import type { Cases } from '../run.js'
+import type { Cases, Context } from '../run.js'
 
 const STALE = { sec: 1_000_000, nsec: 5 }
 const OMIT = { sec: 0, nsec: sys.UTIME_OMIT }
@@ -32,6 +34,24 @@ const NOW = { sec: 0, nsec: sys.UTIME_NOW }
 const ctime = (path: string): number => stat(path).ctime * 1e9 + stat(path).ctimeNsec
 const stale = (path: string): void => utimens(path, STALE, STALE)
 const moved = (path: string): boolean => stat(path).mtime > Date.now() / 1000 - 3600
+
+/** Reads one of each, for the first time in this mount, and tells whose access time moved. */
+function accessed(c: Context): void {
+  for (const name of ['upper', 'lower']) read(join(c.dir, name))
+  for (const name of ['upperdir', 'lowerdir']) ls(join(c.dir, name))
+  for (const name of ['upperlink', 'lowerlink']) readlink(join(c.dir, name))
+  for (const layer of ['upper', 'lower'])
+    for (const kind of ['', 'dir', 'link']) c.note(layer + kind, stat(join(c.dir, layer + kind)).atime > 1e9)
+}
+
+const oneOfEach =
+  (layer: string) =>
+  (dir: string): void => {
+    write(join(dir, layer), 'content')
+    mkdir(join(dir, `${layer}dir`))
+    symlink('target', join(dir, `${layer}link`))
+    for (const kind of ['', 'dir', 'link']) stale(join(dir, layer + kind))
+  }
 
 export const time: Cases = {
   'times to the nanosecond, before 1970 and after 2038, on lower and upper files and directories': {
@@ -68,6 +88,25 @@ export const time: Cases = {
     ],
     run: c => {
       for (let i = 0; i < 4; i++) c.note(`f${i}`, [mtime(join(c.dir, `f${i}`)), atime(join(c.dir, `f${i}`))])
+    },
+  },
+
+  ...Object.fromEntries(
+    [['noatime'], ['relatime'], ['strictatime'], ['relatime', 'nodiratime']].map(options => [
+      `access times of a mount with ${options.join(',')}: none of lower objects`,
+      { lowers: [oneOfEach('lower')], upper: oneOfEach('upper'), options, run: accessed },
+    ]),
+  ),
+
+  'reading writes no access time unless a mount option asks for it': {
+    on: ['lamina'],
+    lowers: [oneOfEach('lower')],
+    upper: oneOfEach('upper'),
+    alone: true,
+    run: c => {
+      accessed(c)
+      for (const name of ['upper', 'upperdir', 'upperlink'])
+        assert.equal(stat(join(c.dir, name)).atime, 1_000_000)
     },
   },
 

@@ -153,11 +153,12 @@ function step(instruction: Instruction, lookup: Lookup, escape: EscapeChar): Bui
     case 'HEALTHCHECK':
       return { kind: 'healthcheck', healthcheck: healthcheck(instruction) }
     case 'ONBUILD': {
-      const trigger = parseInstruction(args, escape, instruction.line)
+      const text = withBodies(args, instruction.heredocs)
+      const trigger = parseInstruction(text, escape, instruction.line)
       if (['ONBUILD', 'FROM', 'MAINTAINER'].includes(trigger.keyword)) {
         throw malformed(instruction, `${trigger.keyword} is not allowed as a trigger`)
       }
-      return { kind: 'onbuild', trigger, text: args }
+      return { kind: 'onbuild', trigger, text }
     }
   }
 }
@@ -211,7 +212,7 @@ function runStep(instruction: Instruction, lookup: Lookup, escape: EscapeChar): 
   return { ...common, command: { shell: `${SCRIPTS}/${name}` }, script: { name, content } }
 }
 
-/** For the shell, which reads heredocs itself. Tabs of `<<-` are gone already, which it does not mind. */
+/** For who reads heredocs itself, as a shell does. Tabs of `<<-` are gone already, which it does not mind. */
 function withBodies(line: string, heredocs: readonly Heredoc[]): string {
   return `${line}${heredocs.map(({ name, content }) => `\n${content}${name}`).join('')}`
 }

@@ -145,7 +145,10 @@ function readInstruction(node: Ast.Instruction, lines: readonly string[], escape
   const { logical, used } = joinLines(physical, escape)
   const rest = logical.trimStart().slice(keyword.length).trim()
   const { flags, args } = takeFlags(keyword, rest, line)
-  const heredocs = heredocKeywords.has(keyword) ? readHeredocs(args, physical.slice(used), line) : []
+  // ONBUILD carries an instruction, with all that belongs to it.
+  const carried = keyword === 'ONBUILD' ? (args.split(/\s/, 1)[0] ?? '').toUpperCase() : keyword
+  const mayHave = isKeyword(carried) && heredocKeywords.has(carried)
+  const heredocs = mayHave ? readHeredocs(args, physical.slice(used), line) : []
   return {
     keyword,
     line,

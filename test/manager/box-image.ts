@@ -12,7 +12,9 @@ export const skipBox = !isRoot
   : (lacking('busybox') ?? (existsSync(BUSYBOX) ? false : 'no static busybox'))
 
 const APPLETS =
-  'sh cat id echo sleep ls env touch mkdir rm ln dd df du stat hostname mount umount ps kill mv'.split(' ')
+  'sh cat id echo sleep ls env touch mkdir rm ln dd df du stat hostname mount umount ps kill mv chown'.split(
+    ' ',
+  )
 
 /** A store with the image `box`: busybox and three users. */
 export async function withBox(t: Test): Promise<Bench> {

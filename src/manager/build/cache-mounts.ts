@@ -36,8 +36,8 @@ export class CacheMounts implements Disposable {
     /** A directory on the same filesystem, for those that are made. */
     readonly scratch: string,
     readonly signal: AbortSignal | undefined,
-    /** Called where somebody else was waited for: it may be dead, and what it ran may not. */
-    readonly afterWait: () => Promise<unknown>,
+    /** Ends what commands have left running that died: a lock goes with its command, not with what that ran. */
+    readonly endOrphans: () => Promise<unknown>,
   ) {
     mkdirSync(dir, { recursive: true, mode: 0o700 })
   }
@@ -52,6 +52,7 @@ export class CacheMounts implements Disposable {
     }
     const names = new Map<string, string>()
     for (const [key, sharing] of [...strictest].sort()) names.set(key, await this.#lock(key, sharing))
+    if (wanted.length > 0) await this.endOrphans()
     const opened: Fd[] = []
     try {
       for (const each of wanted) {
@@ -76,7 +77,6 @@ export class CacheMounts implements Disposable {
     for (let delay = POLL.first; ; delay = Math.min(delay * 2, POLL.most)) {
       this.signal?.throwIfAborted()
       if (this.#tryLock(key, sharing === 'locked' ? sys.LOCK_EX : sys.LOCK_SH)) {
-        if (delay > POLL.first) await this.afterWait()
         return key
       }
       await wait(delay)

@@ -39,7 +39,7 @@ import type { SourceTree } from './source-tree.js'
 import { Sources, type NamedContext } from './sources.js'
 import { SshAgents, type SshSource } from './ssh-agents.js'
 import { StageGraph } from './stage-graph.js'
-import { changeTree, readTree } from './step-box.js'
+import { changeTree } from './step-box.js'
 import { viewDigest, type ViewSource } from './step-views.js'
 import { BuildVariables } from './variables.js'
 

@@ -159,6 +159,16 @@ napi_value set_peek_offset(napi_env env, napi_callback_info info) {
   return result(env, setsockopt(socket, SOL_SOCKET, SO_PEEK_OFF, &offset, sizeof offset));
 }
 
+// peerPid(socket): who connected, in this PID namespace (0: a process outside of it); or -errno. Source: unix(7), SO_PEERCRED
+napi_value peer_pid(napi_env env, napi_callback_info info) {
+  Args args(env, info);
+  const int socket = args.fd(0);
+  if (args.failed()) return args.reject();
+  ucred peer = {};
+  socklen_t size = sizeof peer;
+  return result(env, getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &peer, &size) < 0 ? -1 : peer.pid);
+}
+
 // discardMessages(socket, most): takes messages away, their descriptors with them; how many there were.
 napi_value discard_messages(napi_env env, napi_callback_info info) {
   Args args(env, info);
@@ -183,6 +193,7 @@ bool register_socket(napi_env env, napi_value exports, State* state) {
          define(env, exports, state, "sendFds", send_fds) && define(env, exports, state, "recvFds", recv_fds) &&
          define(env, exports, state, "peekFds", peek_fds) &&
          define(env, exports, state, "setPeekOffset", set_peek_offset) &&
+         define(env, exports, state, "peerPid", peer_pid) &&
          define(env, exports, state, "discardMessages", discard_messages);
 }
 

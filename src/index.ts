@@ -6,13 +6,16 @@
  */
 import { Fd } from './base/fd.js'
 import { fromUtf8, toBuffer, toUtf8, type ByteName } from './base/bytes.js'
+import { didYouMean, unknownKey, type Keys } from './base/nearest.js'
 import {
   absolute,
   LAMINA_DEFAULTS,
   launch,
   mountSpec,
   mountStats,
+  OptionError,
   parseOptions,
+  refuseUnknown,
   unmount,
   upperOf,
   type Launched,
@@ -109,8 +112,10 @@ function toBytes(path: Path): ByteName {
 
 /** Mounts, and resolves when the mount is there. @throws MountError, OptionError: one line for people */
 export async function mount(request: MountRequest): Promise<Mount> {
+  checkRequest(request)
   const cwd = fromUtf8(process.cwd())
   const parsed = parseOptions(request.mountOptions === undefined ? [] : [fromUtf8(request.mountOptions)])
+  refuseUnknown(parsed)
   parsed.lower = request.lower.map(toBytes)
   if (request.upper !== undefined) parsed.upper = toBytes(request.upper)
   if (request.work !== undefined) parsed.work = toBytes(request.work)
@@ -121,6 +126,59 @@ export async function mount(request: MountRequest): Promise<Mount> {
     ...(request.log === undefined ? {} : { log: request.log }),
   })
   return new Mount(spec.overlay.mountpoint, daemon)
+}
+
+const REQUEST: Keys<MountRequest> = {
+  lower: true,
+  upper: true,
+  work: true,
+  mountpoint: true,
+  options: true,
+  mountOptions: true,
+  detached: true,
+  log: true,
+}
+
+/** The values that an option may have, or their type. */
+const OPTIONS: Readonly<Record<keyof Required<MountOptions>, string | readonly unknown[]>> = {
+  timeout: 'number',
+  volatile: 'boolean',
+  fsync: 'boolean',
+  writeback: 'boolean',
+  redirectDir: ['on', 'off', 'follow', 'nofollow'],
+  index: [true, false, 'auto'],
+  metacopy: 'boolean',
+  xino: ['off', 'auto', 'on'],
+  ino32: 'boolean',
+  uidMapping: 'object',
+  gidMapping: 'object',
+  squashToRoot: 'boolean',
+  squashToUid: 'number',
+  squashToGid: 'number',
+  xattrPermissions: [0, 1, 2],
+  noxattrs: 'boolean',
+  staticNlink: 'boolean',
+  noacl: 'boolean',
+  whiteout: ['auto', 'char', 'xattr', 'file'],
+  io: ['auto', 'cached', 'passthrough'],
+  size: 'number',
+}
+
+/** What TypeScript would say, for callers without it. @throws OptionError */
+function checkRequest(request: MountRequest): void {
+  const names = Object.fromEntries(Object.keys(OPTIONS).map(key => [key, true as const]))
+  const wrong = unknownKey(request, REQUEST) ?? unknownKey(request.options ?? {}, names)
+  if (wrong !== undefined) throw new OptionError(wrong)
+  for (const [key, value] of Object.entries(request.options ?? {})) {
+    const allowed = OPTIONS[key as keyof MountOptions]
+    if (value === undefined) continue
+    if (typeof allowed === 'string' ? typeof value === allowed : allowed.includes(value)) continue
+    const expected =
+      typeof allowed === 'string'
+        ? `a ${allowed}`
+        : `one of ${allowed.join(', ')}${didYouMean(String(value), allowed.map(String))}`
+    throw new OptionError(`option ${key}: ${JSON.stringify(value)}: expected ${expected}`)
+  }
 }
 
 export interface Change {

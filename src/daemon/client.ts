@@ -22,7 +22,14 @@ import { mainFile } from './launch.js'
 import { absolute } from './spec.js'
 
 export { launch, MountError, type Launched, type LaunchOptions } from './launch.js'
-export { OptionError, parseOptions, ACCEPTED_ONLY, type ParsedOptions, type MountFlag } from './options.js'
+export {
+  OptionError,
+  parseOptions,
+  refuseUnknown,
+  ACCEPTED_ONLY,
+  type ParsedOptions,
+  type MountFlag,
+} from './options.js'
 export {
   absolute,
   mountSpec,

@@ -1,3 +1,5 @@
+import { toUtf8 } from '../base/bytes.js'
+import { didYouMean } from '../base/nearest.js'
 import { DEFAULT_OPTIONS, type IdMap, type MountOptions } from '../overlay/config.js'
 import { splitList, splitOptions, unescape } from './option-string.js'
 
@@ -246,6 +248,25 @@ function applyOption(into: ParsedOptions, word: string): boolean {
   return ACCEPTED_ONLY[name] !== undefined || ACCEPTED_ONLY[`${name}=`] !== undefined || /^x[-.]/i.test(name)
 }
 
+/** For programs that take no unknown option. @throws OptionError for the first one, with what it may have been meant to be */
+export function refuseUnknown({ unknown }: ParsedOptions): void {
+  const [word] = unknown
+  if (word === undefined) return
+  const [name = ''] = word.split('=')
+  const known = [
+    ...Object.keys(FLAG_WORDS),
+    ...Object.keys(VALUED),
+    ...Object.keys(SWITCHES),
+    ...PROPAGATIONS,
+    ...Object.keys(ACCEPTED_ONLY).map(each => each.replace(/=$/, '')),
+    'debug',
+    'allow_other',
+  ]
+  // One line, whatever is in it.
+  const shown = toUtf8(word).replace(/[\x00-\x1f\x7f-\x9f]/g, '?')
+  throw new OptionError(`unknown option: ${shown}${didYouMean(name, known)}`)
+}
+
 function wrong(name: string, value: string, expected: string): OptionError {
   return new OptionError(`option ${name}=${value}: expected ${expected}`)
 }
@@ -258,7 +279,8 @@ function bool(name: string, value: string): boolean {
 
 function oneOf<T extends string>(name: string, value: string, allowed: readonly T[]): T {
   const found = allowed.find(a => a === value)
-  if (found === undefined) throw wrong(name, value, `one of ${allowed.join(', ')}`)
+  if (found === undefined)
+    throw wrong(name, value, `one of ${allowed.join(', ')}${didYouMean(value, allowed)}`)
   return found
 }
 

@@ -7,8 +7,10 @@
 import { randomBytes } from 'node:crypto'
 import { mkdirSync } from 'node:fs'
 import { join, resolve } from 'node:path'
+import type { Keys } from '../base/nearest.js'
 import type { Digest } from '../oci/index.js'
 import type { Change } from './changes.js'
+import { checkOptions } from './check-options.js'
 import { collect } from './collector.js'
 import type { Claim } from './claims.js'
 import {
@@ -36,6 +38,19 @@ import { notFound, StoreError } from './store-error.js'
 
 export type { ContainerRecord, CreateContainer, MountContainer }
 
+const CREATE: Keys<CreateContainer> = {
+  name: true,
+  image: true,
+  chain: true,
+  labels: true,
+  spec: true,
+  volumes: true,
+  madeBy: true,
+  use: true,
+}
+const MOUNT: Keys<MountContainer> = { target: true, readOnly: true, use: true, mounts: true }
+const UNMOUNT: Keys<UnmountContainer> = { all: true, force: true, lease: true }
+
 export class Containers {
   readonly #rows: MountRows
 
@@ -51,6 +66,7 @@ export class Containers {
 
   /** @throws StoreError exists, not-found, invalid */
   async create(options: CreateContainer = {}): Promise<ContainerRecord> {
+    checkOptions('containers.create', options, CREATE)
     const { db, claims, paths } = this.context
     const driver = await this.#driverFor(options)
     if (options.name !== undefined) checkContainerName(options.name)
@@ -186,6 +202,7 @@ export class Containers {
 
   /** Mounts the container's root filesystem, or joins those who use it. Returns the path. */
   async mount(ref: string, options: MountContainer = {}): Promise<string> {
+    checkOptions('containers.mount', options, MOUNT)
     const container = this.find(ref)
     using claim = await this.#claim(container)
     const box = this.boxOf(container)
@@ -241,6 +258,7 @@ export class Containers {
    * processes are in it. Returns whether it is unmounted now.
    */
   async unmount(ref: string, options: UnmountContainer = {}): Promise<boolean> {
+    checkOptions('containers.unmount', options, UNMOUNT)
     const container = this.find(ref)
     using claim = await this.#claim(container)
     void claim

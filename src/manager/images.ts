@@ -12,6 +12,7 @@ import {
 } from '../oci/index.js'
 import type { Digest, ImageConfig, Reference } from '../oci/index.js'
 import { treeChanges, type Change } from './changes.js'
+import { checkOptions } from './check-options.js'
 import { collect, wouldCollect, type Collected } from './collector.js'
 import { digestPrefix, shortDigest, type Layers } from './layers.js'
 import { openAll } from './stack-roots.js'
@@ -101,8 +102,8 @@ export class Images {
         Date.now(),
         config,
       )
-      for (const name of names) this.#setTag(name, id)
       if (manifest !== undefined) this.addManifest(id, manifest)
+      for (const name of names) this.#setTag(name, id, manifest?.digest)
     })
     const record = this.get(id)
     if (record === undefined) throw new Error('the image that was just added is gone')
@@ -111,7 +112,8 @@ export class Images {
 
   addManifest(image: Digest, manifest: StoredManifest): void {
     this.context.db.run(
-      'INSERT OR REPLACE INTO manifests (digest, image, media_type, content) VALUES (?, ?, ?, ?)',
+      `INSERT INTO manifests (digest, image, media_type, content) VALUES (?, ?, ?, ?)
+       ON CONFLICT (digest) DO UPDATE SET image = excluded.image, media_type = excluded.media_type`,
       manifest.digest,
       image,
       manifest.mediaType,
@@ -129,13 +131,24 @@ export class Images {
     )
   }
 
-  #setTag(name: string, image: Digest): void {
+  #setTag(name: string, image: Digest, manifest: string | undefined): void {
     this.context.db.run(
-      `INSERT INTO tags (name, image, changed) VALUES (?, ?, ?)
-       ON CONFLICT (name) DO UPDATE SET image = excluded.image, changed = excluded.changed`,
+      `INSERT INTO tags (name, image, changed, manifest) VALUES (?, ?, ?, ?)
+       ON CONFLICT (name) DO UPDATE SET image = excluded.image, changed = excluded.changed, manifest = excluded.manifest`,
       canonicalName(name),
       image,
       Date.now(),
+      manifest ?? null,
+    )
+  }
+
+  /** Notes that the image has gone under this name by a manifest that is stored; a name of another image stays as it is. */
+  setTagManifest(name: string, image: Digest, manifest: Digest): void {
+    this.context.db.run(
+      'UPDATE tags SET manifest = ? WHERE name = ? AND image = ?',
+      manifest,
+      canonicalName(name),
+      image,
     )
   }
 
@@ -143,7 +156,8 @@ export class Images {
   tag(ref: string, name: string): ImageRecord {
     const canonical = canonicalName(name)
     this.context.db.transaction(() => {
-      this.#setTag(canonical, this.find(ref).id)
+      const image = this.find(ref)
+      this.#setTag(canonical, image.id, this.manifestNamed(ref, image))
     })
     return this.find(canonical)
   }
@@ -262,6 +276,20 @@ export class Images {
       .find(name => image.tags.includes(name))
   }
 
+  /** The manifest that `ref` names: of a digest, or of the tag, which may have come by another one than the image's other tags. */
+  manifestNamed(ref: string, image: ImageRecord): Digest | undefined {
+    const { db } = this.context
+    const tag = this.tagNamed(ref, image)
+    if (tag !== undefined) {
+      const row = db.get<{ manifest: Digest | null }>('SELECT manifest FROM tags WHERE name = ?', tag)
+      return row?.manifest ?? undefined
+    }
+    const digest = ref.split('@')[1]
+    if (digest === undefined) return undefined
+    const sql = 'SELECT digest FROM manifests WHERE image = ? AND digest = ?'
+    return db.get<{ digest: Digest }>(sql, image.id, digest)?.digest
+  }
+
   /** The bytes whose digest is the image's ID. */
   configBytes(id: string): Buffer {
     const row = this.context.db.get<{ config: Uint8Array }>('SELECT config FROM images WHERE id = ?', id)
@@ -320,6 +348,7 @@ export class Images {
    * @throws StoreError in-use while a container has it
    */
   async remove(ref: string, options: { readonly force?: boolean } = {}): Promise<Removed> {
+    checkOptions('images.remove', options, { force: true })
     const { db } = this.context
     let untagged: string[] = []
     let images: Digest[] = []
@@ -380,6 +409,7 @@ export class Images {
 
   /** Removes images without a name; with `all`, every image that no container uses. */
   async prune(options: { readonly all?: boolean; readonly dryRun?: boolean } = {}): Promise<Removed> {
+    checkOptions('images.prune', options, { all: true, dryRun: true })
     const { db } = this.context
     let images: Digest[] = []
     let untagged: string[] = []

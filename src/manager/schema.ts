@@ -164,7 +164,7 @@ export const MIGRATIONS: readonly string[] = [
   `,
   `
   -- Who has a volume mounted now. 'container:ID' is true while the kernel shows that container's rootfs, 'plugin:ID'
-  -- from Mount to Unmount; rows of an earlier boot say nothing any more.
+  -- from Mount to Unmount, or while the client or a container of its has it; rows of an earlier boot say nothing any more.
   CREATE TABLE volume_mounts (
     volume    TEXT NOT NULL REFERENCES volumes (name) ON UPDATE CASCADE ON DELETE RESTRICT,
     user      TEXT NOT NULL,
@@ -204,5 +204,13 @@ export const MIGRATIONS: readonly string[] = [
     finished  INTEGER,                       -- NULL: it runs, or nobody saw its end
     code      INTEGER                        -- exit code, as 'run' gives it
   ) STRICT;
+  `,
+  `
+  -- Of 'plugin:ID': the process that asked, 'PID/START' as plugin-clients.ts has it. NULL: not known.
+  ALTER TABLE volume_mounts ADD COLUMN client TEXT;
+  `,
+  `
+  -- The manifest by which the image came under this name, or went. NULL: none.
+  ALTER TABLE tags ADD COLUMN manifest TEXT REFERENCES manifests (digest) ON DELETE SET NULL;
   `,
 ]

@@ -6,6 +6,7 @@ import { randomBytes } from 'node:crypto'
 import { mkdirSync } from 'node:fs'
 import { join } from 'node:path'
 import * as sys from '../sys/index.js'
+import { checkOptions } from './check-options.js'
 import { BuildCache } from './build-cache.js'
 import { endNoted } from './build/step-process.js'
 import { Claims, type Claim, type ClaimKind } from './claims.js'
@@ -72,6 +73,7 @@ export class Store implements Disposable, StoreContext {
    * @throws StoreError; unsupported for an ordinary user outside his user namespace (rootless/user-namespace.ts)
    */
   static async open(options: StoreOptions = {}): Promise<Store> {
+    checkOptions('Store.open', options, { root: true, driver: true })
     if (isOrdinary()) throw notEntered('a store')
     const paths = new StorePaths(storeRoot(options.root))
     paths.make()

@@ -10,6 +10,7 @@ import { connect } from 'node:net'
 import { dirname } from 'node:path'
 import type { Store } from '../manager/store.js'
 import { StoreError } from '../manager/store-error.js'
+import { clientOf } from '../manager/volumes/plugin-clients.js'
 import type { VolumeRecord } from '../manager/volumes/volumes.js'
 
 const CONTENT_TYPE = 'application/vnd.docker.plugins.v1.2+json'
@@ -22,7 +23,8 @@ interface Body {
   readonly Opts?: unknown
 }
 
-type Call = (store: Store, body: Body) => Promise<object> | object
+/** `client`: who asks. */
+type Call = (store: Store, body: Body, client: string | undefined) => Promise<object> | object
 
 const CALLS: Readonly<Record<string, Call>> = {
   '/Plugin.Activate': () => ({ Implements: ['VolumeDriver'] }),
@@ -32,9 +34,14 @@ const CALLS: Readonly<Record<string, Call>> = {
     return {}
   },
   '/VolumeDriver.Get': (store, body) => ({ Volume: describe(find(store, body)) }),
-  '/VolumeDriver.List': store => ({ Volumes: store.volumes.list().map(describe) }),
-  '/VolumeDriver.Mount': async (store, body) => {
-    const { mountpoint } = await store.volumes.acquire(find(store, body).name, userOf(body))
+  '/VolumeDriver.List': async store => {
+    await store.volumes.endDeadClients()
+    return { Volumes: store.volumes.list().map(describe) }
+  },
+  '/VolumeDriver.Mount': async (store, body, client) => {
+    // What a client that died had in a mount of the volume is not to be found by the next one.
+    await store.volumes.endDeadClients()
+    const { mountpoint } = await store.volumes.acquire(find(store, body).name, userOf(body), client)
     return { Mountpoint: mountpoint }
   },
   '/VolumeDriver.Unmount': async (store, body) => {
@@ -155,7 +162,8 @@ async function answer(store: Store, request: IncomingMessage): Promise<{ status:
       const what = `${request.method ?? ''} ${request.url ?? ''}`
       return { status: 404, body: { Err: `${what} is not a call of a volume plugin` } }
     }
-    return { status: 200, body: { ...(await call(store, await bodyOf(request))), Err: '' } }
+    const client = clientOf(request.socket)
+    return { status: 200, body: { ...(await call(store, await bodyOf(request), client)), Err: '' } }
   } catch (error) {
     const message = error instanceof Error ? error.message : String(error)
     const hint = error instanceof StoreError && error.hint !== undefined ? `: ${error.hint}` : ''

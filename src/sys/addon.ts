@@ -192,6 +192,7 @@ export interface Addon {
   recvFds(socket: number, buffer: Uint8Array): number[] | number
   peekFds(socket: number, buffer: Uint8Array): number[] | number
   setPeekOffset(socket: number, offset: number): number
+  peerPid(socket: number): number
   discardMessages(socket: number, most: number): number
 
   // native/journal.cc

@@ -63,3 +63,8 @@ export function setPeekOffset(socket: number, offset: number): void {
 export function discardMessages(socket: number, most = Number.MAX_SAFE_INTEGER): number {
   return addon.discardMessages(socket, most)
 }
+
+/** The process that connected to the other end of a UNIX socket, or made the pair; `undefined` for one of another PID namespace. */
+export function peerPid(socket: number): number | undefined {
+  return check(addon.peerPid(socket), 'getsockopt') || undefined
+}

@@ -1,6 +1,9 @@
-import { existsSync, statfsSync, statSync, writeFileSync } from 'node:fs'
+import { spawn, type ChildProcess } from 'node:child_process'
+import { once } from 'node:events'
+import { existsSync, readFileSync, statfsSync, statSync, writeFileSync } from 'node:fs'
 import { request } from 'node:http'
 import { join } from 'node:path'
+import type { Readable } from 'node:stream'
 import { t } from 'tap'
 import { serveDockerVolumes } from '../../src/plugins/docker-volumes.js'
 import { Bench, isRoot, leftovers } from './fixture.js'
@@ -105,5 +108,91 @@ t.test('the protocol as dockerd and Podman speak it', { skip }, async t => {
     serveDockerVolumes(store, socket, ended.signal, () => ended.abort()).then(resolve, reject)
   })
   await again
+  t.same(leftovers(bench.root), [])
+})
+
+/** A client in a process of its own: it asks once, prints the answer, and stays until it is killed. */
+function client(socketPath: string, path: string, body: object): ChildProcess {
+  const script = `
+    const { request } = require('node:http')
+    request({ socketPath: ${JSON.stringify(socketPath)}, path: ${JSON.stringify(path)}, method: 'POST', agent: false }, r => {
+      let text = ''
+      r.on('data', part => (text += part)).on('end', () => console.log(text))
+    }).end(${JSON.stringify(JSON.stringify(body))})
+    setInterval(() => {}, 1000)`
+  return spawn(process.execPath, ['-e', script], { stdio: ['ignore', 'pipe', 'inherit'] })
+}
+
+async function answerOf(child: ChildProcess): Promise<Record<string, unknown>> {
+  for await (const chunk of child.stdout as Readable)
+    return JSON.parse(String(chunk)) as Record<string, unknown>
+  throw new Error('the client said nothing')
+}
+
+async function killed(child: ChildProcess): Promise<void> {
+  const ended = once(child, 'exit')
+  child.kill('SIGKILL')
+  await ended
+}
+
+t.test('what a client that died had is free again, unless a process still shows it', { skip }, async t => {
+  const bench = new Bench(t)
+  using store = await bench.open()
+  const socket = bench.path('plugins', 'lamina.sock')
+  const end = new AbortController()
+  let served: Promise<void> = Promise.resolve()
+  await new Promise<void>(resolve => {
+    served = serveDockerVolumes(store, socket, end.signal, resolve)
+  })
+  const driver = (name: string, body?: object) => call(socket, `/VolumeDriver.${name}`, body)
+  const ID = 'c'.repeat(64)
+  const tmpfs = { type: 'tmpfs', device: 'tmpfs', o: 'size=1m' }
+  for (const [Name, Opts] of [
+    ['plain', {}],
+    ['memory', tmpfs],
+  ] as const) {
+    await t.test(Name, async t => {
+      await driver('Create', { Name, Opts })
+      const dockerd = client(socket, '/VolumeDriver.Mount', { Name, ID })
+      const { Mountpoint } = await answerOf(dockerd)
+      writeFileSync(join(String(Mountpoint), 'left'), '')
+      t.match(await driver('Remove', { Name }), { Err: /used by plugin client/ }, 'it lives')
+
+      // A container of its: the volume is in its mount namespace, whatever becomes of the client.
+      const script = 'mount --bind "$1" "$2" && umount "$1" 2>/dev/null; echo ready; exec sleep 1000'
+      const container = spawn(
+        'unshare',
+        ['--mount', 'sh', '-c', script, 'sh', String(Mountpoint), bench.path()],
+        {
+          stdio: ['ignore', 'pipe', 'inherit'],
+        },
+      )
+      await once(container.stdout, 'data')
+      await killed(dockerd)
+      t.match(await driver('Remove', { Name }), { Err: /used by plugin client/ }, 'its container lives')
+      t.match(await driver('List', {}), { Err: '' })
+      t.match(bench.lamina('volume', 'rm', Name).stderr, /used by plugin client/)
+      await killed(container)
+
+      // Restarted, it mounts what it still needs.
+      const again = await driver('Mount', { Name, ID: 'd'.repeat(64) })
+      t.equal(existsSync(join(String(again['Mountpoint']), 'left')), Name === 'plain', 'a tmpfs is a new one')
+      t.match(await driver('Unmount', { Name, ID: 'd'.repeat(64) }), { Err: '' })
+      t.match(await driver('Remove', { Name }), { Err: '' }, 'nobody has to release it')
+    })
+  }
+  await t.test('a client that only lists ends the mounts of the dead', async t => {
+    await driver('Create', { Name: 'memory', Opts: tmpfs })
+    const dockerd = client(socket, '/VolumeDriver.Mount', { Name: 'memory', ID })
+    const { Mountpoint } = await answerOf(dockerd)
+    const mounted = (): boolean => readFileSync('/proc/self/mountinfo', 'utf8').includes(String(Mountpoint))
+    await killed(dockerd)
+    t.ok(mounted())
+    t.match(await driver('List', {}), { Err: '' })
+    t.notOk(mounted())
+    t.match(bench.run('volume', 'rm', 'memory'), /memory/)
+  })
+  end.abort()
+  await served
   t.same(leftovers(bench.root), [])
 })

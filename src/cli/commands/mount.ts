@@ -162,12 +162,11 @@ Examples:
 }
 
 async function mountCommand(mountpoint: string, args: MountArguments): Promise<number> {
-  const { launch, LAMINA_DEFAULTS, MountError, mountSpec, OptionError, parseOptions } =
+  const { launch, LAMINA_DEFAULTS, MountError, mountSpec, OptionError, parseOptions, refuseUnknown } =
     await import('../../daemon/client.js')
   try {
     const parsed = parseOptions(args.options.map(bytesOf))
-    const unknown = parsed.unknown[0]
-    if (unknown !== undefined) throw new OptionError(`unknown option: ${printable(unknown)}`)
+    refuseUnknown(parsed)
     if (args.lower.length > 0) {
       if (parsed.lower.length > 0)
         throw new OptionError('give the lower layers by --lower or by -o lowerdir=, not both')

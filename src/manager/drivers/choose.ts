@@ -1,6 +1,7 @@
 /** Which driver runs, and why the others do not. */
 import { existsSync } from 'node:fs'
 import { join } from 'node:path'
+import { didYouMean } from '../../base/nearest.js'
 import type { Layers } from '../layers.js'
 import type { Ownership } from '../rootless/store-ids.js'
 import { SnapshotKeeper } from '../snapshot-keeper.js'
@@ -60,7 +61,9 @@ export class Drivers {
     const instead = UNSUPPORTED_DRIVERS[name]
     throw new StoreError(
       'unsupported',
-      instead === undefined ? `no such storage driver: ${name}` : `storage driver ${name}: ${instead}`,
+      instead === undefined
+        ? `no such storage driver: ${name}${didYouMean(name, [...DRIVER_NAMES, 'auto'])}`
+        : `storage driver ${name}: ${instead}`,
       `drivers are ${DRIVER_NAMES.join(', ')} and auto`,
     )
   }

@@ -3,6 +3,7 @@
  * Source: moby volume/mounts/linux_parser.go; docker/cli opts/mount.go
  */
 import { isAbsolute, normalize } from 'node:path'
+import { didYouMean } from '../../base/nearest.js'
 import { StoreError } from '../store-error.js'
 import { parseSize } from './size.js'
 
@@ -82,7 +83,8 @@ export function parseVolumeFlag(text: string): VolumeMount | BindMount {
     const found = PROPAGATIONS.find(each => each === option)
     if (option === 'bind') recursive = false
     else if (option === 'rbind') recursive = true
-    else if (found === undefined) throw unknownOption(what, option, 'ro, rw, bind, rbind, or a propagation')
+    else if (found === undefined)
+      throw unknownOption(what, option, ['ro', 'rw', 'bind', 'rbind', ...PROPAGATIONS])
     else if (propagation !== undefined) throw invalid(what, 'two propagations')
     else propagation = found
   }
@@ -103,7 +105,7 @@ function volumeOf(name: string | undefined, target: string, options: string[], w
   }
   const { readOnly, rest } = takeMode(options, what)
   for (const option of rest) {
-    if (option !== 'nocopy') throw unknownOption(what, option, 'ro, rw, nocopy')
+    if (option !== 'nocopy') throw unknownOption(what, option, ['ro', 'rw', 'nocopy'])
   }
   const noCopy = rest.includes('nocopy')
   return { type: 'volume', name, target, readOnly, noCopy, options: {}, labels: {} }
@@ -124,8 +126,9 @@ function takeMode(options: readonly string[], what: string): { readOnly: boolean
   return { readOnly: modes[0] === 'ro', rest: options.filter(option => option !== 'ro' && option !== 'rw') }
 }
 
-function unknownOption(what: string, option: string, known: string): StoreError {
-  return invalid(what, `'${option}' is not an option here`, `known are ${known}`)
+function unknownOption(what: string, option: string, known: readonly string[]): StoreError {
+  const meant = didYouMean(option, known)
+  return invalid(what, `'${option}' is not an option here${meant}`, `known are ${known.join(', ')}`)
 }
 
 // ---- --tmpfs
@@ -171,7 +174,7 @@ function checkTmpfsOption(option: string, what: string): void {
   const key = equals < 0 ? option : option.slice(0, equals)
   const value = equals < 0 ? '' : option.slice(equals + 1)
   if (!TMPFS_VALUES.includes(key) || value === '') {
-    throw unknownOption(what, option, [...TMPFS_FLAGS, ...TMPFS_VALUES.map(each => `${each}=`)].join(', '))
+    throw unknownOption(what, option, [...TMPFS_FLAGS, ...TMPFS_VALUES.map(each => `${each}=`)])
   }
   if (key === 'mode' && !/^[0-7]{1,5}$/.test(value)) throw invalid(what, `mode '${value}' is not octal`)
   if ((key === 'uid' || key === 'gid') && !/^\d+$/.test(value))
@@ -219,7 +222,7 @@ export function parseMountFlag(text: string): MountSpec {
     } else if (!['type', 'source', 'target'].includes(name) && KEY_TYPES[name] === undefined) {
       throw invalid(
         what,
-        `'${key}' is not a key`,
+        `'${key}' is not a key${didYouMean(key, [...Object.keys(ALIASES), ...Object.values(ALIASES), 'type', ...Object.keys(KEY_TYPES)])}`,
         `known are type, source, target, readonly, ${Object.keys(KEY_TYPES).join(', ')}`,
       )
     } else {
@@ -227,7 +230,10 @@ export function parseMountFlag(text: string): MountSpec {
     }
   }
   const type = TYPES.find(each => each === (values.get('type') ?? 'volume'))
-  if (type === undefined) throw invalid(what, `type '${values.get('type')}'`, `types are ${TYPES.join(', ')}`)
+  if (type === undefined) {
+    const given = values.get('type') ?? ''
+    throw invalid(what, `type '${given}'${didYouMean(given, TYPES)}`, `types are ${TYPES.join(', ')}`)
+  }
   for (const key of values.keys()) {
     const owner = KEY_TYPES[key]
     if (owner !== undefined && owner !== type) throw invalid(what, `'${key}' does not go with type=${type}`)
@@ -287,7 +293,12 @@ function bindMount(values: ReadonlyMap<string, string>, common: Common, what: st
   if (!isAbsolute(common.source)) throw invalid(what, `the source '${common.source}' is not an absolute path`)
   const asked = values.get('bind-propagation')
   const propagation = PROPAGATIONS.find(each => each === (asked ?? 'rprivate'))
-  if (propagation === undefined) throw invalid(what, `bind-propagation '${asked}'`, PROPAGATIONS.join(', '))
+  if (propagation === undefined)
+    throw invalid(
+      what,
+      `bind-propagation '${asked}'${didYouMean(asked ?? '', PROPAGATIONS)}`,
+      PROPAGATIONS.join(', '),
+    )
   const mode = values.get('bind-recursive') ?? 'enabled'
   if (mode !== 'enabled' && mode !== 'disabled') {
     throw invalid(

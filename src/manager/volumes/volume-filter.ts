@@ -1,3 +1,4 @@
+import { didYouMean } from '../../base/nearest.js'
 import { StoreError } from '../store-error.js'
 
 /** A condition of `ls` and `prune`. */
@@ -33,9 +34,10 @@ export function parseVolumeFilter(text: string): VolumeFilter {
       return { kind: 'label', key, value: wanted, not: kind === 'label!' }
     }
   }
+  const [key = ''] = text.split('=')
   throw new StoreError(
     'invalid',
-    `--filter ${text} is not understood`,
+    `--filter ${text} is not understood${kind === '' ? didYouMean(key, ['label', 'label!', 'name', 'dangling', 'driver']) : ''}`,
     'label=KEY[=VALUE], label!=KEY, name=PART, dangling=true|false, driver=local',
   )
 }

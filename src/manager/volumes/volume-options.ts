@@ -5,6 +5,7 @@
  * Source: docs.docker.com/engine/reference/commandline/volume_create, "Driver-specific options"
  */
 import { spawnSync } from 'node:child_process'
+import { didYouMean } from '../../base/nearest.js'
 import { parseSize } from '../mounts/size.js'
 import { findProgram } from '../oci-runtime.js'
 import { inUserNamespace } from '../rootless/standing.js'
@@ -20,7 +21,7 @@ export function checkVolumeOptions(options: VolumeOptions): void {
     if (!KNOWN.includes(key)) {
       throw new StoreError(
         'invalid',
-        `'${key}' is not an option of a volume`,
+        `'${key}' is not an option of a volume${didYouMean(key, KNOWN)}`,
         `known are ${KNOWN.join(', ')}`,
       )
     }

@@ -7,6 +7,8 @@
  */
 import { randomBytes } from 'node:crypto'
 import { join } from 'node:path'
+import type { Keys } from '../../base/nearest.js'
+import { checkOptions } from '../check-options.js'
 import type { Claim } from '../claims.js'
 import { isUniqueError } from '../database.js'
 import { unmountTarget } from '../drivers/bind.js'
@@ -16,6 +18,7 @@ import type { StoreContext } from '../store-context.js'
 import { notFound, StoreError } from '../store-error.js'
 import type { VolumeFilter } from './volume-filter.js'
 import { makeVolumeDirs, mountVolume, volumeUsage, type VolumeUsage } from './volume-data.js'
+import { isUseOver } from './plugin-clients.js'
 import { checkVolumeOptions, isMountedVolume } from './volume-options.js'
 import {
   alreadyThere,
@@ -34,6 +37,15 @@ export interface PrunedVolumes {
   readonly bytes: number
 }
 
+const CREATE: Keys<CreateVolume> = {
+  name: true,
+  anonymous: true,
+  options: true,
+  labels: true,
+  filled: true,
+  madeBy: true,
+}
+
 export class Volumes {
   constructor(readonly context: StoreContext) {}
 
@@ -48,6 +60,7 @@ export class Volumes {
     options: CreateVolume = {},
     populate?: (data: string) => Promise<void>,
   ): Promise<VolumeRecord> {
+    checkOptions('volumes.create', options, CREATE)
     const driverOptions = options.options ?? {}
     checkVolumeOptions(driverOptions)
     const name = options.name ?? randomBytes(32).toString('hex')
@@ -147,7 +160,7 @@ export class Volumes {
       'SELECT DISTINCT c.name FROM volume_users AS u JOIN containers AS c ON c.id = u.container WHERE u.volume = ? ORDER BY 1',
       volume.name,
     )
-    const others = this.#mounters(volume.name).filter(user => !user.startsWith('container:'))
+    const others = this.#mounters(volume).filter(user => !user.startsWith('container:'))
     return [
       ...containers.map(row => `container ${row.name}`),
       ...others.map(user => {
@@ -159,20 +172,20 @@ export class Volumes {
 
   /** Whether a mounted container, or a plugin's client, could be writing to it now. */
   isActive(volume: VolumeRecord): boolean {
-    return this.#mounters(volume.name).length > 0
+    return this.#mounters(volume).length > 0
   }
 
   /** Those who have it mounted, as the kernel agrees. */
-  #mounters(name: string): string[] {
+  #mounters({ name, mountpoint }: VolumeRecord): string[] {
     const { db } = this.context
-    const rows = db.all<{ user: string }>(
-      'SELECT user FROM volume_mounts WHERE volume = ? AND boot = ?',
+    const rows = db.all<{ user: string; client: string | null }>(
+      'SELECT user, client FROM volume_mounts WHERE volume = ? AND boot = ?',
       name,
       bootId(),
     )
     return rows
-      .map(row => row.user)
-      .filter(user => {
+      .filter(({ user, client }) => {
+        if (user.startsWith('plugin:')) return client === null || !isUseOver(client, mountpoint)
         if (user.startsWith('command:')) {
           return this.context.claims.isHeld('lease', user.slice('command:'.length))
         }
@@ -181,6 +194,7 @@ export class Volumes {
         const mount = db.get<{ target: string }>(sql, user.slice('container:'.length))
         return mount !== undefined && isMounted(mount.target)
       })
+      .map(row => row.user)
   }
 
   /** What it takes on disk. One with driver options counts while it is mounted. */
@@ -222,17 +236,18 @@ export class Volumes {
 
   /**
    * Makes the volume's data appear and notes that `user` has it. Returns the path of the data.
+   * @param client of the plugin (plugin-clients.ts)
    * @throws StoreError not-found; failed with what mount(8) said
    */
-  async acquire(name: string, user: string): Promise<VolumeRecord> {
+  async acquire(name: string, user: string, client?: string): Promise<VolumeRecord> {
     const { db } = this.context
     const volume = this.find(name)
     using claim = await this.context.claims.wait('volume', volume.dir)
     // The row first: it keeps the volume. Whoever waited looks again whether it still is there.
     db.transaction(() => {
       this.find(volume.name)
-      const sql = 'INSERT OR REPLACE INTO volume_mounts (volume, user, boot) VALUES (?, ?, ?)'
-      db.run(sql, volume.name, user, bootId())
+      const sql = 'INSERT OR REPLACE INTO volume_mounts (volume, user, boot, client) VALUES (?, ?, ?, ?)'
+      db.run(sql, volume.name, user, bootId(), client ?? null)
     })
     try {
       await mountVolume(volume, claim.fd.n)
@@ -251,7 +266,7 @@ export class Volumes {
     using claim = await this.context.claims.wait('volume', volume.dir)
     void claim
     db.run('DELETE FROM volume_mounts WHERE volume = ? AND user = ?', volume.name, user)
-    if (isMountedVolume(volume.options) && this.#mounters(volume.name).length === 0) {
+    if (isMountedVolume(volume.options) && this.#mounters(volume).length === 0) {
       unmountTarget(volume.mountpoint, false)
     }
   }
@@ -268,9 +283,24 @@ export class Volumes {
     }
   }
 
+  /** Ends the uses of the plugin's clients that died without saying so, as far as this host sees. */
+  async endDeadClients(): Promise<void> {
+    const rows = this.context.db.all<{ volume: string; user: string; client: string }>(
+      "SELECT volume, user, client FROM volume_mounts WHERE user LIKE 'plugin:%' AND client IS NOT NULL",
+    )
+    for (const { volume, user, client } of rows) {
+      const record = this.lookup(volume)
+      if (record === undefined || !isUseOver(client, record.mountpoint)) continue
+      await this.release(volume, user).catch((error: unknown) => {
+        // The use is over; that somebody works in the mount holds up only its end.
+        if (!isTaken(error)) throw error
+      })
+    }
+  }
+
   /**
-   * Ends the uses of the plugin's clients that died without saying so. Only a person can know that: a client's containers may
-   * run where this host does not see them. Returns how many there were.
+   * Ends the uses of the plugin's clients, whether they live or not: a person knows that a client's containers, which may run where
+   * this host does not see them, are gone. Returns how many there were.
    */
   async releaseClients(ref: string): Promise<number> {
     const volume = this.find(ref)
@@ -364,6 +394,7 @@ export class Volumes {
       readonly filters?: readonly VolumeFilter[]
     } = {},
   ): Promise<PrunedVolumes> {
+    checkOptions('volumes.prune', options, { all: true, dryRun: true, filters: true })
     const names: string[] = []
     let bytes = 0
     for (const volume of this.list(options.filters)) {

@@ -2,8 +2,9 @@
 import {
   digestOf,
   formatReference,
+  isConfigType,
+  isLayerType,
   maxConfigSize,
-  MediaType,
   OciError,
   openImageArchive,
   parseConfig,
@@ -17,6 +18,7 @@ import type {
   Descriptor,
   Digest,
   ImageSource,
+  Manifest,
   ManifestContent,
   Platform,
   SourceImage,
@@ -82,6 +84,7 @@ export async function installImage(
 ): Promise<{ readonly image: ImageRecord; readonly manifest: ManifestContent }> {
   const manifest = await resolveManifest(source, descriptor, options.platform)
   const { config: configDescriptor, layers } = manifest.manifest
+  refuseArtifact(manifest.manifest, names[0] ?? descriptor.digest)
   if (configDescriptor.size > maxConfigSize)
     throw new OciError(
       'limit',
@@ -117,9 +120,27 @@ export async function installImage(
   return { image, manifest }
 }
 
+/** Attestations, signatures, charts and the like lie in registries as images do: with other media types. */
+function refuseArtifact({ config, layers }: Manifest, name: string): void {
+  const other = [
+    ...(config.mediaType === '' || isConfigType(config.mediaType) ? [] : [config]),
+    ...layers.filter(({ mediaType }) => mediaType !== '' && !isLayerType(mediaType)),
+  ]
+  // What it is made of says more than its config, which is often empty.
+  const [what] = other.reverse()
+  if (what !== undefined)
+    throw new OciError(
+      'unsupported',
+      `${name} is not an image: it has data of type ${printable(what.mediaType)}`,
+    )
+  const encrypted = layers.find(({ mediaType }) => mediaType.endsWith('+encrypted'))
+  if (encrypted !== undefined) throw new OciError('unsupported', `the layers of ${name} are encrypted`)
+}
+
+/** A media type is what somebody wrote there. */
+const printable = (text: string): string => text.replace(/[^\x20-\x7e]/g, '?').slice(0, 100)
+
 function readDiffIds(config: Buffer, descriptor: Descriptor): Digest[] {
-  if (descriptor.mediaType === MediaType.ociEmpty)
-    throw new OciError('unsupported', 'it is an artifact, not an image')
   const actual = digestOf(config)
   if (descriptor.digest.startsWith('sha256:') && actual !== descriptor.digest) {
     throw new OciError('digest', `the image config has digest ${actual}, expected ${descriptor.digest}`)

@@ -1,5 +1,5 @@
 /** `push`: an image to a registry. Only what the registry lacks is packed and sent. */
-import { memoryBlob, parseReference, repositoryName, withDefaultTag } from '../oci/index.js'
+import { formatReference, memoryBlob, parseReference, repositoryName, withDefaultTag } from '../oci/index.js'
 import { Registry } from '../oci/registry.js'
 import type { Compression, Descriptor, Digest, ManifestContent } from '../oci/index.js'
 import type { TransferEvent } from './image-install.js'
@@ -45,8 +45,9 @@ export async function pushImage(store: Store, ref: string, options: PushOptions 
     using lease = store.lease()
     if (image.chainId !== undefined) lease.keepChain(image.chainId)
     await using scratch = store.scratch()
-    const pushed = await pushLayers(store, image, registry, scratch, options)
-    const manifest = await pushManifest(store, image, registry, pushed)
+    const named = store.images.manifestNamed(ref, image)
+    const pushed = await pushLayers(store, image, named, registry, scratch, options)
+    const manifest = await pushManifest(store, image, named, registry, pushed)
     store.db.transaction(() => {
       for (const descriptor of pushed.values()) {
         noteSource(store, descriptor, target.domain, target.path)
@@ -57,6 +58,8 @@ export async function pushImage(store: Store, ref: string, options: PushOptions 
         content: manifest.bytes,
       })
       store.images.addRepoDigest(repositoryName(target), manifest.digest, image.id)
+      if (target.digest === undefined)
+        store.images.setTagManifest(formatReference(target), image.id, manifest.digest)
     })
     return manifest.digest
   } finally {
@@ -67,12 +70,13 @@ export async function pushImage(store: Store, ref: string, options: PushOptions 
 async function pushLayers(
   store: Store,
   image: ImageRecord,
+  named: Digest | undefined,
   registry: Registry,
   scratch: Scratch,
   options: PushOptions,
 ): Promise<Map<Digest, Descriptor>> {
   const layers = new Map(store.layers.chainStack(image.chainId).map(chain => [chain.diffId, chain.layer]))
-  const wanted = originalLayers(store, image)
+  const wanted = originalLayers(store, image, named)
   const pushed = new Map<Digest, Descriptor>()
   await inParallel([...layers.values()], options.parallel ?? 3, options.signal, async (layer, signal) => {
     const more = { ...options, signal }
@@ -171,13 +175,14 @@ async function sendLayer(
 async function pushManifest(
   store: Store,
   image: ImageRecord,
+  named: Digest | undefined,
   registry: Registry,
   pushed: ReadonlyMap<Digest, Descriptor>,
 ): Promise<ManifestContent> {
   const config = store.images.configBytes(image.id)
   const diffIds = store.images.config(image.id).rootfs.diff_ids
   const layers = diffIds.flatMap(diffId => pushed.get(diffId) ?? [])
-  const manifest = manifestOf(store, image, layers)
+  const manifest = manifestOf(store, image, layers, named)
   await registry.pushBlob(memoryBlob(manifest.manifest.config, config))
   await registry.pushManifest(manifest)
   return manifest

@@ -15,7 +15,7 @@ import {
   namedEntries,
   parseConfig,
 } from '../oci/index.js'
-import type { BlobToWrite, ByteSource, Compression, Descriptor } from '../oci/index.js'
+import type { BlobToWrite, ByteSource, Compression, Descriptor, Digest } from '../oci/index.js'
 import { displayName, type ImageRecord } from './images.js'
 import { noteBlob } from './image-install.js'
 import type { LayerRecord } from './layers.js'
@@ -34,6 +34,8 @@ export interface SaveOptions {
 
 interface Saved {
   readonly image: ImageRecord
+  /** See Images.manifestNamed. */
+  readonly manifest: Digest | undefined
   readonly names: readonly string[]
   readonly layers: readonly LayerRecord[]
 }
@@ -45,13 +47,14 @@ export async function* saveImages(
   options: SaveOptions = {},
 ): AsyncGenerator<Uint8Array, void, void> {
   using lease = store.lease()
-  const images = collectImages(store, refs, lease)
   if (options.format === 'oci-archive') {
     await using scratch = store.scratch()
-    const { entries, blobs } = await layoutParts(store, images, scratch, options)
+    const named = collectImages(store, refs, lease, 'manifest')
+    const { entries, blobs } = await layoutParts(store, named, scratch, options)
     yield* layoutArchive(entries, blobs)
     return
   }
+  const images = collectImages(store, refs, lease, 'image')
   yield* dockerArchive(
     images.map(({ image, names, layers }) => ({
       names,
@@ -74,7 +77,8 @@ export async function saveToDirectory(
 ): Promise<void> {
   using lease = store.lease()
   await using scratch = store.scratch()
-  const { entries, blobs } = await layoutParts(store, collectImages(store, refs, lease), scratch, options)
+  const images = collectImages(store, refs, lease, 'manifest')
+  const { entries, blobs } = await layoutParts(store, images, scratch, options)
   const layout = await LayoutDirectory.open(directory)
   for (const blob of blobs) {
     options.signal?.throwIfAborted()
@@ -83,22 +87,30 @@ export async function saveToDirectory(
   await layout.addToIndex(entries)
 }
 
-function collectImages(store: Store, refs: readonly string[], lease: ReturnType<Store['lease']>): Saved[] {
-  const found = new Map<string, { image: ImageRecord; names: Set<string> }>()
+/** @param each what has one entry in the archive: in a layout a name has the manifest by which it came */
+function collectImages(
+  store: Store,
+  refs: readonly string[],
+  lease: ReturnType<Store['lease']>,
+  each: 'image' | 'manifest',
+): Saved[] {
+  const found = new Map<string, { image: ImageRecord; manifest: Digest | undefined; names: Set<string> }>()
   for (const ref of refs) {
     const image = store.images.find(ref)
     if (image.chainId !== undefined) lease.keepChain(image.chainId)
-    const entry = found.get(image.id) ?? { image, names: new Set<string>() }
+    const manifest = each === 'manifest' ? store.images.manifestNamed(ref, image) : undefined
+    const key = `${image.id} ${manifest ?? ''}`
+    const entry = found.get(key) ?? { image, manifest, names: new Set<string>() }
     // By ID: without a name, as docker does; by name: that one.
     const tag = store.images.tagNamed(ref, image)
     if (tag !== undefined) entry.names.add(tag)
-    found.set(image.id, entry)
+    found.set(key, entry)
   }
-  return [...found.values()].map(({ image, names }) => {
+  return [...found.values()].map(({ image, manifest, names }) => {
     const { diff_ids } = parseConfig(store.images.configBytes(image.id)).rootfs
     const byId = new Map(store.layers.chainStack(image.chainId).map(chain => [chain.diffId, chain.layer]))
     const layers = diff_ids.flatMap(id => byId.get(id) ?? [])
-    return { image, names: [...names], layers }
+    return { image, manifest, names: [...names], layers }
   })
 }
 
@@ -110,17 +122,17 @@ async function layoutParts(
 ): Promise<{ entries: Descriptor[]; blobs: BlobToWrite[] }> {
   const entries: Descriptor[] = []
   const blobs: BlobToWrite[] = []
-  for (const { image, names, layers } of images) {
+  for (const { image, manifest: named, names, layers } of images) {
     const config = store.images.configBytes(image.id)
     const descriptors: Descriptor[] = []
-    const originals = originalLayers(store, image)
+    const originals = originalLayers(store, image, named)
     for (const layer of layers) {
       const preferred = originals.get(layer.diffId)
       const blob = await layerBlob(store, layer, scratch, { ...options, preferred, otherwise: 'plain' })
       blobs.push(blob)
       descriptors.push(blob.descriptor)
     }
-    const manifest = manifestOf(store, image, descriptors)
+    const manifest = manifestOf(store, image, descriptors, named)
     const platform = {
       os: image.os,
       architecture: image.architecture,

@@ -6,14 +6,17 @@ import { keptBlob } from './kept-blobs.js'
 import type { Store } from './store.js'
 
 /**
- * The layers by which the image can leave as it came, by diffID: those of the manifest of which most blobs are kept. Layers that are
- * plain there need nothing.
+ * The layers by which the image can leave as it came, by diffID: those of the manifest that its name came by, else of the one of
+ * which most blobs are kept. Layers that are plain there need nothing.
+ * @param named see Images.manifestNamed
  */
-export function originalLayers(store: Store, image: ImageRecord): Map<Digest, Descriptor> {
+export function originalLayers(store: Store, image: ImageRecord, named?: Digest): Map<Digest, Descriptor> {
   const diffIds = store.images.config(image.id).rootfs.diff_ids
   let best = new Map<Digest, Descriptor>()
   let most = -1
-  for (const { manifest } of storedManifests(store, image)) {
+  const stored = storedManifests(store, image)
+  const own = stored.filter(({ digest }) => digest === named)
+  for (const { manifest } of own.length > 0 ? own : stored) {
     const layers = new Map<Digest, Descriptor>()
     for (const [index, descriptor] of manifest.layers.entries()) {
       const diffId = diffIds[index]
@@ -34,9 +37,16 @@ function storedManifests(store: Store, image: ImageRecord): ManifestContent[] {
   })
 }
 
-/** With `layers`, lowest first. */
-export function manifestOf(store: Store, image: ImageRecord, layers: readonly Descriptor[]): ManifestContent {
-  for (const original of storedManifests(store, image)) {
+/** With `layers`, lowest first; where several manifests have these, the one that is `named`. */
+export function manifestOf(
+  store: Store,
+  image: ImageRecord,
+  layers: readonly Descriptor[],
+  named?: Digest,
+): ManifestContent {
+  const stored = storedManifests(store, image)
+  stored.sort((a, b) => Number(b.digest === named) - Number(a.digest === named))
+  for (const original of stored) {
     const same =
       original.manifest.layers.length === layers.length &&
       original.manifest.layers.every((layer, index) => layer.digest === layers[index]?.digest)

@@ -215,6 +215,50 @@ void t.test('with kept blobs an image leaves with the manifest that it came with
   t.same(leftovers(other.root), [])
 })
 
+void t.test(
+  'an image pulled in two compressions leaves under each name as it came under it',
+  { skip },
+  async t => {
+    const bench = new Bench(t)
+    const host = await startRegistry(bench, t)
+    twoLayers(bench)
+    bench.run('image', 'save', '-o', bench.path('app.tar'), 'app')
+    const digests = ['zstd', 'gzip'].map(compression => {
+      // A store of its own: another form that a registry has is not sent again.
+      const from = new Bench(t)
+      from.run('image', 'load', bench.path('app.tar'))
+      const to = `${host}/team/app:${compression}`
+      return from.run('image', 'push', '--compression', compression, 'app', to).trim()
+    })
+    t.not(digests[0], digests[1])
+    const other = new Bench(t)
+    const elsewhere = await startRegistry(other, t)
+    const name = (compression: string): string => `${host}/team/app:${compression}`
+    for (const compression of ['zstd', 'gzip']) other.run('image', 'pull', '--keep-blobs', name(compression))
+    other.run('image', 'tag', name('gzip'), 'another')
+    other.run('image', 'tag', `${host}/team/app@${digests[0] ?? ''}`, 'by-digest')
+    const pushed = [name('zstd'), name('gzip'), 'another', 'by-digest'].map((from, i) =>
+      other.run('image', 'push', from, `${elsewhere}/app:${i}`).trim(),
+    )
+    t.same(pushed, [digests[0], digests[1], digests[1], digests[0]])
+    other.run('image', 'save', '--format', 'oci-dir', '-o', other.path('layout'), name('gzip'), name('zstd'))
+    const { manifests } = JSON.parse(readFileSync(other.path('layout', 'index.json'), 'utf8')) as {
+      manifests: { digest: string }[]
+    }
+    t.same(
+      manifests.map(entry => entry.digest),
+      [digests[1], digests[0]],
+    )
+    other.run('image', 'save', '-o', other.path('both.tar'), name('gzip'), name('zstd'))
+    const [first, ...more] = JSON.parse(run('tar', ['-xOf', other.path('both.tar'), 'manifest.json'])) as {
+      RepoTags: string[]
+    }[]
+    t.same(more, [], 'a docker archive has one entry for an image')
+    t.equal(first?.RepoTags.length, 2)
+    t.same(leftovers(other.root), [])
+  },
+)
+
 void t.test('a multi-platform index gives the platform that is asked for', { skip }, async t => {
   const bench = new Bench(t)
   const host = await startRegistry(bench, t)

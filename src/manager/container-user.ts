@@ -1,11 +1,9 @@
 /** `USER name`, `uid:gid`, `name:group` as numbers, by the image's own /etc/passwd and /etc/group. */
-import { E } from '../base/errno.js'
-import { SysError } from '../base/sys-error.js'
 import { fromUtf8 } from '../base/bytes.js'
-import * as sys from '../sys/index.js'
 import type { IdMaps, IdRange } from './drivers/driver.js'
 import { ownIds } from './rootless/standing.js'
 import { spelled } from './rootless/subordinate-ids.js'
+import { readInRoot } from './read-in-root.js'
 import { StoreError } from './store-error.js'
 
 export interface ContainerUser {
@@ -80,18 +78,10 @@ function membership(groups: readonly string[][], login: string): number[] {
     .map(fields => Number(fields[2]))
 }
 
-/** The lines of a colon-separated file in the tree; an image may well have none. Symlinks stay inside. */
+/** The lines of a colon-separated file in the tree; an image may well have none. */
 function table(rootfs: number, path: string): string[][] {
-  try {
-    using fd = sys.openat2(rootfs, fromUtf8(path), sys.O_RDONLY | sys.O_NONBLOCK, 0, sys.RESOLVE_IN_ROOT)
-    const stat = sys.statFd(fd.n)
-    if (!sys.S_ISREG(stat.mode) || stat.size > MAX_FILE) return []
-    const bytes = Buffer.alloc(stat.size)
-    const length = sys.preadSync(fd.n, bytes, 0, bytes.length, 0)
-    const lines = bytes.toString('utf8', 0, length).split('\n')
-    return lines.filter(line => line !== '' && !line.startsWith('#')).map(line => line.split(':'))
-  } catch (error) {
-    if (error instanceof SysError && (error.errno === E.ENOENT || error.errno === E.ENOTDIR)) return []
-    throw error
-  }
+  const file = readInRoot(rootfs, fromUtf8(path), MAX_FILE)
+  if (file.kind !== 'file') return []
+  const lines = file.bytes.toString('utf8').split('\n')
+  return lines.filter(line => line !== '' && !line.startsWith('#')).map(line => line.split(':'))
 }

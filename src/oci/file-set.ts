@@ -138,7 +138,8 @@ function remember<T extends object>(
   path: string,
   place: T | { link: string },
 ): void {
-  if (places.size >= maxFiles) throw new OciError('limit', `the archive has more than ${maxFiles} files`)
+  if (places.size >= maxFiles && !places.has(path))
+    throw new OciError('limit', `the archive has more than ${maxFiles} files`)
   places.set(path, place)
 }
 
@@ -169,7 +170,7 @@ class SeekableTar implements FileSet {
         if (entry.sparse !== undefined)
           throw new OciError('unsupported', `'${path}' in the archive is a sparse file`)
         starts = path
-        if (entry.size === 0) places.set(path, { offset: 0, size: 0 })
+        if (entry.size === 0) remember(places, path, { offset: 0, size: 0 })
         return 'store'
       },
       data() {
@@ -234,6 +235,7 @@ class SpooledTar implements FileSet {
     const places = new Map<string, { file: string; size: number } | { link: string }>()
     const root = sys.openat(sys.AT_FDCWD, fromUtf8(directory), sys.O_RDONLY | sys.O_DIRECTORY)
     let fd: number | undefined
+    let spooled = 0
     const handler: TarHandler = {
       entry(entry) {
         const path = toUtf8(layerPath(entry.path))
@@ -246,8 +248,9 @@ class SpooledTar implements FileSet {
         if (entry.type !== 'file') return 'skip'
         if (entry.sparse !== undefined)
           throw new OciError('unsupported', `'${path}' in the archive is a sparse file`)
-        const name = String(places.size)
-        const flags = sys.O_WRONLY | sys.O_CREAT | sys.O_TRUNC | sys.O_NOFOLLOW
+        // Not by how many names there are: a name may come twice.
+        const name = String(spooled++)
+        const flags = sys.O_WRONLY | sys.O_CREAT | sys.O_EXCL | sys.O_NOFOLLOW
         fd = sys.openat(root.n, name, flags, 0o600).release()
         remember(places, path, { file: join(directory, name), size: entry.size })
         return 'store'

@@ -148,7 +148,8 @@ export class Transport {
       if (![301, 302, 303, 307, 308].includes(response.status) || location === undefined) return response
       discard(response)
       if (hops >= maxRedirects) throw new OciError('registry', `${url.host} redirects without end`)
-      const next = new URL(location, url)
+      const next = URL.canParse(location, url.href) ? new URL(location, url) : undefined
+      if (next === undefined) throw new OciError('registry', `${url.host} redirects to what is no URL`)
       if (next.protocol !== 'https:' && next.protocol !== 'http:')
         throw new OciError('registry', `${url.host} redirects to ${next.protocol}`)
       if (url.protocol === 'https:' && next.protocol === 'http:' && !isLoopback(next.hostname)) {

@@ -47,7 +47,6 @@ export type {
 } from './tar-in.js'
 export type { ExtractOptions } from './tar-extract.js'
 export { memoryFileEntry, streamedFile, type MemoryFile } from './tar-entries.js'
-export { readTreeFile } from './layer-tree.js'
 export { tarTree, type TarOutOptions, type TarOutResult } from './tar-out.js'
 export { endOfArchive } from './tar-writer.js'
 export {

@@ -206,28 +206,3 @@ function removeContents(
     }
   })
 }
-
-/** A regular file of a tree, e.g. /etc/passwd of an image. @throws SysError */
-export function readTreeFile(rootFd: number, path: string, max: number): Buffer {
-  const tree = new LayerTree(rootFd)
-  try {
-    tree.directory(parentOf(path))
-    const fd = tree.openFile(path)
-    try {
-      const { size } = sys.statFd(fd)
-      if (size > max) throw new OciError('limit', `'${toUtf8(path)}' is larger than ${max} bytes`)
-      const buffer = Buffer.alloc(size)
-      let at = 0
-      while (at < size) {
-        const n = sys.preadSync(fd, buffer, at, size - at, at)
-        if (n === 0) break
-        at += n
-      }
-      return buffer.subarray(0, at)
-    } finally {
-      sys.close(fd)
-    }
-  } finally {
-    tree.close()
-  }
-}

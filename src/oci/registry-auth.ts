@@ -122,6 +122,8 @@ export class RegistryAuth {
     } catch {
       throw new OciError('registry', `${this.host} names no token server`)
     }
+    if (url.protocol !== 'https:' && url.protocol !== 'http:')
+      throw new OciError('registry', `${this.host} names a token server at ${url.protocol}`)
     if (url.protocol !== 'https:' && !isLoopback(url.hostname) && this.credentials !== undefined) {
       throw new OciError(
         'unauthorized',

@@ -178,8 +178,8 @@ export class Registry implements ImageSource {
     }
     if (response.status === 404 && isForeignLayerType(descriptor.mediaType)) {
       for (const text of descriptor.urls ?? []) {
-        const url = new URL(text)
-        if (url.protocol !== 'https:') continue
+        const url = URL.canParse(text) ? new URL(text) : undefined
+        if (url?.protocol !== 'https:') continue
         discard(response)
         response = await this.#connection.transport.send({
           method: 'GET',

@@ -31,6 +31,8 @@ const blockSize = 256 * 1024
 const maxMember = 32 << 20
 const maxIndex = 256 << 20
 const copySize = 1 << 20
+/** Entries that a later one replaced: they are kept in memory, and in the index. Images have a handful. */
+const maxOverrides = 1_000_000
 
 const Op = { raw: 1, file: 2, sparse: 3 } as const
 
@@ -125,6 +127,8 @@ export class TarSplitRecorder {
   supersede(dirFd: number, name: string, path: string): void {
     const stat = sys.statAt(dirFd, name)
     if (stat === undefined || !sys.S_ISREG(stat.mode) || stat.size === 0) return
+    if (this.#overrides.length >= maxOverrides)
+      throw new OciError('limit', `the archive replaces more than ${maxOverrides} files`)
     const key = `${stat.dev}:${stat.inoHi}:${stat.inoLo}`
     let blob = this.#kept.get(key)
     if (blob === undefined) {

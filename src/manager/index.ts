@@ -121,6 +121,8 @@ const built: Keys<BuildOptions> = {
   network: true,
   platform: true,
   secrets: true,
+  ssh: true,
+  allow: true,
   maxDownload: true,
   onStep: true,
   onOutput: true,

@@ -28,6 +28,7 @@ import type { Lease } from '../leases.js'
 import type { Store } from '../store.js'
 import { StoreError, causeOf } from '../store-error.js'
 import { BaseImages, type BaseImageOptions } from './base-images.js'
+import type { CacheEntry } from './cache-image.js'
 import { cacheKey, copiedContents } from './cache-key.js'
 import { copyFiles } from './copy-files.js'
 import { workdirOwner } from './copy-owner.js'
@@ -59,7 +60,11 @@ export interface BuildOptions extends BaseImageOptions {
   /** A stage's name or number; the last one otherwise. */
   readonly target?: string
   readonly useCache?: boolean
+  /** Stages whose steps are carried out whatever the cache has. */
+  readonly uncachedStages?: readonly string[]
   readonly network?: 'host' | 'none'
+  /** `NAME:IP`, for /etc/hosts of RUN. */
+  readonly addHosts?: readonly string[]
   /** Of the image that is made, and of images that it stands on. */
   readonly platform?: Platform
   /** By id, for RUN --mount=type=secret. */
@@ -72,6 +77,8 @@ export interface BuildOptions extends BaseImageOptions {
   readonly maxDownload?: number
   readonly onStep?: (step: StepReport) => void
   readonly onOutput?: (chunk: Buffer) => void
+  /** Each step that the build cache has now, for {@link cacheImage}. */
+  readonly onCacheEntry?: (entry: CacheEntry) => void
 }
 
 export interface StepReport {
@@ -251,22 +258,29 @@ class Builder {
     })
     const hadCmd = state.hasCmd
     if (step.kind === 'cmd') state.hasCmd = true
-    const cached = this.options.useCache === false ? undefined : this.store.buildCache.find(key)
+    const told = `${instruction.keyword} ${instruction.args}`.slice(0, 200)
+    const done = (how: 'cached' | 'done'): void => {
+      this.options.onCacheEntry?.({ key, instruction: told, chainId: state.chain, config: state.config })
+      report(how)
+    }
+    const cached = this.#mayCache(stage) ? this.store.buildCache.find(key) : undefined
     if (cached !== undefined && (cached.chainId === undefined || this.lease.keepChain(cached.chainId))) {
       state.chain = cached.chainId
       state.config = cached.config
-      report('cached')
+      done('cached')
       return
     }
     await this.#located(instruction, () =>
       this.#carryOut({ state, hadCmd }, step, instruction, variables, stage),
     )
-    this.store.buildCache.add(
-      key,
-      { chainId: state.chain, config: state.config },
-      `${instruction.keyword} ${instruction.args}`.slice(0, 200),
-    )
-    report('done')
+    this.store.buildCache.add(key, { chainId: state.chain, config: state.config }, told)
+    done('done')
+  }
+
+  #mayCache({ name, index }: Stage): boolean {
+    const { useCache, uncachedStages = [] } = this.options
+    const names = [name, `${index}`]
+    return useCache !== false && !uncachedStages.some(each => names.includes(each.toLowerCase()))
   }
 
   /** Errors say in which line. */
@@ -391,7 +405,8 @@ class Builder {
   ): Promise<string> {
     const parts: unknown[] = [step.kind === 'entrypoint' && state.hasCmd]
     if (step.kind === 'run') {
-      parts.push(variables.environment(state.config.config?.Env ?? []), this.options.network ?? 'host')
+      const { network = 'host', addHosts = [] } = this.options
+      parts.push(variables.environment(state.config.config?.Env ?? []), network, addHosts)
       for (const mount of step.mounts) {
         if (mount.type !== 'bind' && (mount.type !== 'cache' || mount.from === undefined)) continue
         const source = await this.#viewOf(mount.from, stage)

@@ -12,10 +12,11 @@ import { Copier, type Override } from '../copy-tree.js'
 import { StoreError } from '../store-error.js'
 import { addArchive } from './add-archive.js'
 import { newDirectory, overrideOf } from './copy-owner.js'
-import { selectSources, type Selection } from './copy-selection.js'
+import { selectSources } from './copy-selection.js'
 import { CopyTarget, makeRoom } from './copy-target.js'
+import { copyContents } from './copy-walk.js'
 import type { RemoteFile } from './remote-files.js'
-import { joined, type SourceTree } from './source-tree.js'
+import type { SourceTree } from './source-tree.js'
 
 const OPEN_DIR = sys.O_RDONLY | sys.O_DIRECTORY | sys.O_NOFOLLOW
 
@@ -45,8 +46,8 @@ export async function copyFiles(
     if (sys.S_ISDIR(stat.mode)) {
       using to = target.directory(place.path)
       using from = sys.openat(fd.n, '.', OPEN_DIR)
-      const walker = new Walker(source, selection, new Copier(to.n, signal, override))
-      await walker.directory(from.n, new TargetDirectory(to), path, '')
+      const copier = new Copier(to.n, signal, override)
+      await copyContents({ source, selection, copier }, from.n, to, path)
       continue
     }
     if (!selection.has(name)) continue
@@ -131,80 +132,4 @@ function writeInline(name: ByteName, content: string, to: Destination, override:
 
 function baseName(path: ByteName): ByteName {
   return path.slice(path.lastIndexOf('/') + 1)
-}
-
-/** A directory of the target, made when something comes into it. */
-class TargetDirectory implements Disposable {
-  #fd: Fd | undefined
-  #made = false
-
-  constructor(
-    readonly own: Fd | undefined,
-    readonly parent?: TargetDirectory,
-    readonly name: ByteName = '',
-    /** In messages. */
-    readonly path: ByteName = '',
-  ) {}
-
-  get fd(): number {
-    if (this.own !== undefined) return this.own.n
-    this.#fd ??= this.#open(this.parent?.fd ?? -1)
-    return this.#fd.n
-  }
-
-  get exists(): boolean {
-    return this.own !== undefined || this.#fd !== undefined
-  }
-
-  /** It was not there before. */
-  get made(): boolean {
-    return this.#made
-  }
-
-  #open(parent: number): Fd {
-    const existing = sys.statAt(parent, this.name)
-    if (existing === undefined) {
-      sys.mkdirat(parent, this.name, 0o700)
-      this.#made = true
-    } else if (!sys.S_ISDIR(existing.mode)) {
-      throw new StoreError(
-        'failed',
-        `cannot copy the directory '${toUtf8(this.path)}' over what is no directory`,
-      )
-    }
-    return sys.openat(parent, this.name, OPEN_DIR)
-  }
-
-  [Symbol.dispose](): void {
-    this.#fd?.close()
-  }
-}
-
-/** Copies the contents of a directory, as far as its tree shows and the step selects them. */
-class Walker {
-  constructor(
-    readonly source: SourceTree,
-    readonly selection: Selection,
-    readonly copier: Copier,
-  ) {}
-
-  /** @param path in the source tree  @param below the source, for the selection */
-  async directory(from: number, to: TargetDirectory, path: ByteName, below: ByteName): Promise<void> {
-    for (const { name, stat } of this.source.list(from, path)) {
-      const as = joined(below, name)
-      const selected = this.selection.has(as)
-      if (!sys.S_ISDIR(stat.mode)) {
-        if (!selected) continue
-        makeRoom(to.fd, name)
-        await this.copier.object(from, name, stat, to.fd, as)
-      } else if (selected || this.selection.mayHaveBelow(as)) {
-        using child = sys.openat(from, name, OPEN_DIR)
-        using target = new TargetDirectory(undefined, to, name, joined(path, name))
-        if (selected) void target.fd
-        await this.directory(child.n, target, joined(path, name), as)
-        // What is only on the way to something selected, and was there before, stays as it was.
-        if (target.exists && (selected || target.made)) this.copier.metadata(child.n, '', stat, target.fd, '')
-      }
-    }
-  }
 }

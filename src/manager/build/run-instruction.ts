@@ -19,6 +19,8 @@ export type Entitlement = (typeof ENTITLEMENTS)[number]
 export interface RunOptions {
   /** Of steps that name none; naming the host's here allows it. */
   readonly network?: 'host' | 'none'
+  /** `NAME:IP`, for /etc/hosts of steps that have the network. */
+  readonly addHosts?: readonly string[]
   readonly allow?: readonly Entitlement[]
   /** By id, for RUN --mount=type=secret. */
   readonly secrets?: Readonly<Record<string, SecretSource>>
@@ -78,6 +80,7 @@ export async function runInstruction(
         workingDir: config.WorkingDir,
         user: config.User,
         network,
+        addHosts: options.addHosts,
         mounts: step.mounts,
         script: step.script,
         sources: { views, viewOf: known, caches, secrets, ssh },

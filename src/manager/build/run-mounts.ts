@@ -12,6 +12,7 @@ import * as sys from '../../sys/index.js'
 import { resolveWorkdir } from '../config-change.js'
 import { cloneTree, makeTmpfs } from '../mounts/mount-tree.js'
 import { openInRoot } from '../mounts/target.js'
+import { splitHost } from '../containers/etc-files.js'
 import { StoreError } from '../store-error.js'
 import { copyPlainTree } from '../volumes/copy-plain.js'
 import type { CacheMounts, WantedCache } from './cache-mounts.js'
@@ -63,7 +64,7 @@ export class RunMounts implements Disposable {
   constructor(readonly sources: MountSources) {}
 
   /** The host's resolver and names, so that package managers reach what the host reaches. */
-  addNetworkFiles(): void {
+  addNetworkFiles(addHosts: readonly string[] = []): void {
     if (existsSync('/etc/resolv.conf')) {
       const path = fromUtf8(realpathSync('/etc/resolv.conf'))
       const tree = cloneTree(sys.AT_FDCWD, path, { recursive: false, readOnly: true })
@@ -71,7 +72,9 @@ export class RunMounts implements Disposable {
     }
     const { memory } = this.sources
     const name = memory.name('hosts')
-    memory.file(name, Buffer.from('127.0.0.1\tlocalhost lamina\n::1\tlocalhost\n'), { mode: 0o644 })
+    const added = addHosts.map(entry => splitHost(entry, 'host')).map(host => `${host.address}\t${host.name}`)
+    const lines = ['127.0.0.1\tlocalhost lamina', '::1\tlocalhost', ...added]
+    memory.file(name, Buffer.from(`${lines.join('\n')}\n`), { mode: 0o644 })
     this.#add(memory.tree(name, sys.MOUNT_ATTR_RDONLY), '/etc/hosts', true)
   }
 

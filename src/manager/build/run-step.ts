@@ -23,6 +23,8 @@ export interface RunStepOptions {
   readonly workingDir: string | undefined
   readonly user: string | undefined
   readonly network: 'host' | 'none'
+  /** `NAME:IP`, for /etc/hosts. */
+  readonly addHosts?: readonly string[] | undefined
   readonly mounts: readonly RunMount[]
   /** Of a heredoc with an interpreter of its own. */
   readonly script: { readonly name: string; readonly content: string } | undefined
@@ -43,7 +45,7 @@ export async function runStep(step: RunStepOptions): Promise<void> {
   using memory = new StepMemory(step.scratch)
   const { workingDir } = step
   using prepared = new RunMounts({ ...step.sources, memory, workingDir, rootfs: step.rootfs })
-  if (step.network === 'host') prepared.addNetworkFiles()
+  if (step.network === 'host') prepared.addNetworkFiles(step.addHosts)
   const { mounts, env: added } = await prepared.prepare(step.mounts, step.script)
   using placed = new StepMounts(step.rootfs)
   let env = [...step.env]

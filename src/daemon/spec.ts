@@ -94,7 +94,7 @@ export function mountSpec(
   }
   const flags = new Set(parsed.flags)
   // Who asks for access times of one kind does not mean the program's default of none.
-  const timed = flags.has('relatime') || flags.has('strictatime')
+  const timed = (['relatime', 'strictatime', 'nodiratime'] as const).some(flag => flags.has(flag))
   for (const flag of defaults.flags) {
     if (!parsed.namedFlags.has(flag) && !(flag === 'noatime' && timed)) flags.add(flag)
   }

@@ -92,7 +92,7 @@ export const time: Cases = {
   },
 
   ...Object.fromEntries(
-    [['noatime'], ['relatime'], ['strictatime'], ['relatime', 'nodiratime']].map(options => [
+    [['noatime'], ['relatime'], ['strictatime'], ['nodiratime']].map(options => [
       `access times of a mount with ${options.join(',')}: none of lower objects`,
       { lowers: [oneOfEach('lower')], upper: oneOfEach('upper'), options, run: accessed },
     ]),

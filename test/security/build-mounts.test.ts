@@ -103,14 +103,14 @@ RUN --mount=type=tmpfs,target=/a/b/sub --mount=type=cache,target=/a/b/empty mv /
 RUN --mount=type=secret,id=k,target=/q/r/empty --mount=type=tmpfs,target=/q/r/sub mv /q/r /q/s && ln -s ${host} /q/r
 RUN --mount=type=tmpfs,target=/left/alone true
 RUN --mount=type=tmpfs,target=/kept/t touch /kept/file
-RUN ls -A / /moved /q /kept
+RUN ls -A / /moved /q /q/s /kept
 `)
       t.equal(made.status, 0, made.stderr)
       t.ok(untouched())
       const listing = made.stdout.slice(made.stdout.lastIndexOf('STEP'))
       t.match(listing, /\/kept:\nfile\n/, 'what was put beside a mount stays')
       t.match(listing, /\/moved:\nc\nx\n/, 'its own stubs went, wherever they were moved')
-      t.match(listing, /\/q:\nr\n/)
+      t.match(listing, /\/q:\nr\ns\n\n\/q\/s:\n$/m)
       t.notMatch(listing, /left/)
       t.end()
     })

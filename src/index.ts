@@ -157,6 +157,7 @@ const OPTIONS: Readonly<Record<keyof Required<MountOptions>, string | readonly u
   squashToGid: 'number',
   xattrPermissions: [0, 1, 2],
   noxattrs: 'boolean',
+  userxattr: 'boolean',
   staticNlink: 'boolean',
   noacl: 'boolean',
   whiteout: ['auto', 'char', 'xattr', 'file'],

@@ -49,8 +49,6 @@ export interface ExtractOptions {
 
 const createFlags = sys.O_WRONLY | sys.O_CREAT | sys.O_EXCL | sys.O_NOFOLLOW
 const maxPath = 4095
-/** Their modes and times are kept in memory until the end: about 500 bytes each. */
-const maxDirectories = 2_000_000
 
 interface Directory {
   mode: number
@@ -121,6 +119,11 @@ export class TarExtractor implements TarHandler {
   /** One line each, at most 100: attributes that this filesystem or user cannot have, devices left out. */
   get warnings(): string[] {
     return this.#metadata.warnings
+  }
+
+  /** Whose modes and times are kept in memory until the end: about 500 bytes each. */
+  get directories(): number {
+    return this.#directories.size
   }
 
   raw(bytes: Buffer): void {
@@ -323,7 +326,7 @@ export class TarExtractor implements TarHandler {
     const known = this.#directories.get(path)
     // the last of several entries says what the attributes are, all of them
     if (!fresh && this.#overlay && known?.listed === true) this.#metadata.dropXattrs(self)
-    this.#remember(path, {
+    this.#directories.set(path, {
       mode: entry.mode,
       mtime: entry.mtime,
       mtimeNsec: entry.mtimeNsec,
@@ -365,7 +368,7 @@ export class TarExtractor implements TarHandler {
     if (opaque) this.#whiteouts.makeOpaque(parentFd, name)
     this.#keep(path)
     const root = { uid: 0, gid: 0 }
-    this.#remember(path, {
+    this.#directories.set(path, {
       mode: 0o755,
       mtime: this.#entry?.mtime ?? 0,
       mtimeNsec: this.#entry?.mtimeNsec ?? 0,
@@ -373,12 +376,6 @@ export class TarExtractor implements TarHandler {
       owner: this.#metadata.chown(root, parentFd, name),
       listed: false,
     })
-  }
-
-  #remember(path: string, directory: Directory): void {
-    if (this.#directories.size >= maxDirectories && !this.#directories.has(path))
-      throw new OciError('limit', `more than ${maxDirectories} directories`)
-    this.#directories.set(path, directory)
   }
 
   #parent(path: string): number {

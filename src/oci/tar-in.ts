@@ -18,13 +18,19 @@ export interface TarLimits {
   /** Bytes of the uncompressed archive. */
   bytes: number
   entries: number
+  /** They are kept in memory. */
+  directories: number
 }
 
 /** What no filesystem takes. */
 const WRONG_NAMES: ReadonlySet<number> = new Set([E.ENOTDIR, E.ENAMETOOLONG])
 
 /** Far above any image, below what fills a large machine by accident. */
-export const defaultTarLimits: TarLimits = { bytes: 1024 ** 4, entries: 20_000_000 }
+export const defaultTarLimits: TarLimits = {
+  bytes: 1024 ** 4,
+  entries: 20_000_000,
+  directories: 2_000_000,
+}
 
 export interface ApplyTarOptions extends ExtractOptions {
   /** diffID that the archive must have. */
@@ -90,6 +96,8 @@ export async function applyTar(
       reader.write(chunk)
       if (reader.entries > limits.entries)
         throw new OciError('limit', `${what} has more than ${limits.entries} entries`)
+      if (extractor.directories > limits.directories)
+        throw new OciError('limit', `${what} has more than ${limits.directories} directories`)
       if (record !== undefined) await record.drain()
       options.onProgress?.(digester.size)
       // A source that is always ready (a cached file) would keep signals and timers waiting.

@@ -23,6 +23,8 @@ const names = [
     './',
     '/abs',
     '\xff\xfe',
+    'docs/',
+    '\xe7\x9b\xae',
     's',
     'l',
   ],
@@ -33,7 +35,11 @@ const hostileNames = ['../x', 'd/../a', 's/a', '.wh...', 'd/e/f/g', '']
 const hostileTypes = ['S', '9', 'M', 'x']
 const hostileTargets = ['..', '/', 's', '.wh.a', '../../etc', '']
 const paxKeys: [string, string[]][] = [
-  ['path', ['a', 'd/x', '../y', 'n'.repeat(300), 'd/']],
+  ['path', ['a', 'd/x', '../y', 'n'.repeat(300), 'd/', 'docs/\xe7\x9b\xae\xe5\xbd\x95', 'docs/x/']],
+  ['hdrcharset', ['BINARY']],
+  ['LIBARCHIVE.xattr.user.b', ['', 'eHg=', '%']],
+  ['GNU.sparse.offset', ['0', '1,2']],
+  ['GNU.sparse.numbytes', ['3']],
   ['linkpath', targets],
   ['size', ['0', '5', '512', '99999999999999', 'x', '']],
   ['mtime', ['1', '-1.5', '1e9', '99999999999999999', '1.999999999999']],
@@ -74,7 +80,11 @@ function makeArchive(random: Random): Buffer {
     }
     if (random.below(20) === 0) parts.push(pax({ [random.pick(paxKeys)[0]]: 'x' }, 'g'))
     if (random.below(20) === 0)
-      parts.push({ name: 'L', type: random.pick(['L', 'K']), data: `d/${'n'.repeat(random.below(200))}\0` })
+      parts.push({
+        name: 'L',
+        type: random.pick(['L', 'K']),
+        data: `d/${'n'.repeat(random.below(200))}${random.pick(['', '', '/'])}\0`,
+      })
     parts.push(entry)
   }
   return tar(...parts)

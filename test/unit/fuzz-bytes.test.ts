@@ -11,6 +11,7 @@ const ROUNDS: Readonly<Record<TargetName, number>> = {
   xattrs: 150,
   state: 1000,
   database: 20,
+  tar: 300,
 }
 
 for (const [name, rounds] of Object.entries(ROUNDS) as [TargetName, number][]) {

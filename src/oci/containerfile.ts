@@ -1,7 +1,7 @@
 /**
- * Dockerfiles and Containerfiles: instructions with their lines, in stages. dockerfile-ast cuts the text into
- * instructions (directives, continuation lines, heredocs); words, JSON forms and comments inside a continuation are read
- * here, since the library was made for editors and drops blanks and quotes.
+ * Dockerfiles and Containerfiles: instructions with their lines, in stages. dockerfile-ast reads the directives;
+ * instructions are read here, since the library was made for editors: it drops blanks and quotes, and does not know a
+ * heredoc with the number of a descriptor (`3<<EOF`).
  * Source: the Dockerfile reference; moby/buildkit frontend/dockerfile/{parser,instructions}.
  */
 import { createRequire } from 'node:module'
@@ -109,8 +109,7 @@ export function parseContainerfile(text: string): Containerfile {
   const lines = text.split('\n')
   const globalArgs: Instruction[] = []
   const stages: Stage[] = []
-  for (const node of ast.getInstructions()) {
-    const instruction = readInstruction(node, lines, escape)
+  for (const instruction of readInstructions(lines, escape)) {
     if (instruction.keyword === 'FROM') stages.push(readStage(instruction, stages.length))
     else if (stages.length > 0) (stages.at(-1) as Stage).instructions.push(instruction)
     else if (instruction.keyword === 'ARG') globalArgs.push(instruction)
@@ -128,36 +127,46 @@ export function parseContainerfile(text: string): Containerfile {
 
 /** One instruction of its own: what ONBUILD carries. `line` is for messages. */
 export function parseInstruction(text: string, escape: EscapeChar, line: number): Instruction {
-  const prefix = escape === '`' ? '# escape=`\n' : ''
-  const whole = prefix + text
-  const node = parseAst(whole).getInstructions()[0]
-  if (node === undefined) throw malformed(line, 'no instruction')
-  const instruction = readInstruction(node, whole.split('\n'), escape)
-  return { ...instruction, line, endLine: line }
+  for (const instruction of readInstructions(text.split('\n'), escape))
+    return { ...instruction, line, endLine: line }
+  throw malformed(line, 'no instruction')
 }
 
-function readInstruction(node: Ast.Instruction, lines: readonly string[], escape: EscapeChar): Instruction {
-  const range = node.getRange()
-  const line = range.start.line + 1
-  const keyword = node.getKeyword().toUpperCase()
-  if (!isKeyword(keyword)) throw malformed(line, `unknown instruction '${node.getInstruction()}'`)
-  const physical = lines.slice(range.start.line, range.end.line + 1)
-  const { logical, used } = joinLines(physical, escape)
+/** A heredoc's body belongs to its instruction, whatever its lines look like. */
+function* readInstructions(lines: readonly string[], escape: EscapeChar): Generator<Instruction, void, void> {
+  for (let at = 0; at < lines.length;) {
+    if (/^\s*(#|$)/.test(lines[at] ?? '')) {
+      at += 1
+      continue
+    }
+    const instruction = readInstruction(lines, at, escape)
+    yield instruction
+    at = instruction.endLine
+  }
+}
+
+/** @param at the index of its first line */
+function readInstruction(lines: readonly string[], at: number, escape: EscapeChar): Instruction {
+  const line = at + 1
+  const { logical, next } = joinLines(lines, at, escape)
+  const [word = ''] = logical.trimStart().split(/\s/, 1)
+  const keyword = word.toUpperCase()
+  if (!isKeyword(keyword)) throw malformed(line, `unknown instruction '${word}'`)
   const rest = logical.trimStart().slice(keyword.length).trim()
   const { flags, args } = takeFlags(keyword, rest, line)
   // ONBUILD carries an instruction, with all that belongs to it.
   const carried = keyword === 'ONBUILD' ? (args.split(/\s/, 1)[0] ?? '').toUpperCase() : keyword
   const mayHave = isKeyword(carried) && heredocKeywords.has(carried)
-  const heredocs = mayHave ? readHeredocs(args, physical.slice(used), line) : []
+  const { heredocs, end } = mayHave ? readHeredocs(args, lines, next, line) : { heredocs: [], end: next }
   return {
     keyword,
     line,
-    endLine: range.end.line + 1,
+    endLine: end,
     flags,
     args,
     json: jsonKeywords.has(keyword) && heredocs.length === 0 ? readJson(args) : undefined,
     heredocs,
-    text: physical.join('\n'),
+    text: lines.slice(at, end).join('\n'),
   }
 }
 
@@ -166,22 +175,22 @@ function isKeyword(word: string): word is Keyword {
 }
 
 /** Joins lines that end in the escape character; comment lines and empty lines in between vanish, as in docker. */
-function joinLines(physical: readonly string[], escape: EscapeChar): { logical: string; used: number } {
+function joinLines(
+  lines: readonly string[],
+  first: number,
+  escape: EscapeChar,
+): { logical: string; next: number } {
   let logical = ''
-  let used = 0
-  for (const line of physical) {
-    used++
-    const isFirst = used === 1
-    if (!isFirst && (/^\s*#/.test(line) || line.trim() === '')) continue
+  let at = first
+  while (at < lines.length) {
+    const line = lines[at] ?? ''
+    at += 1
+    if (at > first + 1 && (/^\s*#/.test(line) || line.trim() === '')) continue
     const trimmed = line.replace(/[ \t]+$/, '')
-    if (trimmed.endsWith(escape)) {
-      logical += trimmed.slice(0, -1)
-      continue
-    }
-    logical += line
-    break
+    if (!trimmed.endsWith(escape)) return { logical: logical + line, next: at }
+    logical += trimmed.slice(0, -1)
   }
-  return { logical, used }
+  return { logical, next: at }
 }
 
 const flagKeywords: ReadonlySet<Keyword> = new Set(['ADD', 'COPY', 'FROM', 'HEALTHCHECK', 'RUN'])
@@ -225,16 +234,21 @@ export function isHeredocAlone(args: string): boolean {
 }
 
 /** `<<NAME`, `<<-NAME`, `<<"NAME"` in the order of the line; then their bodies. */
-function readHeredocs(args: string, body: readonly string[], line: number): Heredoc[] {
+function readHeredocs(
+  args: string,
+  lines: readonly string[],
+  next: number,
+  line: number,
+): { heredocs: Heredoc[]; end: number } {
   const heredocs: Heredoc[] = []
-  let at = 0
+  let at = next
   for (const word of splitWords(args)) {
     const match = heredocWord.exec(word)
     if (match === null) continue
     const [, dash, quote, name = ''] = match
     const content: string[] = []
     for (;;) {
-      const text = body[at++]
+      const text = lines[at++]
       if (text === undefined) throw malformed(line, `unterminated heredoc '${name}'`)
       const stripped = dash === '-' ? text.replace(/^\t+/, '') : text
       if (stripped === name) break
@@ -242,7 +256,7 @@ function readHeredocs(args: string, body: readonly string[], line: number): Here
     }
     heredocs.push({ name, content: content.map(text => `${text}\n`).join(''), expand: quote === '' })
   }
-  return heredocs
+  return { heredocs, end: at }
 }
 
 function readStage(from: Instruction, index: number): Stage {

@@ -108,8 +108,20 @@ HEALTHCHECK NONE
 MAINTAINER me
 `),
     [
-      { kind: 'run', mounts: ['type=cache,target=/c'], network: 'none', command: { shell: 'echo $A' } },
-      { kind: 'run', mounts: [], command: { exec: ['/bin/echo', 'a b', '"q"'] } },
+      {
+        kind: 'run',
+        mounts: [{ type: 'cache', id: '/c', source: '', target: '/c', readOnly: false, sharing: 'shared' }],
+        network: 'none',
+        security: 'sandbox',
+        command: { shell: 'echo $A' },
+      },
+      {
+        kind: 'run',
+        mounts: [],
+        network: 'default',
+        security: 'sandbox',
+        command: { exec: ['/bin/echo', 'a b', '"q"'] },
+      },
       { kind: 'cmd', command: { shell: 'echo hi' } },
       { kind: 'cmd', command: { exec: [] } },
       { kind: 'entrypoint', command: { exec: ['a'] } },
@@ -218,6 +230,16 @@ B
     command: { shell: '/dev/pipes/E.x' },
     script: { name: 'E.x', content: '#!/bin/awk -f\nBEGIN { print $A }\n' },
   })
+})
+
+t.test('the lines of a heredoc are no instructions, whatever they look like', async t => {
+  const [fed, next] = steps(
+    'FROM x\nRUN <<EOF 3<<IN1 awk \\\n  # a comment\n  -f -\nprint \\\nEOF\nRUN no <<X\n# none\nIN1\nRUN yes\n',
+  )
+  t.match(fed, {
+    command: { shell: /^<<EOF 3<<IN1 awk +-f -\nprint \\\nEOF\nRUN no <<X\n# none\nIN1$/ },
+  })
+  t.match(next, { command: { shell: 'yes' } })
 })
 
 t.test('ONBUILD carries an instruction', async t => {

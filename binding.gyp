@@ -35,6 +35,16 @@
         'native/write-data.cc',
         'native/xattr.cc',
       ],
+      # The names of system calls, from the headers of the machine it is built on.
+      'actions': [
+        {
+          'action_name': 'syscalls',
+          'inputs': ['native/syscalls.sh'],
+          'outputs': ['<(SHARED_INTERMEDIATE_DIR)/syscalls.inc'],
+          'action': ['sh', 'native/syscalls.sh', '<@(_outputs)'],
+        },
+      ],
+      'include_dirs': ['<(SHARED_INTERMEDIATE_DIR)'],
       'defines': ['NAPI_VERSION=8', '_GNU_SOURCE', '_FILE_OFFSET_BITS=64'],
       # node's own common.gypi sets -std=gnu++17 or gnu++20 according to its version; ours comes last and wins.
       'cflags_cc!': ['-std=gnu++17', '-std=gnu++1y', '-fno-omit-frame-pointer'],
@@ -66,6 +76,14 @@
       'sources': ['native/userns/userns.c'],
       'cflags_c': ['-std=gnu11', '-Wall', '-Wextra', '-Werror', '-O2'],
       'ldflags': ['-Wl,--as-needed'],
+    },
+    {
+      # Runs from memory inside containers: linked with all that it needs, since there the loader would be theirs.
+      'target_name': 'lamina-enter',
+      'type': 'executable',
+      'sources': ['native/enter/enter.c'],
+      'cflags_c': ['-std=gnu11', '-Wall', '-Wextra', '-Werror', '-O2'],
+      'ldflags': ['-static'],
     },
   ],
 }

@@ -4,6 +4,7 @@ import type { ProcessSpec } from '../manager/containers/container-spec.js'
 import type { CreateWithMounts } from '../manager/containers/create.js'
 import type { IdMaps, IdRange } from '../manager/drivers/driver.js'
 import type { MountSpec } from '../manager/mounts/mount-spec.js'
+import type { SecurityOptions } from '../manager/security/security-options.js'
 import { append, keyValues } from './key-values.js'
 import { CliError } from './output.js'
 
@@ -14,6 +15,10 @@ export interface ContainerArguments {
   storageOpt?: string[]
   uidmap?: string[]
   gidmap?: string[]
+  securityOpt?: string[]
+  capAdd?: string[]
+  capDrop?: string[]
+  device?: string[]
   /** Of -v, --mount and --tmpfs, in the order in which they were given. */
   volume?: MountWord[]
 }
@@ -50,6 +55,48 @@ export function onContainer(command: Command): Command {
       append,
     )
     .option('--gidmap <container:host:length>', 'as --uidmap, which it follows otherwise', append)
+    .option(
+      '--cap-add <capability>',
+      'beyond the usual ones: NET_ADMIN, CAP_NET_ADMIN or ALL; may be repeated',
+      append,
+    )
+    .option('--cap-drop <capability>', 'not even that one, or ALL; may be repeated', append)
+    .option(
+      '--security-opt <option>',
+      'no-new-privileges, seccomp=unconfined or seccomp=PROFILE.json; may be repeated',
+      append,
+    )
+    .option('--device <device>', "a device of the host's: /dev/x[:/dev/y][:rwm]; may be repeated", append)
+}
+
+/** @throws StoreError invalid */
+async function securityOptions(options: ContainerArguments): Promise<SecurityOptions | undefined> {
+  const { capAdd, capDrop, securityOpt = [], device } = options
+  if (capAdd === undefined && capDrop === undefined && securityOpt.length === 0 && device === undefined)
+    return undefined
+  const { parseCapability } = await import('../manager/security/capabilities.js')
+  const { parseDevice } = await import('../manager/security/devices.js')
+  const { readProfile } = await import('../manager/security/seccomp-profile.js')
+  let noNewPrivileges = false
+  let seccomp: SecurityOptions['seccomp']
+  for (const option of securityOpt) {
+    const [, name = '', value] = /^([^:=]*)(?:[:=](.*))?$/s.exec(option) ?? []
+    if (name === 'no-new-privileges' && (value === undefined || value === 'true' || value === 'false')) {
+      noNewPrivileges = value !== 'false'
+    } else if (name === 'seccomp' && value !== undefined && value !== '') {
+      seccomp = value === 'unconfined' ? value : value === 'builtin' ? undefined : readProfile(value)
+    } else {
+      const known = 'no-new-privileges, seccomp=unconfined and seccomp=PROFILE.json are known'
+      throw new CliError(`--security-opt ${option}: ${known}`, 2)
+    }
+  }
+  return {
+    ...(capAdd === undefined ? {} : { capAdd: capAdd.map(parseCapability) }),
+    ...(capDrop === undefined ? {} : { capDrop: capDrop.map(parseCapability) }),
+    ...(noNewPrivileges ? { noNewPrivileges } : {}),
+    ...(seccomp === undefined ? {} : { seccomp }),
+    ...(device === undefined ? {} : { devices: device.map(parseDevice) }),
+  }
 }
 
 export interface ProcessArguments {
@@ -151,6 +198,7 @@ export async function containerOptions(
   const { parseSize } = await import('../manager/mounts/size.js')
   const size = sizeOf(options.storageOpt ?? [], parseSize)
   const ids = idMaps(options)
+  const security = await securityOptions(options)
   const mounts = (options.volume ?? []).map(([flag, text]): MountSpec => parsers[flag](text))
   return {
     ...(options.name === undefined ? {} : { name: options.name }),
@@ -159,5 +207,6 @@ export async function containerOptions(
     readOnly: options.readOnly === true,
     ...(size === undefined ? {} : { size }),
     ...(ids === undefined ? {} : { ids }),
+    ...(security === undefined ? {} : { security }),
   }
 }

@@ -2,11 +2,14 @@
  * The runtime's view of a container: config.json of an OCI bundle.
  * Source: OCI runtime-spec config.md, config-linux.md; defaults as docker and podman have them.
  */
-import { mkdirSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, readdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import type { ContainerUser } from './container-user.js'
 import type { IdMaps, IdRange } from './drivers/driver.js'
 import { hasOneId, inUserNamespace } from './rootless/standing.js'
+import { cgroupRules, deviceNodes, type DeviceNode } from './security/devices.js'
+import { capabilitiesOf, seccompOf, type SecurityOptions } from './security/security-options.js'
+import { StoreError } from './store-error.js'
 
 export interface BundleMount {
   readonly type: 'bind' | 'tmpfs'
@@ -31,32 +34,15 @@ export interface BundleOptions {
   readonly mounts?: readonly BundleMount[]
   /** The container gets a user namespace with these ids. */
   readonly ids?: IdMaps
+  /** Docker's defaults otherwise. */
+  readonly security?: SecurityOptions
 }
-
-/** As docker grants them. Source: moby oci/caps/defaults.go. */
-const CAPABILITIES: Readonly<Record<string, number>> = {
-  CAP_CHOWN: 0,
-  CAP_DAC_OVERRIDE: 1,
-  CAP_FOWNER: 3,
-  CAP_FSETID: 4,
-  CAP_KILL: 5,
-  CAP_SETGID: 6,
-  CAP_SETUID: 7,
-  CAP_SETPCAP: 8,
-  CAP_NET_BIND_SERVICE: 10,
-  CAP_NET_RAW: 13,
-  CAP_SYS_CHROOT: 18,
-  CAP_MKNOD: 27,
-  CAP_AUDIT_WRITE: 29,
-  CAP_SETFCAP: 31,
-}
-/** As linux/capability.h counts them. */
-export const CAPABILITY_NUMBERS: readonly number[] = Object.values(CAPABILITIES)
 
 /** Source: moby oci/defaults.go. */
-export const MASKED = [
+const MASKED = [
   '/proc/acpi',
   '/proc/asound',
+  '/proc/interrupts',
   '/proc/kcore',
   '/proc/keys',
   '/proc/latency_stats',
@@ -67,6 +53,14 @@ export const MASKED = [
   '/sys/firmware',
   '/sys/devices/virtual/powercap',
 ]
+/** Absolute in the container. What is not there is no fault. */
+export function maskedPaths(): string[] {
+  const cpus = '/sys/devices/system/cpu'
+  const throttles = existsSync(cpus) ? readdirSync(cpus).filter(name => /^cpu\d+$/.test(name)) : []
+  const paths = throttles.map(name => `${cpus}/${name}/thermal_throttle`)
+  return [...MASKED, ...paths.filter(path => existsSync(path))]
+}
+
 export const READ_ONLY = ['/proc/bus', '/proc/fs', '/proc/irq', '/proc/sys', '/proc/sysrq-trigger']
 
 /** Node's own devices come from the runtime; these are the usual mounts around them. */
@@ -104,7 +98,7 @@ const HOST_SYS = {
 
 /** The `process` of config.json, which is also what `exec` takes. */
 export function processConfig(options: BundleOptions): object {
-  const bounding = Object.keys(CAPABILITIES)
+  const bounding = capabilitiesOf(options.security)
   const own = options.user.uid === 0 ? bounding : []
   return {
     terminal: options.terminal === true,
@@ -113,7 +107,7 @@ export function processConfig(options: BundleOptions): object {
     env: options.env,
     cwd: options.cwd,
     capabilities: { bounding, effective: own, permitted: own, inheritable: [], ambient: [] },
-    noNewPrivileges: false,
+    noNewPrivileges: options.security?.noNewPrivileges === true,
   }
 }
 
@@ -133,9 +127,19 @@ function systemMounts(hostSys: boolean): readonly { readonly type: string }[] {
 }
 
 export function runtimeConfig(options: BundleOptions): object {
-  const namespaces = ['pid', 'ipc', 'uts', 'mount', ...(options.network === 'none' ? ['network'] : [])]
+  const namespaces = [
+    'pid',
+    'ipc',
+    'uts',
+    'mount',
+    'cgroup',
+    ...(options.network === 'none' ? ['network'] : []),
+  ]
   if (options.ids !== undefined) namespaces.push('user')
   const rootless = inUserNamespace()
+  const devices = deviceNodes(options.security?.devices ?? [])
+  if (rootless) refuseLimited(devices)
+  const seccomp = seccompOf(options.security)
   const hostSys = (options.ids !== undefined || rootless) && options.network === 'host'
   return {
     ociVersion: '1.0.2',
@@ -144,6 +148,8 @@ export function runtimeConfig(options: BundleOptions): object {
     hostname: options.hostname ?? 'lamina',
     mounts: [
       ...systemMounts(hostSys),
+      // In a user namespace no node can be made: the host's own is shown.
+      ...(rootless ? devices.map(deviceMount) : []),
       ...(options.mounts ?? []).map(mount => ({
         destination: mount.target,
         type: mount.type,
@@ -153,15 +159,49 @@ export function runtimeConfig(options: BundleOptions): object {
     ],
     linux: {
       // A device cgroup is not an ordinary user's to set; he can make no device either.
-      ...(rootless ? {} : { resources: { devices: [{ allow: true, access: 'rwm' }] } }),
+      ...(rootless
+        ? {}
+        : { devices: devices.map(deviceEntry), resources: { devices: cgroupRules(devices) } }),
+      ...(seccomp === undefined ? {} : { seccomp }),
       namespaces: namespaces.map(type => ({ type })),
       ...(options.ids === undefined
         ? {}
         : { uidMappings: options.ids.uid.map(mapping), gidMappings: options.ids.gid.map(mapping) }),
-      maskedPaths: MASKED,
+      maskedPaths: maskedPaths(),
       readonlyPaths: READ_ONLY,
     },
   }
+}
+
+const deviceEntry = ({ path, type, major, minor, mode, uid, gid }: DeviceNode): object => ({
+  path,
+  type,
+  major,
+  minor,
+  fileMode: mode,
+  uid,
+  gid,
+})
+
+const deviceMount = ({ source, path }: DeviceNode): object => ({
+  destination: path,
+  type: 'bind',
+  source,
+  options: ['bind', 'rprivate', 'nosuid', 'noexec'],
+})
+
+/**
+ * Where no device cgroup is set, a node that is shown can be read and written by whom its mode allows.
+ * @throws StoreError unsupported
+ */
+export function refuseLimited(devices: readonly DeviceNode[]): void {
+  const limited = devices.find(({ access }) => !access.includes('r') || !access.includes('w'))
+  if (limited === undefined) return
+  throw new StoreError(
+    'unsupported',
+    `--device ${limited.source}:${limited.access}: reading and writing cannot be told apart here`,
+    'that takes root and crun or runc; leave the letters out, or write rw',
+  )
 }
 
 /** Writes DIR/config.json. */

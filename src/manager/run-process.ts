@@ -4,10 +4,14 @@ import { spawn, type ChildProcess, type StdioOptions } from 'node:child_process'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import type { RunningProcess } from './containers/uses.js'
-import type { EnterRequest } from './namespaces/request.js'
+import type { Fd } from '../base/fd.js'
+import * as sys from '../sys/index.js'
+import { enteringProgram, enteringRequest } from './namespaces/entering.js'
+import { PROGRAM_FD, REQUEST_FD, type EnterRequest } from './namespaces/request.js'
 import { writeBundle, type BundleOptions } from './oci-bundle.js'
 import { findProgram, findRuntime, runtimeCommand } from './oci-runtime.js'
 import { StoreError } from './store-error.js'
+import { passOn, passTerminal, Pipes, safeStreams } from './streams.js'
 
 export interface RunOptions extends BundleOptions {
   /** What the runtime calls the container. */
@@ -45,7 +49,7 @@ export async function runProcess(options: RunOptions): Promise<number> {
   return await execute(words, options, stop)
 }
 
-/** For hosts without a runtime: the same mounts, namespaces and capabilities; no seccomp, no cgroup. */
+/** For hosts without a runtime: the same mounts, namespaces, capabilities and system calls; no cgroup, so no devices. */
 async function runInNamespaces(options: RunOptions): Promise<number> {
   const unshare = findProgram('unshare')
   if (unshare === undefined) {
@@ -54,34 +58,38 @@ async function runInNamespaces(options: RunOptions): Promise<number> {
   if (options.ids !== undefined) {
     throw new StoreError('unsupported', '--uidmap needs an OCI runtime', 'install crun or runc')
   }
-  const namespaces = ['--mount', '--pid', '--uts', '--ipc', '--propagation', 'private']
+  const namespaces = ['--mount', '--pid', '--uts', '--ipc', '--cgroup', '--propagation', 'private']
   if (options.network === 'none') namespaces.push('--net')
   const words = [unshare, ...namespaces, '--fork', '--kill-child', '--', process.execPath, ENTER]
-  return await execute(words, options, child => child.kill('SIGKILL'), { bundle: bundleOf(options) })
+  const bundle = bundleOf(options)
+  const request: EnterRequest = { bundle }
+  return await execute(words, options, child => child.kill('SIGKILL'), {
+    bytes: JSON.stringify(request),
+    terminal: options.terminal === true,
+  })
 }
 
-/** One more command beside the child of `keeper`, which {@link runProcess} started without a runtime. */
+/** One more command beside the process `pid`, the first of a container that {@link runProcess} started without a runtime. */
 export async function enterNamespaces(
   pid: number,
   bundle: BundleOptions,
   stdin: 'ignore' | 'inherit',
   onStart: (child: ChildProcess) => void,
 ): Promise<number> {
-  const nsenter = findProgram('nsenter')
-  if (nsenter === undefined) {
-    throw new StoreError('unsupported', 'exec needs nsenter(1) here', 'install util-linux, crun or runc')
-  }
-  // The host's network is here already, and an ordinary user may not enter it.
-  const net = bundle.network === 'host' ? [] : ['--net']
-  const words = [nsenter, '--target', String(pid), '--uts', '--ipc', ...net, '--pid', '--']
+  using program = enteringProgram()
   const options = { stdio: [stdin, 'inherit', 'inherit'] as const, onStart }
-  const request = { pid, bundle }
-  return await execute([...words, process.execPath, ENTER], options, child => child.kill('SIGKILL'), request)
+  // In the child it is the descriptor behind the others.
+  const words = [`/proc/self/fd/${PROGRAM_FD}`, String(REQUEST_FD)]
+  return await execute(words, options, child => child.kill('SIGKILL'), {
+    bytes: enteringRequest(bundle, pid),
+    terminal: bundle.terminal === true,
+    program,
+  })
 }
 
 /** What the entering program needs of the options, which hold functions too. */
 function bundleOf(options: RunOptions): BundleOptions {
-  const { rootfs, args, env, cwd, user, hostname, network, readOnly, mounts } = options
+  const { rootfs, args, env, cwd, user, hostname, network, readOnly, mounts, terminal, security } = options
   return {
     rootfs,
     args,
@@ -92,32 +100,61 @@ function bundleOf(options: RunOptions): BundleOptions {
     ...(hostname === undefined ? {} : { hostname }),
     ...(readOnly === undefined ? {} : { readOnly }),
     ...(mounts === undefined ? {} : { mounts }),
+    ...(terminal === undefined ? {} : { terminal }),
+    ...(security === undefined ? {} : { security }),
   }
 }
 
-async function execute(
+/** What is started without a runtime. */
+interface Entering {
+  /** Read from {@link REQUEST_FD}. */
+  readonly bytes: Buffer | string
+  /** It gets a terminal of its own. */
+  readonly terminal: boolean
+  /** For {@link PROGRAM_FD}. */
+  readonly program?: Fd
+}
+
+/** Runs what starts a command in a container, to its end. */
+export async function execute(
   words: readonly string[],
-  options: Pick<RunOptions, 'stdio' | 'signal' | 'onStart'>,
+  options: Pick<RunOptions, 'stdio' | 'signal' | 'onStart' | 'terminal'>,
   stop: (child: ChildProcess) => void,
-  request?: EnterRequest,
+  entering?: Entering,
 ): Promise<number> {
   const [program = '', ...args] = words
-  const stdio: StdioOptions = [...options.stdio, ...(request === undefined ? [] : ['pipe' as const])]
+  const ownTerminal = entering?.terminal === true
+  // A runtime passes this terminal on itself.
+  const wanted = ownTerminal ? (['ignore', 'ignore', 'inherit'] as const) : options.stdio
+  const used = options.terminal === true || ownTerminal ? [...wanted] : safeStreams(wanted)
+  const [ours, theirs] = ownTerminal ? sys.socketpair(sys.SOCK_STREAM | sys.SOCK_NONBLOCK) : []
+  using socket = ours
+  const pipes = new Pipes(used)
+  const stdio: StdioOptions = [...pipes.stdio]
+  if (entering !== undefined) stdio.push('pipe', theirs?.n ?? 'ignore', entering.program?.n ?? 'ignore')
+  // What this process was started with is not for a container: a directory among it leads out of any root (CVE-2024-21626).
+  sys.closeOnExec(3)
   const child = spawn(program, args, { stdio })
-  const requests = child.stdio[3]
-  if (request !== undefined && requests !== null && requests !== undefined && 'end' in requests) {
+  theirs?.close()
+  pipes.attach(child)
+  const requests = child.stdio[REQUEST_FD]
+  if (entering !== undefined && requests !== null && requests !== undefined && 'end' in requests) {
     // It may have ended before it read: its exit code says so.
     requests.on('error', () => undefined)
-    requests.end(JSON.stringify(request))
+    requests.end(entering.bytes)
   }
   options.onStart?.(child)
+  if (!ownTerminal) passOn(child, wanted, used)
+  const terminal = socket === undefined ? undefined : passTerminal(child, socket)
   const onAbort = (): void => stop(child)
   options.signal?.addEventListener('abort', onAbort)
   try {
     const code = await new Promise<number>((resolve, reject) => {
       child.once('error', reject)
-      child.once('close', (status, signal) => resolve(status ?? 128 + signalNumber(signal)))
+      child.once('exit', (status, signal) => resolve(status ?? 128 + signalNumber(signal)))
     })
+    await pipes.ended()
+    await terminal
     options.signal?.throwIfAborted()
     return code
   } finally {

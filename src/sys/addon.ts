@@ -181,8 +181,12 @@ export interface Addon {
 
   // native/process.cc
   exitNow(code: number): never
-  exec(path: string, args: Uint8Array, env: Uint8Array): number
-  dropBounding(low: number, high: number): number
+  exec(program: string | number, args: Uint8Array, env: Uint8Array): number
+  sealedCopy(path: string): number
+  memoryFile(bytes: Uint8Array): number
+  pipe(): [number, number] | number
+  closeOnExec(first: number): number
+  syscalls(): Readonly<Record<string, number>>
   setHostname(name: string): number
 
   // native/socket.cc

@@ -19,10 +19,41 @@ export function setHostname(name: string): void {
   check(addon.setHostname(name), 'sethostname')
 }
 
-/** Takes all capabilities but `keep` (their numbers) out of the bounding set of what this process becomes. */
-export function dropBounding(keep: readonly number[]): void {
-  const mask = keep.reduce((bits, cap) => bits | (1n << BigInt(cap)), 0n)
-  check(addon.dropBounding(Number(mask & 0xffffffffn), Number(mask >> 32n)), 'prctl')
+/** The same with the program behind a descriptor. @throws SysError EACCES, ENOEXEC */
+export function execFd(fd: number, args: readonly string[], env: readonly string[]): never {
+  check(addon.exec(fd, strings(args), strings(env)), 'execveat')
+  throw new Error('execveat returned')
+}
+
+/** A copy of a program, in memory, that nobody can change. @throws SysError ENOENT, EACCES (sysctl vm.memfd_noexec) */
+export function sealedCopy(path: string): Fd {
+  return new Fd(check(addon.sealedCopy(path), 'memfd_create', path))
+}
+
+/** A descriptor from which what this process becomes can read `bytes`. */
+export function memoryFile(bytes: Uint8Array): Fd {
+  return new Fd(check(addon.memoryFile(bytes), 'memfd_create'))
+}
+
+/** pipe2(2), close-on-exec. */
+export function pipe(): [read: Fd, write: Fd] {
+  const pair = addon.pipe()
+  if (typeof pair === 'number') throw new SysError(-pair, 'pipe2')
+  return [new Fd(pair[0]), new Fd(pair[1])]
+}
+
+/** Every descriptor from `first` on is closed in what this process starts, those too that it was started with. */
+export function closeOnExec(first: number): void {
+  check(addon.closeOnExec(first), 'close_range')
+}
+
+/** Numbers of system calls by name, and this machine's number for seccomp filters (AUDIT_ARCH_*), 0 where that is not known. */
+export function syscalls(): {
+  readonly numbers: Readonly<Record<string, number>>
+  readonly auditArch: number
+} {
+  const { '': arch = 0, ...numbers } = addon.syscalls()
+  return { numbers, auditArch: arch >>> 0 }
 }
 
 /**

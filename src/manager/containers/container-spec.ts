@@ -1,6 +1,7 @@
 /** What a container was created with, beyond its row: JSON in `containers.spec`. */
 import type { IdMaps, IdRange } from '../drivers/driver.js'
 import type { MountSpec } from '../mounts/mount-spec.js'
+import type { SecurityOptions } from '../security/security-options.js'
 
 export interface ContainerSpec {
   readonly mounts: readonly MountSpec[]
@@ -10,6 +11,8 @@ export interface ContainerSpec {
   readonly size?: number
   /** Ids of the container and of the host; the same otherwise. */
   readonly ids?: IdMaps
+  /** Beyond Docker's defaults, or less. */
+  readonly security?: SecurityOptions
   /** What `run` and `bundle` start. */
   readonly process?: ProcessSpec
 }

@@ -5,6 +5,7 @@ import type { ContainerRecord } from '../containers.js'
 import type { LeasedUse } from './container-record.js'
 import type { IdMaps } from '../drivers/driver.js'
 import type { MountSpec, VolumeMount } from '../mounts/mount-spec.js'
+import type { SecurityOptions } from '../security/security-options.js'
 import type { Store } from '../store.js'
 import { StoreError } from '../store-error.js'
 import type { ContainerSpec, ProcessSpec } from './container-spec.js'
@@ -22,6 +23,7 @@ export interface CreateWithMounts {
   readonly readOnly?: boolean
   readonly size?: number
   readonly ids?: IdMaps
+  readonly security?: SecurityOptions
   readonly process?: ProcessSpec
   /** Of the command that makes it, from the same moment on. */
   readonly use?: LeasedUse
@@ -84,6 +86,7 @@ async function createLeased(
     readOnly: options.readOnly === true,
     ...(options.size === undefined ? {} : { size: options.size }),
     ...(options.ids === undefined ? {} : { ids: options.ids }),
+    ...(options.security === undefined ? {} : { security: options.security }),
     ...(options.process === undefined ? {} : { process: options.process }),
   }
   return await store.containers.create({

@@ -1,9 +1,8 @@
 /** `exec`: one more process in a container that a `run` keeps running. */
-import { spawn } from 'node:child_process'
 import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { processConfig } from '../oci-bundle.js'
-import { enterNamespaces } from '../run-process.js'
+import { enterNamespaces, execute } from '../run-process.js'
 import type { Store } from '../store.js'
 import { StoreError } from '../store-error.js'
 import { specOf, type ProcessSpec } from './container-spec.js'
@@ -52,16 +51,10 @@ export async function execInContainer(store: Store, ref: string, options: ExecOp
   await using scratch = store.scratch()
   const file = join(scratch.dir, 'process.json')
   writeFileSync(file, JSON.stringify(processConfig(bundle)))
-  const [program = '', ...words] = running.command
-  return await withSignals(
-    started =>
-      new Promise((resolve, reject) => {
-        const child = spawn(program, [...words, 'exec', '--process', file, running.id], {
-          stdio: [stdin, 'inherit', 'inherit'],
-        })
-        started(child)
-        child.once('error', reject)
-        child.once('close', (code, signal) => resolve(code ?? (signal === 'SIGKILL' ? 137 : 143)))
-      }),
-  )
+  const words = [...running.command, 'exec', '--process', file, running.id]
+  const stdio = [stdin, 'inherit', 'inherit'] as const
+  return await withSignals(async onStart => {
+    const how = { stdio, terminal: options.terminal, onStart }
+    return await execute(words, how, child => child.kill('SIGKILL'))
+  })
 }

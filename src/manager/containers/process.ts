@@ -66,6 +66,7 @@ export function bundleOf(
     terminal: wanted.terminal,
     readOnly: spec.readOnly,
     ...(spec.ids === undefined ? {} : { ids: spec.ids }),
+    ...(spec.security === undefined ? {} : { security: spec.security }),
   }
 }
 

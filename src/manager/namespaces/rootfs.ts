@@ -11,7 +11,8 @@ import * as sys from '../../sys/index.js'
 import { hasOneId, inUserNamespace } from '../rootless/standing.js'
 import { attach, cloneTree, makeTmpfs } from '../mounts/mount-tree.js'
 import { makeInRoot } from '../mounts/target.js'
-import { MASKED, READ_ONLY, type BundleMount, type BundleOptions } from '../oci-bundle.js'
+import { deviceNodes, type DeviceNode } from '../security/devices.js'
+import { maskedPaths, READ_ONLY, refuseLimited, type BundleMount, type BundleOptions } from '../oci-bundle.js'
 
 const DIR = sys.O_PATH | sys.O_DIRECTORY | sys.O_NOFOLLOW
 const SAFE = sys.MOUNT_ATTR_NOSUID | sys.MOUNT_ATTR_NODEV | sys.MOUNT_ATTR_NOEXEC
@@ -26,17 +27,23 @@ const LINKS: readonly (readonly [name: string, target: string])[] = [
 
 /** Makes `bundle.rootfs` the root of this process, which is alone in its mount namespace. @throws SysError */
 export function enterNewRoot(bundle: BundleOptions): void {
+  const devices = deviceNodes(bundle.security?.devices ?? [])
+  refuseLimited(devices)
+  const masked = maskedPaths()
   using root = cloneTree(sys.AT_FDCWD, fromUtf8(bundle.rootfs), { recursive: true, readOnly: false })
+  // No device cgroup guards what an image or a volume holds.
+  sys.mountSetattr(root.n, '', sys.AT_RECURSIVE, { set: sys.MOUNT_ATTR_NODEV })
   {
     using place = sys.openat(sys.AT_FDCWD, fromUtf8(bundle.rootfs), DIR)
     attach(root.n, place.n)
   }
   using proc = on(root, 'proc', newMount('proc', SAFE))
   using sysfs = on(root, 'sys', bundle.network === 'host' && inUserNamespace() ? hostSys() : newSys())
-  using dev = on(root, 'dev', makeTmpfs(['dev', 'exec', 'mode=0755', 'size=64k'], false))
+  using dev = on(root, 'dev', makeTmpfs(['exec', 'mode=0755', 'size=64k'], false))
   fillDev(dev)
   for (const mount of bundle.mounts ?? []) mountIn(root, mount)
-  guard(root, { proc, sys: sysfs })
+  for (const device of devices) showDevice(root, device)
+  guard(root, { proc, sys: sysfs }, masked)
   if (bundle.readOnly === true) sys.mountSetattr(root.n, '', 0, { set: sys.MOUNT_ATTR_RDONLY })
   sys.fchdir(root.n)
   // The old root comes to lie on the new one, and goes: pivot_root(2), "pivot_root(".", ".")".
@@ -90,6 +97,13 @@ function fillDev(dev: Fd): void {
   for (const [name, target] of LINKS) sys.symlinkat(target, dev.n, name)
 }
 
+/** The host's node: a new one would take rights that this process may not have. */
+function showDevice(root: Fd, { source, path }: DeviceNode): void {
+  using target = makeInRoot(root.n, fromUtf8(path), 'file')
+  using device = cloneTree(sys.AT_FDCWD, fromUtf8(source), { recursive: false, readOnly: false })
+  attach(device.n, target.n)
+}
+
 function mountIn(root: Fd, mount: BundleMount): void {
   const path = fromUtf8(mount.target)
   if (mount.type === 'tmpfs') {
@@ -102,13 +116,14 @@ function mountIn(root: Fd, mount: BundleMount): void {
     recursive: true,
     readOnly: mount.options.includes('ro'),
   })
+  sys.mountSetattr(tree.n, '', sys.AT_RECURSIVE, { set: sys.MOUNT_ATTR_NODEV })
   const isDir = sys.S_ISDIR(sys.statFd(tree.n).mode)
   using target = makeInRoot(root.n, path, isDir ? 'directory' : 'file')
   attach(tree.n, target.n)
 }
 
 /** What a container may not see or change of the host: hidden behind /dev/null or an empty directory, or read-only. */
-function guard(root: Fd, bases: Readonly<Record<string, Fd>>): void {
+function guard(root: Fd, bases: Readonly<Record<string, Fd>>, masked: readonly string[]): void {
   const find = (path: string): Fd | undefined => {
     const [, base = '', ...rest] = path.split('/')
     try {
@@ -125,7 +140,7 @@ function guard(root: Fd, bases: Readonly<Record<string, Fd>>): void {
       throw error
     }
   }
-  for (const path of MASKED) {
+  for (const path of masked) {
     using target = find(path)
     if (target === undefined) continue
     using mask = sys.S_ISDIR(sys.statFd(target.n).mode)

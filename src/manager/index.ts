@@ -100,6 +100,7 @@ const created: Keys<CreateWithMounts> = {
   readOnly: true,
   size: true,
   ids: true,
+  security: true,
   process: true,
   use: true,
 }

@@ -1,4 +1,5 @@
 import { Fd } from '../base/fd.js'
+import { SysError } from '../base/sys-error.js'
 import { addon, check } from './addon.js'
 
 const strings = (list: readonly string[]): Buffer =>

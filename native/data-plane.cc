@@ -1,5 +1,6 @@
 #include "data-plane.h"
 
+#include <fcntl.h>
 #include <linux/magic.h>
 #include <poll.h>
 #include <sys/stat.h>
@@ -155,6 +156,7 @@ class WriteTask final : public Task {
         file_(std::move(file)),
         nodeid_(header.nodeid),
         unique_(header.unique),
+        pid_(header.pid),
         in_(in),
         data_(std::move(data)) {}
 
@@ -162,7 +164,7 @@ class WriteTask final : public Task {
   bool must_run() const override { return true; }
 
   void run() override {
-    const ssize_t n = data_.write(*file_, in_);
+    const ssize_t n = data_.write(*file_, in_, pid_);
     if (n > 0) shared_->counters.bytes_written.fetch_add(static_cast<uint64_t>(n), std::memory_order_relaxed);
     next();
     file_.reset();
@@ -196,6 +198,7 @@ class WriteTask final : public Task {
   std::shared_ptr<File> file_;
   const uint64_t nodeid_;
   const uint64_t unique_;
+  const uint32_t pid_;
   const abi::fuse_write_in in_;
   WriteData data_;
 };
@@ -289,6 +292,7 @@ void DataPlane::expect_read(const File& file) {
 void DataPlane::read(const uint8_t* frame, const std::shared_ptr<File>& file) {
   const auto header = load<abi::fuse_in_header>(frame);
   const auto in = load<abi::fuse_read_in>(frame + sizeof(abi::fuse_in_header));
+  file->without_atime((in.flags & O_NOATIME) != 0);
   if (read_inline(header, in, *file)) {
     counters_.reads_inline++;
     return;
@@ -361,7 +365,7 @@ void DataPlane::write(const uint8_t* frame, const std::shared_ptr<File>& file, s
   if (!write_may_block(header, in, *file)) {
     WriteData data = piped ? WriteData(std::move(pipe_)) : WriteData(memory);
     const uint64_t begin = now();
-    const ssize_t n = data.write(*file, in);
+    const ssize_t n = data.write(*file, in, header.pid);
     writes_.took(begin, now());
     counters_.writes_inline++;
     if (n > 0) counters_.bytes_written += static_cast<uint64_t>(n);

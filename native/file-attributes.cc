@@ -8,6 +8,7 @@
 #include <cstring>
 
 #include "fuse-attr.h"
+#include "suidgid.h"
 
 namespace lamina {
 namespace {
@@ -25,16 +26,15 @@ timespec time_of(bool given, bool now, uint64_t sec, uint32_t nsec) {
   return {static_cast<time_t>(sec), static_cast<long>(nsec)};
 }
 
-// What chown(2) takes away: here also where the filesystem has not.
-bool kill_suidgid(int fd) {
+// A new owner of a file with setgid and without group execution: who gives it decides whether that stays, which JavaScript looks at.
+bool needs_giver(int fd, const abi::fuse_setattr_in& in) {
   struct stat st;
-  if (fstat(fd, &st) != 0) return false;
-  const mode_t taken = S_ISUID | ((st.st_mode & S_IXGRP) != 0 ? S_ISGID : 0);
-  return (st.st_mode & taken) == 0 || fchmod(fd, st.st_mode & kModeBits & ~taken) == 0;
+  return (in.valid & (abi::FATTR_UID | abi::FATTR_GID)) != 0 && (in.valid & abi::FATTR_MODE) == 0 &&
+         (fstat(fd, &st) != 0 || ((st.st_mode & S_ISGID) != 0 && (st.st_mode & S_IXGRP) == 0));
 }
 
 // Owner goes before mode, because chown clears setuid.
-bool change(int fd, const abi::fuse_setattr_in& in) {
+bool change(int fd, const abi::fuse_setattr_in& in, uint32_t pid) {
   if ((in.valid & (abi::FATTR_UID | abi::FATTR_GID)) != 0) {
     const uid_t uid = (in.valid & abi::FATTR_UID) != 0 ? in.uid : static_cast<uid_t>(-1);
     const gid_t gid = (in.valid & abi::FATTR_GID) != 0 ? in.gid : static_cast<gid_t>(-1);
@@ -42,7 +42,8 @@ bool change(int fd, const abi::fuse_setattr_in& in) {
   }
   if ((in.valid & abi::FATTR_MODE) != 0) {
     if (fchmod(fd, in.mode & kModeBits) != 0) return false;
-  } else if ((in.valid & abi::FATTR_KILL_SUIDGID) != 0 && !kill_suidgid(fd)) {
+  } else if ((in.valid & abi::FATTR_KILL_SUIDGID) != 0 && kill_suidgid(fd, static_cast<pid_t>(pid)) != 0) {
+    // What chown(2) takes away: here also where the filesystem has not.
     return false;
   }
   if ((in.valid & kTimes) == 0) return true;
@@ -89,7 +90,7 @@ std::optional<FileAttributes::Reply> FileAttributes::answer(const FileTable& fil
     if (file == nullptr || !file->writable() || size < sizeof header + sizeof in) return std::nullopt;
     memcpy(&in, frame + sizeof header, sizeof in);
     // Nothing at all is chown(-1, -1), which takes setuid.
-    if ((in.valid & ~kKnown) != 0 || (in.valid & kChanges) == 0 || !change(file->fd(), in)) return std::nullopt;
+    if ((in.valid & ~kKnown) != 0 || (in.valid & kChanges) == 0 || needs_giver(file->fd(), in) || !change(file->fd(), in, header.pid)) return std::nullopt;
   }
   struct statx st;
   const bool birth = opcode == abi::FUSE_STATX;

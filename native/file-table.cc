@@ -1,5 +1,7 @@
 #include "file-table.h"
 
+#include <fcntl.h>
+
 #include <algorithm>
 
 #include "patience.h"
@@ -13,6 +15,14 @@ File::File(int fd, bool writable, uint64_t ino)
 }
 
 File::~File() { close_fd(fd_); }
+
+void File::without_atime(bool on) {
+  if (on == without_atime_) return;
+  without_atime_ = on;
+  const int flags = fcntl(fd_, F_GETFL);
+  // For owners and CAP_FOWNER only; those of lower layers have it already. O_DIRECT and the like stay.
+  if (flags >= 0 && writable_) fcntl(fd_, F_SETFL, on ? flags | O_NOATIME : flags & ~O_NOATIME);
+}
 
 void FileTable::link(Slot* slot) {
   slot->older = newest_;

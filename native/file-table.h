@@ -43,12 +43,15 @@ class File {
 
   // Main thread only.
   Reads reads = Reads::kNowait;
+  // Whether READs from now on leave the access time alone, as the descriptor that they come from wants it (O_NOATIME).
+  void without_atime(bool on);
 
  private:
   const int fd_;
   const bool writable_;
   const uint64_t ino_;
   const bool far_;
+  bool without_atime_ = false;
   std::shared_ptr<Account> account_;
   uint64_t nodeid_ = 0;
 };

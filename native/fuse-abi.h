@@ -629,6 +629,7 @@ inline constexpr uint32_t FUSE_READDIRPLUS = 44;
 inline constexpr uint32_t FUSE_STATX = 52;
 
 // fuse_write_in.write_flags
+inline constexpr uint32_t FUSE_WRITE_CACHE = 1u << 0;
 inline constexpr uint32_t FUSE_WRITE_KILL_SUIDGID = 1u << 2;
 
 // What a SETATTR changes (fuse_setattr_in::valid), and what else it has.

@@ -1,6 +1,6 @@
 #include "write-data.h"
 
-#include <sys/stat.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -8,29 +8,47 @@
 #include <utility>
 
 #include "data-plane.h"
+#include "suidgid.h"
 
 namespace lamina {
 namespace {
 
-// FUSE_WRITE_KILL_SUIDGID, as the VFS does for a writer without CAP_FSETID: setgid without group execution is the
-// mark of mandatory locking and stays. security.capability is removed by the write itself.
-int kill_suidgid(int fd) {
-  struct stat st;
-  if (fstat(fd, &st) != 0) return -reply_errno(errno);
-  mode_t mode = st.st_mode & ~static_cast<mode_t>(S_ISUID);
-  if ((mode & S_IXGRP) != 0) mode &= ~static_cast<mode_t>(S_ISGID);
-  if (mode == st.st_mode) return 0;
-  return fchmod(fd, mode & 07777) == 0 ? 0 : -reply_errno(errno);
-}
+// The capabilities of a file, which every write(2) takes from it, and a write through a mapping does not: given back afterwards. A file
+// that has them is hardly ever mapped for writing.
+class KeptCapability {
+ public:
+  explicit KeptCapability(int fd) : fd_(fd), size_(fgetxattr(fd, kName, value_, sizeof value_)) {}
+  ~KeptCapability() {
+    if (size_ > 0) fsetxattr(fd_, kName, value_, static_cast<size_t>(size_), 0);
+  }
+  KeptCapability(const KeptCapability&) = delete;
+  KeptCapability& operator=(const KeptCapability&) = delete;
+
+ private:
+  static constexpr const char* kName = "security.capability";
+  const int fd_;
+  char value_[64];
+  const ssize_t size_;
+};
 
 }  // namespace
 
-ssize_t WriteData::write(const File& file, const abi::fuse_write_in& in) {
-  const int fd = file.fd();
+ssize_t WriteData::write(const File& file, const abi::fuse_write_in& in, uint32_t pid) {
+  // security.capability is removed by the write itself.
   if ((in.write_flags & abi::FUSE_WRITE_KILL_SUIDGID) != 0) {
-    const int rc = kill_suidgid(fd);
-    if (rc < 0) return rc;
+    const int error = kill_suidgid(file.fd(), static_cast<pid_t>(pid));
+    if (error != 0) return -reply_errno(error);
   }
+  // Pages that were written through a mapping, or gathered by the kernel, which took what it had to when they were written.
+  if ((in.write_flags & abi::FUSE_WRITE_CACHE) != 0) {
+    const KeptCapability kept(file.fd());
+    return write_all(file, in);
+  }
+  return write_all(file, in);
+}
+
+ssize_t WriteData::write_all(const File& file, const abi::fuse_write_in& in) {
+  const int fd = file.fd();
   if (file.account() != nullptr) {
     return file.account()->write(file.nodeid(), fd, in.offset, in.size,
                                  [&](size_t size) { return write_some(fd, in.offset, size); });

@@ -23,12 +23,13 @@ class WriteData {
   WriteData(WriteData&&) = default;
   WriteData& operator=(WriteData&&) = default;
 
-  // Does the WRITE. How many bytes were written, or -errno where there were none. Preconditions: once.
-  ssize_t write(const File& file, const abi::fuse_write_in& in);
+  // Does the WRITE that the thread `pid` asks for. How many bytes were written, or -errno where there were none. Preconditions: once.
+  ssize_t write(const File& file, const abi::fuse_write_in& in, uint32_t pid);
   // Gives back what was borrowed.
   void release(BlockPool* blocks, PipePool* pipes);
 
  private:
+  ssize_t write_all(const File& file, const abi::fuse_write_in& in);
   ssize_t write_some(int fd, uint64_t offset, size_t size);
 
   const uint8_t* data_ = nullptr;

@@ -3,6 +3,7 @@ import { join } from 'node:path'
 import { Socket } from 'node:net'
 import { Worker } from 'node:worker_threads'
 import * as sys from '../sys/index.js'
+import { toUtf8 } from '../base/bytes.js'
 import { E } from '../base/errno.js'
 import type { Fd } from '../base/fd.js'
 import { debug } from '../base/log.js'
@@ -344,6 +345,11 @@ function openOverlay(spec: MountSpec): Overlay {
         `upperdir was last mounted volatile and not unmounted: what is in it may be torn; remove '${error.path ?? ''}' to use it`,
       )
     }
+    if (error.syscall === 'whiteout') {
+      throw new CheckError(
+        `upperdir '${toUtf8(error.path ?? '')}' is on a filesystem that keeps no whiteouts${whiteoutAsked(spec)}: what is deleted would come back`,
+      )
+    }
     if (error.errno === E.EROFS)
       throw new CheckError(`upperdir is on a read-only filesystem: ${error.message}`)
     if (error.errno === E.EACCES || error.errno === E.EPERM) {
@@ -351,6 +357,11 @@ function openOverlay(spec: MountSpec): Overlay {
     }
     throw new CheckError(`cannot open the layers: ${error.message}`)
   }
+}
+
+function whiteoutAsked({ overlay }: MountSpec): string {
+  const { whiteout } = overlay.options
+  return whiteout === 'auto' ? '' : ` as whiteout=${whiteout}, try whiteout=auto`
 }
 
 /** Where layers begin, and what belongs to them: the ones that may fall silent and hold up nobody who does not need them. */

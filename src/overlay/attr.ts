@@ -3,7 +3,7 @@ import * as sys from '../sys/index.js'
 import { E } from '../base/errno.js'
 import { SysError } from '../base/sys-error.js'
 import type { AttrReply, Caller, SetAttr, StatxReply } from '../fuse/filesystem.js'
-import { keepsSuidgid } from './caller.js'
+import { isInGroup, keepsSuidgid } from './caller.js'
 import { ensureUpper } from './copy-up.js'
 import type { Inode } from './inode.js'
 import { openReal } from './io.js'
@@ -38,19 +38,27 @@ export function statx(view: View, inode: Inode): StatxReply {
  * chmod, chown, truncate, utimens. Owner goes before mode, because chown clears setuid.
  * @throws SysError EROFS, EPERM, ENOSPC, EFBIG, EDQUOT; Again while the file's data is copied up
  */
-export function setattr(view: View, inode: Inode, change: SetAttr): AttrReply {
+export function setattr(view: View, inode: Inode, change: SetAttr, caller: Caller): AttrReply {
   // A file that is cut keeps only what lies before the cut.
   ensureUpper(view, inode, change.size ?? 'metadata')
   const at = view.at(inode)
+  const capabilityTaken = view.capabilityTaken.get(inode) === caller.pid
+  view.capabilityTaken.delete(inode)
+  const falls = change.mode === undefined && (change.killSuidgid || (isEmpty(change) && !capabilityTaken))
+  // Who keeps setgid is asked with the group that the file has before.
+  const kept = falls ? keptMode(view, inode, at, caller) : undefined
   if (change.size !== undefined) truncate(view, inode, change.size)
   if (change.uid !== undefined || change.gid !== undefined) chown(view, inode, at, change)
-  if (change.mode !== undefined) chmod(view, inode, at, change.mode)
-  else if (change.killSuidgid || isEmpty(change)) killSuidgid(view, inode, at)
+  const mode = change.mode ?? kept
+  if (mode !== undefined) chmod(view, inode, at, mode)
   if (change.atime !== undefined || change.mtime !== undefined) utimens(at, change)
   return attrReply(view, inode)
 }
 
-/** chown(-1, -1), which names no owner and takes setuid and setgid all the same, from root's files too. */
+/**
+ * chown(-1, -1), which names no owner and takes setuid and setgid all the same, from root's files too. A write that takes a file's
+ * capability sends the same after REMOVEXATTR, and takes no more than that from what root writes to.
+ */
 function isEmpty({ mode, uid, gid, size, atime, mtime, ctime }: SetAttr): boolean {
   return [mode, uid, gid, size, atime, mtime, ctime].every(value => value === undefined)
 }
@@ -107,25 +115,29 @@ function keepInAttribute(
 /** What fallocate and copy_file_range by an ordinary user take away: these requests carry no KILL_SUIDGID flag. */
 export function contentChangedBy(view: View, inode: Inode, caller: Caller): void {
   ensureUpper(view, inode)
-  if ((view.stat(inode).mode & (sys.S_ISUID | sys.S_ISGID)) === 0 || keepsSuidgid(caller)) return
-  if (killSuidgid(view, inode, view.at(inode))) view.attrChanged(inode)
-}
-
-/** What chown(2), and a write or truncation by an ordinary user (FUSE_HANDLE_KILLPRIV_V2), take away. */
-function killSuidgid(view: View, inode: Inode, at: At): boolean {
-  if (inode.isDir() || inode.type === sys.S_IFLNK) return false
-  const stat = sys.statAt(at.dirfd, at.name)
-  if (stat === undefined) return false
-  const before = view.owner.stored(stat, view.layerOf(inode), () => at).mode
-  const mode = withoutSuidgid(before)
-  if (mode === before) return false
+  if (keepsSuidgid(caller)) return
+  const at = view.at(inode)
+  const mode = keptMode(view, inode, at, caller)
+  if (mode === undefined) return
   chmod(view, inode, at, mode)
-  return true
+  view.attrChanged(inode)
 }
 
-function withoutSuidgid(mode: number): number {
-  const setgid = (mode & sys.S_IXGRP) === 0 ? 0 : sys.S_ISGID
-  return mode & ~(sys.S_ISUID | setgid)
+/**
+ * The mode that a file is left with by chown(2), and by a write or truncation of an ordinary user (FUSE_HANDLE_KILLPRIV_V2); undefined where
+ * nothing falls. Setgid without group execution, once the mark of mandatory locking, stays for who is in the group.
+ * Source: fs/attr.c, setattr_should_drop_suidgid; native/suidgid.h is the same for what does not come here
+ */
+function keptMode(view: View, inode: Inode, at: At, caller: Caller): number | undefined {
+  if (inode.isDir() || inode.type === sys.S_IFLNK) return undefined
+  const stat = sys.statAt(at.dirfd, at.name)
+  if (stat === undefined) return undefined
+  const { mode } = view.owner.stored(stat, view.layerOf(inode), () => at)
+  if ((mode & (sys.S_ISUID | sys.S_ISGID)) === 0) return undefined
+  const marked = (mode & (sys.S_ISGID | sys.S_IXGRP)) === sys.S_ISGID
+  const stays = marked && (isInGroup(caller, view.owner.shown(stat, inode, view).gid) || keepsSuidgid(caller))
+  const kept = mode & ~(sys.S_ISUID | (stays ? 0 : sys.S_ISGID))
+  return kept === mode ? undefined : kept
 }
 
 /** Setting an ACL takes setgid from a file whose group the caller is not in (FUSE_SETXATTR_ACL_KILL_SGID). */

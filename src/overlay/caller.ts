@@ -20,6 +20,18 @@ export function isCapable(caller: Caller, capability: number): boolean {
   }
 }
 
+/** Whether the caller's process is in a group, as its filesystem gid or beside. False where that cannot be told. */
+export function isInGroup(caller: Caller, gid: number): boolean {
+  try {
+    const status = readFileSync(`/proc/${caller.pid}/status`, 'latin1')
+    const ids = (head: string): string[] =>
+      new RegExp(`^${head}:\\s*(.*)$`, 'm').exec(status)?.[1]?.trim().split(/\s+/) ?? []
+    return ids('Gid').slice(3).concat(ids('Groups')).includes(String(gid))
+  } catch {
+    return false
+  }
+}
+
 /** Setuid and setgid fall for whoever changes the content without this. */
 export function keepsSuidgid(caller: Caller): boolean {
   return isCapable(caller, sys.CAP_FSETID)

@@ -319,9 +319,9 @@ export class Overlay implements FileSystem {
     return attr.statx(this.view, this.inode(nodeid))
   }
 
-  setattr(nodeid: number, change: SetAttr): AttrReply {
+  setattr(nodeid: number, change: SetAttr, caller: Caller): AttrReply {
     const inode = this.inode(nodeid)
-    const reply = attr.setattr(this.view, inode, change)
+    const reply = attr.setattr(this.view, inode, change, caller)
     if (change.mode !== undefined) this.opens?.modeGiven(inode, change.mode)
     return reply
   }
@@ -478,8 +478,8 @@ export class Overlay implements FileSystem {
     return xattr.listxattr(this.view, this.inode(nodeid), caller)
   }
 
-  removexattr(nodeid: number, name: string): void {
-    xattr.removexattr(this.view, this.inode(nodeid), name)
+  removexattr(nodeid: number, name: string, caller: Caller): void {
+    xattr.removexattr(this.view, this.inode(nodeid), name, caller)
   }
 }
 

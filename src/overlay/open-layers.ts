@@ -9,7 +9,14 @@ import * as sys from '../sys/index.js'
 import { E } from '../base/errno.js'
 import { SysError } from '../base/sys-error.js'
 import type { Fd } from '../base/fd.js'
-import type { OverlayPrefix, WhiteoutDialect } from '../format/index.js'
+import {
+  hasWhiteoutXattr,
+  isCharWhiteout,
+  makeWhiteout,
+  type OverlayPrefix,
+  WH_PREFIX,
+  type WhiteoutDialect,
+} from '../format/index.js'
 import type { AccessTimes, MountOptions, OverlayConfig } from './config.js'
 import { HardlinkIndex } from './hardlinks.js'
 import { Layer } from './layer.js'
@@ -257,6 +264,7 @@ function prepareWork(workdir: Fd, config: OverlayConfig): WorkDir {
   emptyDir(workdir.n, 'work')
   const fd = sys.openat(workdir.n, 'work', DIR | sys.O_NOFOLLOW)
   try {
+    inheritNothing(fd)
     if (config.options.volatile) {
       makeDir(fd.n, 'incompat')
       makeDir(fd.n, VOLATILE)
@@ -268,6 +276,13 @@ function prepareWork(workdir: Fd, config: OverlayConfig): WorkDir {
     fd.close()
     throw error
   }
+}
+
+/** What is born in the work directory has its own owner and mode, not the directory's: as fs/overlayfs/super.c (ovl_workdir_create). */
+function inheritNothing(work: Fd): void {
+  for (const acl of ['system.posix_acl_default', 'system.posix_acl_access'])
+    if (sys.getxattrAt(work.n, '', acl) !== undefined) sys.removexattrAt(work.n, '', acl)
+  sys.fchmod(work.n, 0o700)
 }
 
 /**
@@ -356,25 +371,37 @@ function probeFeatures(work: Fd, prefix: OverlayPrefix | undefined, config: Over
     touch('a')
     sys.renameat2(dir, 'a', dir, 'c', sys.RENAME_WHITEOUT)
   })
+  const asked = config.options.whiteout
+  const dialects = asked === 'auto' ? (['char', 'xattr', 'file'] as const) : [asked]
+  const whiteout = dialects.find(dialect => keepsWhiteout(dir, dialect, prefix))
+  if (whiteout === undefined) throw new SysError(E.EOPNOTSUPP, 'whiteout', config.upper)
   emptyDir(dir, '.')
   if (config.options.volatile) {
     makeDir(dir, 'incompat')
     makeDir(dir, VOLATILE)
   }
-  const mknod = succeeds(() => {
-    sys.mknodat(dir, 'd', sys.S_IFCHR, 0)
-    sys.unlinkat(dir, 'd', 0)
-  })
-  const asked = config.options.whiteout
-  const best: WhiteoutDialect = mknod ? 'char' : prefix !== undefined ? 'xattr' : 'file'
   return {
     tmpfile,
     renameExchange,
     renameWhiteout,
     durable: sys.fstatfs(dir).type !== sys.TMPFS_MAGIC,
     xattrs: prefix !== undefined,
-    whiteout: asked === 'auto' ? best : asked,
+    whiteout,
   }
+}
+
+/** Whether a whiteout that is made here is one when it is looked at again: another overlay takes its attribute, and keeps it for itself. */
+function keepsWhiteout(dir: number, dialect: WhiteoutDialect, prefix: OverlayPrefix | undefined): boolean {
+  if (dialect === 'xattr' && prefix === undefined) return false
+  const name = `w.${dialect}`
+  return succeeds(() => {
+    makeWhiteout(dir, name, dialect, prefix ?? 'user.overlay.')
+    const made = sys.statAt(dir, dialect === 'file' ? WH_PREFIX + name : name)
+    const kept =
+      made !== undefined &&
+      (dialect === 'char' ? isCharWhiteout(made) : dialect === 'file' || hasWhiteoutXattr(dir, name))
+    if (!kept) throw new SysError(E.EOPNOTSUPP, 'whiteout', name)
+  })
 }
 
 function succeeds(attempt: () => void): boolean {

@@ -75,7 +75,9 @@ export class Opens {
     if (state.passthrough > 0) return this.passthrough(inode, state, writes)
     if (state.cached === 0) {
       if (writes) ensureUpper(this.view, inode, (flags & sys.O_TRUNC) === 0 ? Infinity : 0)
-      if (this.eligible(inode) && this.begin(inode, state)) return this.passthrough(inode, state, writes)
+      // The backing file is one for all: who leaves access times alone reads through the daemon.
+      const through = (flags & sys.O_NOATIME) === 0 && this.eligible(inode)
+      if (through && this.begin(inode, state)) return this.passthrough(inode, state, writes)
     }
     return this.cached(inode, state)
   }

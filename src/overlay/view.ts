@@ -43,6 +43,8 @@ export class View {
   readonly ahead = new ReadAhead(this)
   /** Present with size=. */
   limit: Limit | null = null
+  /** From which files security.capability was removed last, by which thread: the kernel does it for a write, and says no more. */
+  readonly capabilityTaken = new WeakMap<Inode, number>()
   readonly table: InodeTable
   readonly follows: Follows
   /** Files whose mode has changed without the kernel knowing; any answer with attributes takes one out. */

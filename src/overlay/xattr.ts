@@ -57,7 +57,7 @@ function announce(view: View, at: At, name: string): void {
   view.journal?.changing(undefined, sys.getxattrAt(at.dirfd, at.name, escapeXattr(name)) !== undefined)
 }
 
-export function removexattr(view: View, inode: Inode, name: string): void {
+export function removexattr(view: View, inode: Inode, name: string, caller: Caller): void {
   checkShown(view, name)
   checkSettable(name)
   // Asked before the copy-up: removing nothing must not copy anything.
@@ -66,6 +66,7 @@ export function removexattr(view: View, inode: Inode, name: string): void {
   const at = view.at(inode)
   announce(view, at, name)
   sys.removexattrAt(at.dirfd, at.name, escapeXattr(name))
+  if (name === 'security.capability') view.capabilityTaken.set(inode, caller.pid)
 }
 
 const ACL = 'system.posix_acl_'

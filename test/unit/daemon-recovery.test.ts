@@ -180,7 +180,7 @@ t.test('what was open survives a journal that was written anew by a successor', 
   it.begin(frame('OPEN', { unique: 10n, nodeid }))
   await it.overlay.open(nodeid, O_RDWR)
   it.begin(frame('SETATTR', { unique: 12n, nodeid }))
-  it.overlay.setattr(nodeid, { mode: 0o4755, killSuidgid: false })
+  it.overlay.setattr(nodeid, { mode: 0o4755, killSuidgid: false }, { uid: 0, gid: 0, pid: process.pid })
   it.takeOver()
   it.journal.rewrite()
   it.takeOver()

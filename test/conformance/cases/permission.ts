@@ -6,6 +6,7 @@ import {
   chmod,
   chown,
   facts,
+  getxattr,
   join,
   ls,
   mkdir,
@@ -13,8 +14,10 @@ import {
   open,
   outcome,
   overwrite,
+  python,
   rename,
   rmdir,
+  setxattr,
   stat,
   symlink,
   text,
@@ -29,6 +32,8 @@ import {
 import type { Cases } from '../run.js'
 
 const mode = (path: string): string => (stat(path).mode & 0o7777).toString(8)
+/** cap_net_raw+ep, version 2. */
+const CAPABILITY = Buffer.from('0100000200200000000000000000000000000000', 'hex')
 const NOW = { sec: 0, nsec: sys.UTIME_NOW }
 
 /** Everything a user may try on one directory. */
@@ -194,6 +199,92 @@ export const permission: Cases = {
       }
     },
   },
+
+  'setgid without group execution falls when who is not in the group writes': {
+    lowers: [
+      dir => {
+        for (const bits of ['2666', '6666', '2676', '2667'])
+          for (const act of [
+            'write',
+            'truncate',
+            'fallocate',
+            'open-trunc',
+            'copy',
+            'write-by-member',
+            'chgrp-by-root',
+          ]) {
+            const path = join(dir, `${bits}-${act}`)
+            write(path, 'content')
+            chown(path, 1000, 1000)
+            chmod(path, parseInt(bits, 8))
+          }
+        write(join(dir, 'source'), 'data')
+        chmod(dir, 0o777)
+      },
+    ],
+    run: c => {
+      const act = (path: string, kind: string): void => {
+        if (kind.startsWith('write')) overwrite(path, 'x')
+        if (kind === 'truncate') truncate(path, 2)
+        if (kind === 'chgrp-by-root') chown(path, -1, 3000)
+        if (kind === 'open-trunc') open(path, sys.O_WRONLY | sys.O_TRUNC).close()
+        if (kind === 'fallocate') {
+          using fd = open(path, sys.O_RDWR)
+          sys.fallocateSync(fd.n, 0, 0, 100)
+        }
+        if (kind === 'copy') {
+          python(
+            `i = os.open(A[0], os.O_RDONLY); o = os.open(A[1], os.O_WRONLY); print(json.dumps(os.copy_file_range(i, o, 4)))`,
+            join(c.dir, 'source'),
+            path,
+          )
+        }
+      }
+      // Twice: the second time it is upper's, and native code's.
+      for (const turn of [1, 2])
+        for (const name of ls(c.dir).filter(name => name !== 'source')) {
+          const [bits = '', kind = ''] = [name.slice(0, 4), name.slice(5)]
+          const path = join(c.dir, name)
+          chmod(path, parseInt(bits, 8))
+          const groups = kind === 'write-by-member' ? [1000] : []
+          if (kind === 'chgrp-by-root') act(path, kind)
+          else asUser(2000, 2000, () => c.see(`${name} ${turn}`, () => act(path, kind)), groups)
+          c.note(`${name} after ${turn}`, mode(path))
+        }
+    },
+  },
+
+  "root's write to a file with a capability and setuid takes the one and leaves the other; through a mapping it takes none":
+    {
+      lowers: [
+        dir => {
+          for (const name of ['write', 'truncate', 'mapped', 'append']) {
+            write(join(dir, name), 'content', 0o755)
+            chmod(join(dir, name), 0o6755)
+            setxattr(join(dir, name), 'security.capability', CAPABILITY)
+          }
+        },
+      ],
+      run: c => {
+        for (const turn of [1, 2]) {
+          for (const name of ls(c.dir)) {
+            const path = join(c.dir, name)
+            chmod(path, 0o6755)
+            setxattr(path, 'security.capability', CAPABILITY)
+            if (name === 'write') overwrite(path, 'x')
+            else if (name === 'append') append(path, 'x')
+            else if (name === 'truncate') truncate(path, 3)
+            else {
+              python(
+                `f = os.open(A[0], os.O_RDWR); m = mmap.mmap(f, 7); m[0:1] = b'X'; m.flush(); m.close(); os.fsync(f); print(1)`,
+                path,
+              )
+            }
+            c.note(`${name} ${turn}`, [mode(path), getxattr(path, 'security.capability') ?? 'none'])
+          }
+        }
+      },
+    },
 
   'the same by root': {
     lowers: [

@@ -31,6 +31,7 @@
         'native/pipe.cc',
         'native/process.cc',
         'native/socket.cc',
+        'native/watch.cc',
         'native/work-queue.cc',
         'native/write-data.cc',
         'native/xattr.cc',

@@ -91,11 +91,11 @@ try {
   const upper = join(scratch, 'upper')
   const work = join(scratch, 'work')
   for (const made of [mountpoint, upper, work]) mkdirSync(made)
-  run('mount', '--lower', directory, '--upper', upper, '--work', work, mountpoint)
+  run('mount', '-o', 'lower=live', '--lower', directory, '--upper', upper, '--work', work, mountpoint)
   mounted = true
   say('')
   say(`  ${directory}`)
-  say('      lowerdir: only read, never changed')
+  say('      lowerdir: only read, never changed; what you change in it shows in the view')
   say(`  ${upper}`)
   say('      upperdir: every change lands here')
   say(`  ${mountpoint}`)

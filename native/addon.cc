@@ -58,7 +58,7 @@ napi_value init(napi_env env, napi_value exports) {
                   register_patience(env, exports, state) &&  //
                   register_process(env, exports, state) &&   //
                   register_socket(env, exports, state) &&    //
-                  register_xattr(env, exports, state);
+                  register_watch(env, exports, state) && register_xattr(env, exports, state);
   return ok ? exports : fail(env);
 }
 

@@ -10,6 +10,7 @@
 #include "kernel.h"
 #include "patience.h"
 #include "register.h"
+#include "stamp.h"
 
 namespace lamina {
 namespace {
@@ -43,6 +44,7 @@ void fill(double* out, const struct statx& st) {
   out[kAttributes] = static_cast<double>(st.stx_attributes & 0xffffffff);
   out[kMntId] = static_cast<double>(st.stx_mnt_id);
   out[kMask] = st.stx_mask;
+  out[kStamp] = stamp_of(st);
 }
 
 // False: the kernel does not know the name by heart. An open file's attributes are in memory.

@@ -29,14 +29,23 @@ enum CounterSlot : size_t {
 // only the loop's thread can answer. What the kernel says to it is of no interest: ENOENT is "I do not have that".
 class NotifyTask final : public Task {
  public:
-  NotifyTask(std::shared_ptr<Device> device, std::unique_ptr<uint8_t[]> message, size_t size)
-      : device_(std::move(device)), message_(std::move(message)), size_(size) {}
-  void run() override { device_->write(message_.get(), size_); }
+  NotifyTask(std::shared_ptr<Device> device, std::unique_ptr<uint8_t[]> message, size_t size,
+             std::shared_ptr<std::atomic<uint64_t>> done, void (*wake)(void*), void* data)
+      : device_(std::move(device)), message_(std::move(message)), size_(size), done_(std::move(done)), wake_(wake), wake_data_(data) {}
+  void run() override {
+    device_->write(message_.get(), size_);
+    if (done_ == nullptr) return;
+    done_->fetch_add(1, std::memory_order_release);
+    wake_(wake_data_);
+  }
 
  private:
   const std::shared_ptr<Device> device_;
   const std::unique_ptr<uint8_t[]> message_;
   const size_t size_;
+  const std::shared_ptr<std::atomic<uint64_t>> done_;
+  void (*const wake_)(void*);
+  void* const wake_data_;
 };
 
 napi_value type_error(napi_env env, const char* text) {
@@ -191,6 +200,7 @@ napi_value Channel::send_buffer(napi_env env, napi_callback_info info) {
   return integer(env, channel->device_->write(message.data, message.size));
 }
 
+// notify(message): from a thread; the number of one that is about an inode, 0 of others, or where that can no longer be done.
 napi_value Channel::notify(napi_env env, napi_callback_info info) {
   Channel* channel = self(env, info);
   if (channel == nullptr) return nullptr;
@@ -202,19 +212,41 @@ napi_value Channel::notify(napi_env env, napi_callback_info info) {
     return args.reject();
   }
   // Before start() there is no loop to join the thread from.
-  if (channel->closed_ || !channel->started_) return undefined(env);
+  if (channel->closed_ || !channel->started_) return integer(env, 0);
   std::unique_ptr<uint8_t[]> copy(new (std::nothrow) uint8_t[message.size]);
-  if (copy == nullptr) return undefined(env);
+  if (copy == nullptr) return integer(env, 0);
   memcpy(copy.get(), message.data, message.size);
-  channel->notifier_->submit(
-      std::unique_ptr<Task>(new NotifyTask(channel->device_, std::move(copy), message.size)));
+  abi::fuse_out_header header;
+  abi::fuse_notify_inval_inode_out inode;
+  memcpy(&header, copy.get(), sizeof header);
+  if (header.error != abi::FUSE_NOTIFY_INVAL_INODE || message.size < sizeof header + sizeof inode) {
+    channel->name_notifier_->submit(std::unique_ptr<Task>(
+        new NotifyTask(channel->device_, std::move(copy), message.size, nullptr, wake, channel)));
+    return integer(env, 0);
+  }
+  memcpy(&inode, copy.get() + sizeof header, sizeof inode);
+  const uint64_t number = ++channel->notifications_;
+  channel->plane_->telling(inode.ino, number);
+  channel->notifier_->submit(std::unique_ptr<Task>(
+      new NotifyTask(channel->device_, std::move(copy), message.size, channel->notified_, wake, channel)));
+  return integer(env, static_cast<int64_t>(number));
+}
+
+// onNotified(callback): called with the number of the last notification that the kernel has taken, as notify() gave it.
+napi_value Channel::on_notified(napi_env env, napi_callback_info info) {
+  Channel* channel = self(env, info);
+  if (channel == nullptr) return nullptr;
+  Args args(env, info);
+  if (!is_function(env, args.raw(0))) args.wrong(0, "a function");
+  if (args.failed()) return args.reject();
+  if (!channel->closed_ && channel->on_notified_ == nullptr) napi_create_reference(env, args.raw(0), 1, &channel->on_notified_);
   return undefined(env);
 }
 
 napi_value Channel::notifying(napi_env env, napi_callback_info info) {
   Channel* channel = self(env, info);
   if (channel == nullptr) return nullptr;
-  return integer(env, static_cast<int64_t>(channel->notifier_->pending()));
+  return integer(env, static_cast<int64_t>(channel->notifier_->pending() + channel->name_notifier_->pending()));
 }
 
 napi_value Channel::close(napi_env env, napi_callback_info info) {
@@ -224,8 +256,8 @@ napi_value Channel::close(napi_env env, napi_callback_info info) {
   return undefined(env);
 }
 
-// registerFile(nodeid, fd, writable, ino?): the descriptor is the channel's, whatever happens. Attributes of a file with an `ino` may be
-// answered (showFiles).
+// registerFile(nodeid, fd, writable, ino?, stamp?, most?, appends?): the descriptor is the channel's, whatever happens. Attributes of a file with
+// an `ino` may be answered (showFiles). The last three: Told.
 napi_value Channel::register_file(napi_env env, napi_callback_info info) {
   Channel* channel = self(env, info);
   if (channel == nullptr) return nullptr;
@@ -234,9 +266,13 @@ napi_value Channel::register_file(napi_env env, napi_callback_info info) {
   const int64_t fd = args.i64(1);
   const bool writable = args.boolean(2);
   const uint64_t ino = args.missing(3) ? 0 : nodeid_of(args, 3);
+  Told told;
+  if (!args.missing(4)) told.stamp = static_cast<double>(args.i64(4));
+  if (!args.missing(5)) told.most = static_cast<uint64_t>(args.i64(5));
+  if (!args.missing(6)) told.appends = args.boolean(6);
   if (!args.failed() && (fd < 0 || fd > INT_MAX)) args.wrong(1, "an open file descriptor");
   if (args.failed()) return args.reject();
-  auto file = std::make_shared<File>(static_cast<int>(fd), writable, ino);
+  auto file = std::make_shared<File>(static_cast<int>(fd), writable, ino, told);
   if (channel->account_ != nullptr) file->charge(channel->account_, nodeid);
   if (channel->closed_) return undefined(env);
   channel->names_.untell(nodeid);
@@ -276,6 +312,18 @@ napi_value Channel::unregister_file(napi_env env, napi_callback_info info) {
   if (args.failed()) return args.reject();
   channel->names_.untell(nodeid);
   return boolean(env, channel->plane_->files().remove(nodeid));
+}
+
+// fileOf(nodeid): a descriptor of the file that is registered, the caller's; -EBADF without one.
+napi_value Channel::file_of(napi_env env, napi_callback_info info) {
+  Channel* channel = self(env, info);
+  if (channel == nullptr) return nullptr;
+  Args args(env, info);
+  const uint64_t nodeid = nodeid_of(args, 0);
+  if (args.failed()) return args.reject();
+  const File* file = channel->plane_->files().peek(nodeid);
+  if (file == nullptr) return failure(env, EBADF);
+  return result(env, fcntl(file->fd(), F_DUPFD_CLOEXEC, 3));
 }
 
 napi_value Channel::is_registered(napi_env env, napi_callback_info info) {
@@ -323,7 +371,7 @@ napi_value Channel::resubmit(napi_env env, napi_callback_info info) {
   }
   // Before start() there is no loop to join a thread from.
   if (channel->closed_ || !channel->started_) return undefined(env);
-  if (channel->plane_->serve(frame.data, nullptr)) return undefined(env);
+  if (channel->plane_->serve(frame.data, nullptr, false)) return undefined(env);
   abi::fuse_in_header header;
   memcpy(&header, frame.data, sizeof header);
   channel->device_->reply(header.unique, -EIO, nullptr, 0);
@@ -439,12 +487,14 @@ bool Channel::define_class(napi_env env, napi_value exports, std::shared_ptr<Cha
       method("send", send),
       method("sendBuffer", send_buffer),
       method("notify", notify),
+      method("onNotified", on_notified),
       method("notifying", notifying),
       method("close", close),
       method("registerFile", register_file),
       method("showFiles", show_files),
       method("limit", limit),
       method("unregisterFile", unregister_file),
+      method("fileOf", file_of),
       method("isRegistered", is_registered),
       method("pin", pin),
       method("keepFiles", keep_files),

@@ -54,7 +54,8 @@ napi_value Channel::answer_names(napi_env env, napi_callback_info info) {
 }
 
 // tellFiles(directory, words, names): files of its lower layers that may be opened for READ without JavaScript, until they are registered or
-// unregistered. For each three doubles: nodeid, which of the lower real directories has it, and st_ino; and its name with a NUL behind it.
+// unregistered. For each five doubles: nodeid, which of the lower real directories has it, st_ino, and what the kernel was told: stamp and largest
+// size; and its name with a NUL behind it.
 napi_value Channel::tell_files(napi_env env, napi_callback_info info) {
   Channel* channel = self(env, info);
   if (channel == nullptr) return nullptr;
@@ -64,18 +65,18 @@ napi_value Channel::tell_files(napi_env env, napi_callback_info info) {
   const std::string names = args.text(2);
   if (args.failed()) return args.reject();
   std::string_view rest = names;
-  double word[3];
+  double word[5];
   for (size_t at = 0; at + sizeof word <= words.size && !channel->closed_; at += sizeof word) {
     memcpy(word, words.data + at, sizeof word);
     const size_t end = rest.find('\0');
     const bool numbers = word[0] >= 0 && word[0] <= kMaxSafe && word[1] >= 0 && word[1] < Names::kMostReals && word[2] >= 0 &&
-                         word[2] <= kMaxSafe;
+                         word[2] <= kMaxSafe && word[3] >= 0 && word[4] >= 0 && word[4] <= kMaxSafe;
     if (end == std::string_view::npos || !numbers) {
-      args.wrong(1, "three numbers and a name for each file");
+      args.wrong(1, "five numbers and a name for each file");
       return args.reject();
     }
     channel->names_.tell(static_cast<uint64_t>(word[0]), directory, static_cast<size_t>(word[1]), rest.substr(0, end),
-                         static_cast<uint64_t>(word[2]));
+                         static_cast<uint64_t>(word[2]), {word[3], static_cast<uint64_t>(word[4])});
     rest.remove_prefix(end + 1);
   }
   return undefined(env);

@@ -77,13 +77,15 @@ void Channel::shut() {
   closed_ = true;
   plane_->stop();
   notifier_->stop();
+  name_notifier_->stop();
   device_.reset();
   block_.reset();
   if (polling_) uv_close(reinterpret_cast<uv_handle_t*>(&poll_), on_handle_closed);
   if (on_frame_ != nullptr) napi_delete_reference(env_, on_frame_);
   if (on_end_ != nullptr) napi_delete_reference(env_, on_end_);
+  if (on_notified_ != nullptr) napi_delete_reference(env_, on_notified_);
   if (kept_memory_ != nullptr) napi_delete_reference(env_, kept_memory_);
-  on_frame_ = on_end_ = kept_memory_ = nullptr;
+  on_frame_ = on_end_ = on_notified_ = kept_memory_ = nullptr;
   uint32_t references = 0;
   // The finalizer deletes the channel, so from here on the object may be collected.
   if (started_ && !collected_) napi_reference_unref(env_, this_ref_, &references);
@@ -91,9 +93,10 @@ void Channel::shut() {
 }
 
 void Channel::close_async_when_drained() {
-  if (!closed_ || async_closing_ || !plane_->drained() || !notifier_->drained()) return;
+  if (!closed_ || async_closing_ || !plane_->drained() || !notifier_->drained() || !name_notifier_->drained()) return;
   plane_->join();
   notifier_->join();
+  name_notifier_->join();
   if (!started_) return;
   async_closing_ = true;
   uv_close(reinterpret_cast<uv_handle_t*>(&async_), on_handle_closed);
@@ -132,6 +135,7 @@ void Channel::on_environment_end(napi_async_cleanup_hook_handle, void* self) {
   channel->shut();
   channel->plane_->join();
   channel->notifier_->join();
+  channel->name_notifier_->join();
   channel->close_async_when_drained();
 }
 
@@ -143,9 +147,35 @@ void Channel::on_wake(uv_async_t* async) {
   auto* channel = static_cast<Channel*>(async->data);
   if (channel->closed_) {
     channel->close_async_when_drained();
-  } else if (channel->paused_ && !channel->ended_) {
-    channel->resume();
+  } else if (!channel->ended_) {
+    if (channel->paused_) channel->resume();
+    channel->deliver_changed();
+    channel->tell_notified();
   }
+}
+
+// READs that are JavaScript's after all.
+void Channel::deliver_changed() {
+  Entered entered;
+  for (const auto& frame : plane_->changed()) {
+    if (closed_ || !enter(&entered)) break;
+    put_input(frame.data(), frame.size());
+    deliver(&entered, nullptr, frame.size());
+  }
+  leave(&entered);
+}
+
+// What the kernel has taken of notifications.
+void Channel::tell_notified() {
+  const uint64_t number = notified_->load(std::memory_order_acquire);
+  if (closed_ || on_notified_ == nullptr || number == told_notified_) return;
+  told_notified_ = number;
+  Entered entered;
+  napi_value on_notified = nullptr;
+  if (enter(&entered) && napi_get_reference_value(env_, on_notified_, &on_notified) == napi_ok) {
+    call(on_notified, entered.receiver, static_cast<double>(number));
+  }
+  leave(&entered);
 }
 
 void Channel::pause() {
@@ -203,6 +233,7 @@ void Channel::drain() {
     if (!kept_ && block_ == nullptr && (block_ = plane_->blocks().take()) == nullptr) break;  // no memory: at the next turn
     // What a successor is to find it must find however soon this process dies: a FORGET that was read is not sent again.
     const Memory& frame = kept_ ? *input_ : *block_;
+    const uint64_t notified = notified_->load(std::memory_order_acquire);
     const ssize_t n = kept_ ? read(device_->fd(), frame.data(), frame.size()) : plane_->receive(*block_);
     if (n < 0) {
       // ENOENT: the request was interrupted before it could be read.
@@ -213,6 +244,8 @@ void Channel::drain() {
         end(errnum);
         return;
       }
+      // Whatever the kernel sent before it was told has come.
+      plane_->told(notified);
       const uint64_t now = uv_hrtime();
       spin_.nothing(now);
       if (served == 0 || work_ || now - begin > kBudgetNs || !spin_.wait(now)) break;
@@ -304,7 +337,7 @@ std::shared_ptr<File> Channel::open_lower(uint64_t nodeid) {
   const auto lower = names_.lower(nodeid);
   const int fd = lower.has_value() ? Names::open(*lower) : -1;
   if (fd < 0) return nullptr;
-  auto file = std::make_shared<File>(fd, false, lower->ino);
+  auto file = std::make_shared<File>(fd, false, lower->ino, lower->told);
   plane_->files().put(nodeid, file);
   return file;
 }
@@ -325,13 +358,17 @@ bool Channel::deliver_forgets_before(Entered* entered, const Memory& frame, size
   if (aside == nullptr) return true;  // no memory: later
   memcpy(aside->data(), frame.data(), size);
   const bool delivered = deliver_forgets(entered);
-  // First what it is: a successor would carry out a FORGET with another number once more.
-  constexpr size_t opcode = offsetof(abi::fuse_in_header, opcode);
-  memcpy(frame.data() + opcode, aside->data() + opcode, sizeof(uint32_t));
-  std::atomic_signal_fence(std::memory_order_seq_cst);
-  memcpy(frame.data(), aside->data(), size);
+  put_input(aside->data(), size);
   plane_->blocks().give(std::move(aside));
   return delivered;
+}
+
+// First what it is: a successor would carry out a FORGET with another number once more.
+void Channel::put_input(const uint8_t* frame, size_t size) {
+  constexpr size_t opcode = offsetof(abi::fuse_in_header, opcode);
+  memcpy(input_->data() + opcode, frame + opcode, sizeof(uint32_t));
+  std::atomic_signal_fence(std::memory_order_seq_cst);
+  memcpy(input_->data(), frame, size);
 }
 
 bool Channel::deliver_forgets(Entered* entered) {

@@ -13,6 +13,7 @@
 
 #include <uv.h>
 
+#include <atomic>
 #include <memory>
 #include <vector>
 
@@ -47,7 +48,8 @@ class Channel {
         channels_(std::move(channels)),
         device_(std::make_shared<Device>(fd)),
         plane_(std::make_unique<DataPlane>(device_, buffer_size, wake, this)),
-        notifier_(std::make_unique<WorkQueue>(1, 0, wake, this)) {
+        notifier_(std::make_unique<WorkQueue>(1, 0, wake, this)),
+        name_notifier_(std::make_unique<WorkQueue>(1, 0, wake, this)) {
     channels_->live.push_back(this);
   }
   ~Channel();
@@ -57,12 +59,14 @@ class Channel {
   static napi_value send(napi_env env, napi_callback_info info);
   static napi_value send_buffer(napi_env env, napi_callback_info info);
   static napi_value notify(napi_env env, napi_callback_info info);
+  static napi_value on_notified(napi_env env, napi_callback_info info);
   static napi_value notifying(napi_env env, napi_callback_info info);
   static napi_value close(napi_env env, napi_callback_info info);
   static napi_value register_file(napi_env env, napi_callback_info info);
   static napi_value show_files(napi_env env, napi_callback_info info);
   static napi_value limit(napi_env env, napi_callback_info info);
   static napi_value unregister_file(napi_env env, napi_callback_info info);
+  static napi_value file_of(napi_env env, napi_callback_info info);
   static napi_value is_registered(napi_env env, napi_callback_info info);
   static napi_value pin(napi_env env, napi_callback_info info);
   static napi_value keep_files(napi_env env, napi_callback_info info);
@@ -106,6 +110,9 @@ class Channel {
   bool deliver(Entered* entered, const Memory* frame, size_t size);
   bool deliver_forgets_before(Entered* entered, const Memory& frame, size_t size);
   bool deliver_forgets(Entered* entered);
+  void deliver_changed();
+  void put_input(const uint8_t* frame, size_t size);
+  void tell_notified();
   void resume();
   void pause();
   void end(int errnum);
@@ -124,7 +131,9 @@ class Channel {
   std::shared_ptr<Device> device_;  // null when closed
   std::unique_ptr<DataPlane> plane_;
   std::shared_ptr<Account> account_;
+  // Of inodes, which wait for pages; and of names, which wait for directories: whoever has one of these locked may wait for one of those.
   std::unique_ptr<WorkQueue> notifier_;
+  std::unique_ptr<WorkQueue> name_notifier_;
 
   SpinWait spin_;
   std::unique_ptr<Memory> block_;  // what the device is read into; a WRITE takes it along to a thread
@@ -147,6 +156,7 @@ class Channel {
   napi_ref kept_memory_ = nullptr;  // what names_ keeps its journal in
   napi_ref on_frame_ = nullptr;
   napi_ref on_end_ = nullptr;
+  napi_ref on_notified_ = nullptr;  // may be missing
   napi_async_context context_ = nullptr;
   napi_async_cleanup_hook_handle hook_ = nullptr;
 
@@ -156,6 +166,11 @@ class Channel {
   FileAttributes attributes_;
   bool work_ = false;      // something is to be done as soon as no request is there
   bool asks_all_ = false;  // JavaScript wants to see all that no file is registered for
+
+  // Notifications that were given to the thread, that the kernel has taken, and that JavaScript was told are taken.
+  uint64_t notifications_ = 0;
+  const std::shared_ptr<std::atomic<uint64_t>> notified_ = std::make_shared<std::atomic<uint64_t>>(0);
+  uint64_t told_notified_ = 0;
 
   uint64_t requests_[64] = {};
   uint64_t frames_to_js_ = 0;

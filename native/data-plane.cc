@@ -13,6 +13,7 @@
 #include <cerrno>
 #include <cstring>
 #include <deque>
+#include <iterator>
 #include <mutex>
 #include <new>
 #include <unordered_map>
@@ -36,6 +37,7 @@ constexpr size_t kHandOver = 64 * 1024;
 constexpr size_t kSplice = 64 * 1024;
 // The largest file: what JavaScript counts exactly (fuse/dispatch.ts).
 constexpr uint64_t kMaxFile = (uint64_t{1} << 53) - 1;
+constexpr size_t kReadFrame = sizeof(abi::fuse_in_header) + sizeof(abi::fuse_read_in);
 constexpr size_t kWriteHead = sizeof(abi::fuse_in_header) + sizeof(abi::fuse_write_in);
 // WRITE data that may wait for a thread before the device is no longer read; and when it is read again.
 constexpr size_t kMaxQueued = 64 * 1024 * 1024;
@@ -68,6 +70,11 @@ ssize_t read_all(int fd, uint8_t* data, size_t size, uint64_t offset) {
     done += static_cast<size_t>(n);
   }
   return static_cast<ssize_t>(done);
+}
+
+// Whether a READ that gave `n` bytes ends before what the kernel may believe to be the end of the file.
+bool ends_early(const File& file, const abi::fuse_read_in& in, ssize_t n) {
+  return n >= 0 && in.offset + static_cast<uint64_t>(n) < std::min<uint64_t>(in.offset + in.size, file.told().most);
 }
 
 void answer_read(const Device& device, uint64_t unique, ssize_t n, const uint8_t* data) {
@@ -103,6 +110,12 @@ struct DataPlane::Shared {
   void* const wake_data;
   ThreadCounters counters;
 
+  // READs that are JavaScript's: DataPlane::changed().
+  std::mutex changed_mutex;
+  std::vector<std::vector<uint8_t>> changed;
+  // How often the kernel was told of a change.
+  std::atomic<uint64_t> tellings{0};
+
   // WRITE data that waits or is being written.
   std::atomic<size_t> queued_bytes{0};
   // Whether the main thread waits for room.
@@ -121,30 +134,50 @@ namespace {
 
 class ReadTask final : public Task {
  public:
-  ReadTask(std::shared_ptr<DataPlane::Shared> shared, std::shared_ptr<File> file, uint64_t unique,
-           const abi::fuse_read_in& in)
-      : shared_(std::move(shared)), file_(std::move(file)), unique_(unique), in_(in) {}
+  // `doubtful`: the kernel is being told of a change of the file.
+  ReadTask(std::shared_ptr<DataPlane::Shared> shared, std::shared_ptr<File> file, const uint8_t* frame, bool compare, bool doubtful)
+      : shared_(std::move(shared)),
+        file_(std::move(file)),
+        frame_(frame, frame + kReadFrame),
+        compare_(compare),
+        doubtful_(doubtful),
+        tellings_(shared_->tellings.load(std::memory_order_acquire)) {}
 
   void run() override {
     std::unique_ptr<Memory> block = shared_->blocks->take();
     const Device& device = *shared_->device;
+    const uint64_t unique = load<abi::fuse_in_header>(frame_.data()).unique;
+    const auto in = load<abi::fuse_read_in>(frame_.data() + sizeof(abi::fuse_in_header));
     if (block == nullptr) {
-      device.reply(unique_, -ENOMEM, nullptr, 0);
+      device.reply(unique, -ENOMEM, nullptr, 0);
       return;
     }
-    const size_t size = std::min<size_t>(in_.size, block->size());
-    const ssize_t n = read_all(file_->fd(), block->data(), size, in_.offset);
+    const size_t size = std::min<size_t>(in.size, block->size());
+    ssize_t n = read_all(file_->fd(), block->data(), size, in.offset);
+    if (compare_ && !file_->unchanged()) {
+      {
+        const std::lock_guard<std::mutex> lock(shared_->changed_mutex);
+        shared_->changed.push_back(std::move(frame_));
+      }
+      shared_->blocks->give(std::move(block));
+      shared_->wake(shared_->wake_data);
+      return;
+    }
+    const bool doubtful = doubtful_ || shared_->tellings.load(std::memory_order_acquire) != tellings_;
+    if (doubtful && ends_early(*file_, in, n)) n = -EINTR;
     if (n > 0) shared_->counters.bytes_read.fetch_add(static_cast<uint64_t>(n), std::memory_order_relaxed);
     file_.reset();
-    answer_read(device, unique_, n, block->data());
+    answer_read(device, unique, n, block->data());
     shared_->blocks->give(std::move(block));
   }
 
  private:
   const std::shared_ptr<DataPlane::Shared> shared_;
   std::shared_ptr<File> file_;
-  const uint64_t unique_;
-  const abi::fuse_read_in in_;
+  std::vector<uint8_t> frame_;
+  const bool compare_;
+  const bool doubtful_;
+  const uint64_t tellings_;
 };
 
 class WriteTask final : public Task {
@@ -266,12 +299,11 @@ void DataPlane::expect(const uint8_t* frame, size_t size) {
   unexpected_ = large ? 0 : std::min(unexpected_ + 1, +kPatience);
 }
 
-bool DataPlane::serve(uint8_t* frame, std::unique_ptr<Memory>* block) {
+bool DataPlane::serve(uint8_t* frame, std::unique_ptr<Memory>* block, bool compare) {
   const auto header = load<abi::fuse_in_header>(frame);
   const std::shared_ptr<File>* file = files_.find(header.nodeid);
   if (file != nullptr && header.opcode == abi::FUSE_READ) {
-    read(frame, *file);
-    return true;
+    return read(frame, *file, compare);
   }
   if (file != nullptr && (*file)->writable()) {
     write(frame, *file, block);
@@ -289,23 +321,26 @@ void DataPlane::expect_read(const File& file) {
   preadv2(file.fd(), &part, 1, 0, RWF_NOWAIT);
 }
 
-void DataPlane::read(const uint8_t* frame, const std::shared_ptr<File>& file) {
+bool DataPlane::read(const uint8_t* frame, const std::shared_ptr<File>& file, bool compare) {
   const auto header = load<abi::fuse_in_header>(frame);
   const auto in = load<abi::fuse_read_in>(frame + sizeof(abi::fuse_in_header));
   file->without_atime((in.flags & O_NOATIME) != 0);
-  if (read_inline(header, in, *file)) {
+  const Inline done = read_inline(header, in, *file, compare);
+  if (done == Inline::kChanged) return false;
+  if (done == Inline::kAnswered) {
     counters_.reads_inline++;
-    return;
+    return true;
   }
   counters_.reads_threaded++;
   WorkQueue& queue = file->far() ? far_queue_ : queue_;
-  queue.submit(std::unique_ptr<Task>(new ReadTask(shared_, file, header.unique, in)));
+  queue.submit(std::unique_ptr<Task>(new ReadTask(shared_, file, frame, compare, telling_.count(header.nodeid) != 0)));
+  return true;
 }
 
-bool DataPlane::read_inline(const abi::fuse_in_header& header, const abi::fuse_read_in& in, File& file) {
-  if (file.reads == File::Reads::kThreads || in.size > kInlineRead) return false;
+DataPlane::Inline DataPlane::read_inline(const abi::fuse_in_header& header, const abi::fuse_read_in& in, File& file, bool compare) {
+  if (file.reads == File::Reads::kThreads || in.size > kInlineRead) return Inline::kBlocks;
   if (read_buffer_ == nullptr) read_buffer_ = Memory::map(kInlineRead);
-  if (read_buffer_ == nullptr) return false;
+  if (read_buffer_ == nullptr) return Inline::kBlocks;
   uint8_t* const data = read_buffer_->data();
   const size_t size = std::min<size_t>(in.size, read_buffer_->size());
   size_t done = 0;
@@ -320,22 +355,39 @@ bool DataPlane::read_inline(const abi::fuse_in_header& header, const abi::fuse_r
     }
     if (n == 0) break;
     if (errno == EINTR) continue;
-    if (errno == EAGAIN) return false;
+    if (errno == EAGAIN) return Inline::kBlocks;
     if (errno == EOPNOTSUPP && file.reads == File::Reads::kNowait) {
       struct statfs fs;
       const bool memory = fstatfs(file.fd(), &fs) == 0 &&
                           (fs.f_type == TMPFS_MAGIC || fs.f_type == RAMFS_MAGIC);
       file.reads = memory ? File::Reads::kMemory : File::Reads::kThreads;
-      if (!memory) return false;
+      if (!memory) return Inline::kBlocks;
       continue;
     }
     if (done > 0) break;
     answer_read(*device_, header.unique, -reply_errno(errno), nullptr);
-    return true;
+    return Inline::kAnswered;
   }
+  if (compare && !file.unchanged()) return Inline::kChanged;
   counters_.bytes_read += done;
-  answer_read(*device_, header.unique, static_cast<ssize_t>(done), data);
-  return true;
+  auto n = static_cast<ssize_t>(done);
+  if (!telling_.empty() && telling_.count(header.nodeid) != 0 && ends_early(file, in, n)) n = -EINTR;
+  answer_read(*device_, header.unique, n, data);
+  return Inline::kAnswered;
+}
+
+std::vector<std::vector<uint8_t>> DataPlane::changed() {
+  const std::lock_guard<std::mutex> lock(shared_->changed_mutex);
+  return std::exchange(shared_->changed, {});
+}
+
+void DataPlane::telling(uint64_t nodeid, uint64_t number) {
+  telling_[nodeid] = number;
+  shared_->tellings.fetch_add(1, std::memory_order_release);
+}
+
+void DataPlane::told(uint64_t number) {
+  for (auto at = telling_.begin(); at != telling_.end();) at = at->second <= number ? telling_.erase(at) : std::next(at);
 }
 
 bool DataPlane::write_may_block(const abi::fuse_in_header& header, const abi::fuse_write_in& in, const File& file) const {

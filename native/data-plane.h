@@ -3,6 +3,11 @@
 // Order: two WRITEs of one nodeid are never reordered. A READ is ordered against nothing: the kernel does not have a
 // READ and a WRITE of the same page in flight, and two processes that race are not ordered by anybody.
 //
+// A lower file may change while it is read. What was read is answered if the file is afterwards still what the kernel was told of; else the
+// READ is JavaScript's (serve() false, or changed()), which tells the kernel and gives it back. A READ that ends before the size that
+// the kernel knows makes it lower that size, but not where it was told of a change since it sent the READ: then it would show zeros. So
+// such a READ is answered EINTR: the kernel reads ahead first, and asks again for what it could not get.
+//
 // Threads: everything here is for the main thread but what the tasks do, who share Shared.
 #pragma once
 
@@ -10,6 +15,8 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <unordered_map>
+#include <vector>
 
 #include "device.h"
 #include "file-table.h"
@@ -66,8 +73,17 @@ class DataPlane {
   // Serves a READ or WRITE whose nodeid is registered for it; false: it is not, and nothing was done.
   // `block` is the memory that `frame` lies in, or nullptr: a large WRITE takes it along to a thread and leaves
   // another in its place (or none, when memory is out: check it).
+  // `compare`: whether a lower file is looked at once more, which JavaScript has done for what it gives back.
   // Preconditions: valid().
-  bool serve(uint8_t* frame, std::unique_ptr<Memory>* block);
+  bool serve(uint8_t* frame, std::unique_ptr<Memory>* block, bool compare = true);
+
+  // READs whose file had changed when a thread had read it, for JavaScript; each as it came.
+  std::vector<std::vector<uint8_t>> changed();
+
+  // The kernel is being told, by notification number `number`, that what it has of a file is no longer true.
+  void telling(uint64_t nodeid, uint64_t number);
+  // It was told of all up to this one, and had no request waiting since.
+  void told(uint64_t number);
 
   // The file will be read from its beginning soon: a disk that has to be asked is asked now, and not waited for.
   static void expect_read(const File& file);
@@ -89,9 +105,10 @@ class DataPlane {
   struct Shared;
 
  private:
-  void read(const uint8_t* frame, const std::shared_ptr<File>& file);
-  // False: it would block.
-  bool read_inline(const abi::fuse_in_header& header, const abi::fuse_read_in& in, File& file);
+  // False: the file has changed.
+  bool read(const uint8_t* frame, const std::shared_ptr<File>& file, bool compare);
+  enum class Inline : uint8_t { kAnswered, kBlocks, kChanged };
+  Inline read_inline(const abi::fuse_in_header& header, const abi::fuse_read_in& in, File& file, bool compare);
   void write(const uint8_t* frame, const std::shared_ptr<File>& file, std::unique_ptr<Memory>* block);
   bool write_may_block(const abi::fuse_in_header& header, const abi::fuse_write_in& in, const File& file) const;
   // Whether the device has more requests.
@@ -110,6 +127,8 @@ class DataPlane {
   int unexpected_ = kPatience;
   std::unique_ptr<Memory> read_buffer_;
   Counters counters_;
+  // Of which files the kernel is being told, and by which notification last.
+  std::unordered_map<uint64_t, uint64_t> telling_;
   Slowness writes_;
   std::shared_ptr<Shared> shared_;
   WorkQueue queue_;

@@ -17,7 +17,7 @@ enum StatSlot : size_t {
   kMode, kNlink, kUid, kGid, kSize, kBlocks, kBlksize, kDev, kRdev,
   kIno, kInoHi, kInoLo,
   kAtime, kAtimeNsec, kMtime, kMtimeNsec, kCtime, kCtimeNsec, kBtime, kBtimeNsec,
-  kAttributes, kMntId, kMask,
+  kAttributes, kMntId, kMask, kStamp,
   kErrno,  // statMany only: 0, or the errno of this name
   kStatStride,
 };

@@ -8,6 +8,7 @@
 #include <cstring>
 
 #include "fuse-attr.h"
+#include "stamp.h"
 #include "suidgid.h"
 
 namespace lamina {
@@ -59,15 +60,16 @@ struct Object {
   int dirfd;
   const char* name;
   uint64_t ino;
+  double stamp;
 };
 
 std::optional<Object> object_of(uint64_t nodeid, const File* file, const Names& names) {
   if (file != nullptr) {
     // Where the filesystem may fall silent JavaScript can put the request off.
-    return file->ino() == 0 || file->far() ? std::nullopt : std::optional(Object{file->fd(), "", file->ino()});
+    return file->ino() == 0 || file->far() ? std::nullopt : std::optional(Object{file->fd(), "", file->ino(), file->told().stamp});
   }
   const auto lower = names.lower(nodeid);
-  return lower.has_value() ? std::optional(Object{lower->dirfd, lower->name, lower->ino}) : std::nullopt;
+  return lower.has_value() ? std::optional(Object{lower->dirfd, lower->name, lower->ino, lower->told.stamp}) : std::nullopt;
 }
 
 }  // namespace
@@ -98,6 +100,8 @@ std::optional<FileAttributes::Reply> FileAttributes::answer(const FileTable& fil
   if (statx(object->dirfd, object->name, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT, mask, &st) != 0) {
     return std::nullopt;
   }
+  // A lower file that has changed: the kernel has to let go of its data before it hears of that.
+  if (object->stamp != 0 && stamp_of(st) != object->stamp) return std::nullopt;
   answered_++;
   const size_t length = sizeof reply_.header + (birth ? sizeof reply_.statx : sizeof reply_.attr);
   reply_.header = {static_cast<uint32_t>(length), 0, header.unique};

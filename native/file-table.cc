@@ -1,15 +1,17 @@
 #include "file-table.h"
 
 #include <fcntl.h>
+#include <sys/stat.h>
 
 #include <algorithm>
 
 #include "patience.h"
+#include "stamp.h"
 
 namespace lamina {
 
-File::File(int fd, bool writable, uint64_t ino)
-    : fd_(fd), writable_(writable), ino_(ino), far_(remote_of(fd) != nullptr) {
+File::File(int fd, bool writable, uint64_t ino, const Told& told)
+    : fd_(fd), writable_(writable), ino_(ino), told_(told), far_(remote_of(fd) != nullptr) {
   // RWF_NOWAIT waits as well where it begins to read ahead.
   if (far_) reads = Reads::kThreads;
 }
@@ -22,6 +24,11 @@ void File::without_atime(bool on) {
   const int flags = fcntl(fd_, F_GETFL);
   // For owners and CAP_FOWNER only; those of lower layers have it already. O_DIRECT and the like stay.
   if (flags >= 0 && writable_) fcntl(fd_, F_SETFL, on ? flags | O_NOATIME : flags & ~O_NOATIME);
+}
+
+bool File::unchanged() const {
+  struct statx st;
+  return told_.stamp == 0 || statx(fd_, "", AT_EMPTY_PATH, STATX_BASIC_STATS, &st) != 0 || stamp_of(st) == told_.stamp;
 }
 
 void FileTable::link(Slot* slot) {

@@ -11,6 +11,16 @@
 
 namespace lamina {
 
+// What the kernel was told of a lower file, which may change beneath the mount.
+struct Told {
+  // stamp.h; 0: it is not a lower one, and is compared with nothing.
+  double stamp = 0;
+  // The largest size that the kernel may believe in.
+  uint64_t most = 0;
+  // Of an upper file: the kernel may not know where it ends, so what is appended (O_APPEND) goes to its end, whatever the kernel says.
+  bool appends = false;
+};
+
 // An open file of a layer. It is closed when neither the table nor a task has it any more.
 class File {
  public:
@@ -22,7 +32,7 @@ class File {
   };
 
   // `ino`: its attributes are shown as they are, with this as st_ino; 0: they are JavaScript's to show.
-  File(int fd, bool writable, uint64_t ino = 0);
+  File(int fd, bool writable, uint64_t ino = 0, const Told& told = {});
   ~File();
   File(const File&) = delete;
   File& operator=(const File&) = delete;
@@ -30,6 +40,9 @@ class File {
   int fd() const { return fd_; }
   bool writable() const { return writable_; }
   uint64_t ino() const { return ino_; }
+  const Told& told() const { return told_; }
+  // Whether it is still what the kernel was told of. What was read before this was asked is so, too.
+  bool unchanged() const;
   // Whether its filesystem may fall silent (patience.h): what would block has threads of its own, and WRITEs do not even try.
   bool far() const { return far_; }
 
@@ -50,6 +63,7 @@ class File {
   const int fd_;
   const bool writable_;
   const uint64_t ino_;
+  const Told told_;
   const bool far_;
   bool without_atime_ = false;
   std::shared_ptr<Account> account_;

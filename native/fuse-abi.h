@@ -444,6 +444,8 @@ struct fuse_direntplus {
 };
 static_assert(sizeof(fuse_direntplus) == 152);
 
+inline constexpr int32_t FUSE_NOTIFY_INVAL_INODE = 2;
+
 struct fuse_notify_inval_inode_out {
   uint64_t ino;
   int64_t off;

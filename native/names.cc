@@ -14,6 +14,7 @@
 #include "creator.h"
 #include "fuse-attr.h"
 #include "patience.h"
+#include "stamp.h"
 
 namespace lamina {
 namespace {
@@ -240,7 +241,7 @@ std::optional<Names::Reply> Names::issue(Directory* directory, size_t at, const 
   }
   answered_++;
   const uint64_t nodeid = number(*directory, at, st, name);
-  if (S_ISREG(st.stx_mode)) put(*directory, nodeid, at, name, real.ino_base + st.stx_ino);
+  if (S_ISREG(st.stx_mode)) put(*directory, nodeid, at, name, real.ino_base + st.stx_ino, {stamp_of(st), st.stx_size});
   constexpr size_t length = sizeof reply_.header + sizeof reply_.entry;
   reply_.header = {length, 0, unique};
   reply_.entry = entry_of(nodeid, st, real);
@@ -260,6 +261,8 @@ uint64_t Names::number(const Directory& directory, size_t at, const struct statx
   words[kType] = st.stx_mode & S_IFMT;
   words[kReferences] = 1;
   words[kSlot] = 0;
+  words[kStamp] = stamp_of(st);
+  words[kSize] = static_cast<double>(st.stx_size);
   names_.append(name).push_back('\0');
   doubles()[kCount] += 1;
   if (journal_.has_value()) {
@@ -347,16 +350,16 @@ void Names::asked(const uint8_t* frame, size_t size) {
 
 // ---- files of lower layers
 
-void Names::put(const Directory& directory, uint64_t nodeid, size_t real, std::string_view name, uint64_t ino) {
+void Names::put(const Directory& directory, uint64_t nodeid, size_t real, std::string_view name, uint64_t ino, const Told& told) {
   if (lower_.empty()) lower_.resize(kMostLower);
-  lower_[nodeid % kMostLower] = {nodeid, directory.id, ino, place_of(directory), static_cast<uint8_t>(real), std::string(name)};
+  lower_[nodeid % kMostLower] = {nodeid, directory.id, ino, told, place_of(directory), static_cast<uint8_t>(real), std::string(name)};
 }
 
-void Names::tell(uint64_t nodeid, uint64_t directory, size_t below, std::string_view name, uint64_t ino) {
+void Names::tell(uint64_t nodeid, uint64_t directory, size_t below, std::string_view name, uint64_t ino, const Told& told) {
   const Directory* const in = find(directory);
   if (in == nullptr) return;
   const size_t real = below + (in->reals[0].upper ? 1 : 0);
-  if (real < in->count) put(*in, nodeid, real, name, ino);
+  if (real < in->count) put(*in, nodeid, real, name, ino, told);
 }
 
 void Names::untell(uint64_t nodeid) {
@@ -369,13 +372,19 @@ std::optional<Names::Lower> Names::lower(uint64_t nodeid) const {
   if (file.nodeid != nodeid) return std::nullopt;
   const Directory& in = directories_[file.place];
   if (in.id != file.directory) return std::nullopt;
-  return Lower{in.reals[file.real].fd, file.name.c_str(), file.ino};
+  return Lower{in.reals[file.real].fd, file.name.c_str(), file.ino, file.told};
 }
 
 int Names::open(const Lower& file) {
-  const int fd = open_beneath(file.dirfd, file.name, O_NOATIME);
+  int fd = open_beneath(file.dirfd, file.name, O_NOATIME);
   // O_NOATIME is for owners and CAP_FOWNER only.
-  return fd >= 0 || errno != EPERM ? fd : open_beneath(file.dirfd, file.name, 0);
+  if (fd < 0 && errno == EPERM) fd = open_beneath(file.dirfd, file.name, 0);
+  if (fd < 0) return fd;
+  struct statx st;
+  if (statx(fd, "", AT_EMPTY_PATH, STATX_BASIC_STATS, &st) == 0 && stamp_of(st) == file.told.stamp) return fd;
+  // Another file, or another content: JavaScript tells the kernel first.
+  close(fd);
+  return -1;
 }
 
 // ---- what is issued

@@ -28,6 +28,7 @@
 #include <string_view>
 #include <vector>
 
+#include "file-table.h"
 #include "fuse-abi.h"
 #include "journal.h"
 #include "memory.h"
@@ -114,13 +115,14 @@ class Names {
     int dirfd;
     const char* name;
     uint64_t ino;
+    Told told;
   };
   std::optional<Lower> lower(uint64_t nodeid) const;
   // A file in the real directory `below` (0 is the topmost lower one) of a directory that is answered.
-  void tell(uint64_t nodeid, uint64_t directory, size_t below, std::string_view name, uint64_t ino);
+  void tell(uint64_t nodeid, uint64_t directory, size_t below, std::string_view name, uint64_t ino, const Told& told);
   // It is not any more, or JavaScript has opened it.
   void untell(uint64_t nodeid);
-  // Its data, opened for reading; or -1.
+  // Its data, opened for reading, if it is what the kernel was told of; or -1.
   static int open(const Lower& file);
 
   // The names of what is issued, in the order of the shared words, each with a NUL behind it. It is JavaScript's from now on.
@@ -153,6 +155,7 @@ class Names {
     uint64_t nodeid = 0;
     uint64_t directory = 0;  // the id of what is in the place
     uint64_t ino = 0;
+    Told told;
     uint8_t place = 0;
     uint8_t real = 0;
     std::string name;
@@ -160,9 +163,9 @@ class Names {
   static constexpr size_t kMostLower = 16384;
 
   // Doubles of one that is issued: kBelow is which of the directory's lower ones has it, or -1 for upper; kOwnIno is its number in its own
-  // filesystem; kReferences 1, or 0 where the kernel did not take it; kSlot where the journal has it, or 0. src/fuse/transport-device.ts
-  // reads them.
-  enum Word : size_t { kNodeid, kDirectory, kBelow, kIno, kOwnIno, kType, kReferences, kSlot, kWords };
+  // filesystem; kReferences 1, or 0 where the kernel did not take it; kSlot where the journal has it, or 0; kStamp and kSize what the kernel was told.
+  // src/fuse/transport-device.ts reads them.
+  enum Word : size_t { kNodeid, kDirectory, kBelow, kIno, kOwnIno, kType, kReferences, kSlot, kStamp, kSize, kWords };
   static constexpr size_t kNewest = 0;
   static constexpr size_t kCount = 1;
   static constexpr size_t kFirst = 2;
@@ -176,7 +179,7 @@ class Names {
   size_t issued_count() const { return static_cast<size_t>(doubles()[kCount]); }
   const Directory* find(uint64_t nodeid) const { return const_cast<Names*>(this)->find(nodeid); }
   Directory* find(uint64_t nodeid);
-  void put(const Directory& directory, uint64_t nodeid, size_t real, std::string_view name, uint64_t ino);
+  void put(const Directory& directory, uint64_t nodeid, size_t real, std::string_view name, uint64_t ino, const Told& told);
   std::optional<Reply> missing(uint64_t unique);
   std::optional<Reply> issue(Directory* directory, size_t real, const struct statx& st, std::string_view name, uint64_t unique);
   // Whether what lies there can be shown with its own number.

@@ -23,6 +23,7 @@ bool register_orphan_holder(napi_env env, napi_value exports, State* state);
 bool register_patience(napi_env env, napi_value exports, State* state);
 bool register_process(napi_env env, napi_value exports, State* state);
 bool register_socket(napi_env env, napi_value exports, State* state);
+bool register_watch(napi_env env, napi_value exports, State* state);
 bool register_xattr(napi_env env, napi_value exports, State* state);
 
 }  // namespace lamina

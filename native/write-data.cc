@@ -1,5 +1,7 @@
 #include "write-data.h"
 
+#include <fcntl.h>
+#include <sys/stat.h>
 #include <sys/xattr.h>
 #include <unistd.h>
 
@@ -49,11 +51,17 @@ ssize_t WriteData::write(const File& file, const abi::fuse_write_in& in, uint32_
 
 ssize_t WriteData::write_all(const File& file, const abi::fuse_write_in& in) {
   const int fd = file.fd();
-  if (file.account() != nullptr) {
-    return file.account()->write(file.nodeid(), fd, in.offset, in.size,
-                                 [&](size_t size) { return write_some(fd, in.offset, size); });
+  uint64_t offset = in.offset;
+  if (file.told().appends && (in.flags & O_APPEND) != 0) {
+    struct stat st;
+    if (fstat(fd, &st) != 0) return -reply_errno(errno);
+    offset = static_cast<uint64_t>(st.st_size);
   }
-  return write_some(fd, in.offset, in.size);
+  if (file.account() != nullptr) {
+    return file.account()->write(file.nodeid(), fd, offset, in.size,
+                                 [&](size_t size) { return write_some(fd, offset, size); });
+  }
+  return write_some(fd, offset, in.size);
 }
 
 ssize_t WriteData::write_some(int fd, uint64_t offset, size_t size) {

@@ -162,6 +162,7 @@ const OPTIONS: Readonly<Record<keyof Required<MountOptions>, string | readonly u
   noacl: 'boolean',
   whiteout: ['auto', 'char', 'xattr', 'file'],
   io: ['auto', 'cached', 'passthrough'],
+  lower: ['checked', 'live', 'frozen'],
   size: 'number',
 }
 

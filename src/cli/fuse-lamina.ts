@@ -22,6 +22,7 @@ const USAGE = `usage: fuse-lamina [options] <mountpoint>
     -o xattr_permissions=N keep owner and mode in an xattr (1: security.*, 2: user.*)
     -o timeout=S           seconds for which the kernel may keep names and attributes (default: for ever)
     -o io=MODE             auto, cached or passthrough
+    -o lower=MODE          lower layers that change: checked, live or frozen
     -o volatile            never sync; fsync=0 only ignores fsync(2)
     -o redirect_dir=X, metacopy=X, index=X, xino=X, whiteout=X, noxattrs=1, static_nlink, noacl, writeback=1
     -o fsname=X,subtype=Y  source and type in /proc/mounts

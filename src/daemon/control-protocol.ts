@@ -39,6 +39,13 @@ export interface Stats {
   deaths?: { count: number; last?: { time: string; cause: string } }
   /** Layers that do not answer at the moment, and since when (milliseconds since 1970). */
   silent: { layers: string[]; since: number }[]
+  /** Lower layers that change: how they are looked after, changes of files that were noticed, and with lower=live what is watched and not. */
+  lower: {
+    mode: string
+    noticed: number
+    watched?: number
+    outside?: { directories: number; why: string }
+  }
   replies: number
   /** Replies that nobody waited for any more (the caller was killed). */
   undelivered: number

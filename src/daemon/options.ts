@@ -170,6 +170,9 @@ const VALUED: Readonly<Record<string, Apply>> = {
   },
   size: (into, value, name) => void (into.options.size = bytes(name, value)),
   io: (into, value, name) => void (into.options.io = oneOf(name, value, ['auto', 'cached', 'passthrough'])),
+  lower: (into, value, name) => {
+    into.options.lower = oneOf(name, value, ['checked', 'live', 'frozen'])
+  },
   keeper: (into, value, name) => void (into.keeper = bool(name, value)),
   watchdog: (into, value, name) => void (into.watchdog = seconds(name, value)),
   watchdog_action: (into, value, name) => {

@@ -17,23 +17,6 @@ import { Again, type FileSystem } from '../fuse/index.js'
 import * as sys from '../sys/index.js'
 import { PATIENCE, type Patience } from './options.js'
 
-/** Filesystems whose answers come from elsewhere: f_type of statfs(2). */
-const REMOTE: ReadonlySet<number> = new Set([
-  sys.FUSE_SUPER_MAGIC,
-  sys.NFS_SUPER_MAGIC,
-  0x517b, // smb
-  0xff534d42, // cifs
-  0xfe534d42, // smb2 and 3
-  0x01021997, // 9p
-  0x00c36400, // ceph
-  0x5346414f, // afs, OpenAFS
-  0x6b414653, // afs, the kernel's
-  0x73757245, // coda
-  0x0bd00bd0, // lustre
-  0x19830326, // BeeGFS
-  0x47504653, // GPFS
-])
-
 /** Filesystems on disks, whose inodes are in memory while they are open, and whose names are what the kernel knows them to be. */
 const ON_DISK: ReadonlySet<number> = new Set([
   0xef53, // ext2, 3, 4
@@ -292,7 +275,7 @@ function useOf(type: number, upper: boolean, patience: Patience): number | undef
   const level = PATIENCE.indexOf(patience)
   if (level < PATIENCE.indexOf(upper ? 'all' : 'remote')) return undefined
   const disk = ON_DISK.has(type)
-  if (!REMOTE.has(type) && (!disk || level < PATIENCE.indexOf('lower'))) return undefined
+  if (!sys.REMOTE_FILESYSTEMS.has(type) && (!disk || level < PATIENCE.indexOf('lower'))) return undefined
   return (disk ? sys.USE.disk : 0) | (upper ? sys.USE.upper : 0)
 }
 

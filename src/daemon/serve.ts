@@ -99,6 +99,7 @@ class RunningMount {
     private readonly kept: KeptMount | undefined,
   ) {
     if (patience.numbers.some(number => number !== 0)) overlay.stayBehind()
+    overlay.onLowerChanged(path => lowerChanged(record, overlay, path))
     overlay.onForget = givingBack(() => overlay.inodeCount)
     this.ended = this.untilEnd()
   }
@@ -175,6 +176,7 @@ class RunningMount {
     kept.ready(spec, record, join(runDirectory(), record.id))
     mount.listen()
     mount.recall()
+    overlay.watchAgain()
     mount.sweep()
     startThreads()
     return mount
@@ -310,9 +312,19 @@ class RunningMount {
       io: this.overlay.ioMode(),
       ...(this.kept === undefined ? {} : { deaths: this.kept.deaths() }),
       silent: this.patience.silent(),
+      lower: this.overlay.facts().lower,
       ...this.session.counters(),
     }
   }
+}
+
+/** Said once: with lower=frozen somebody had promised that this does not happen. */
+function lowerChanged({ mountpoint }: MountRecord, overlay: Overlay, path: string): void {
+  if (overlay.facts().lower.mode !== 'frozen') return
+  process.stderr.write(
+    `lamina: ${toUtf8(mountpoint)}: a lower layer has changed although lower=frozen was given: '${toUtf8(path)}'; ` +
+      `what is read of it may be old: use lower=live\n`,
+  )
 }
 
 /**

@@ -259,12 +259,12 @@ class DebugTransport extends TransportDecorator {
     return rc
   }
 
-  override notify(message: Buffer): void {
+  override notify(message: Buffer): number {
     const code = message.readInt32LE(S.OutHeader.at.error)
     const name = Object.entries(NOTIFY).find(([, number]) => number === code)?.[0] ?? `${code}`
     const nodeid = message.length >= PAYLOAD + 8 ? ` nodeid ${message.readBigUInt64LE(PAYLOAD)}` : ''
     this.log(`NOTIFY_${name}${nodeid}`)
-    super.notify(message)
+    return super.notify(message)
   }
 
   override resubmit(frame: Buffer): void {

@@ -38,6 +38,7 @@ import {
   negotiate,
   type InitParameters,
 } from './init.js'
+import { O_APPEND } from '../sys/constants.js'
 import { OP_LIMIT, OPCODES, Op, type UnsupportedOp, opName } from './opcodes.js'
 import { Output, PAYLOAD } from './output.js'
 import type { RequestJournal, Settled } from './request-journal.js'
@@ -519,7 +520,11 @@ export class Dispatcher {
     const size = frame.u32(at + S.WriteIn.at.size)
     if (op === Op.WRITE ? size !== cursor.remaining : size > this.out.capacity - PAYLOAD)
       throw new BadRequest(E.EINVAL, 'the size is not that of the data')
-    fs.prepareIo(nodeid, op === Op.WRITE)
+    if (op === Op.READ) fs.prepareIo(nodeid, false)
+    else {
+      const append = (frame.u32(at + S.WriteIn.at.flags) & O_APPEND) !== 0
+      fs.prepareIo(nodeid, true, { offset: frame.u64(at + S.WriteIn.at.offset), append })
+    }
     transport.resubmit(frame.bytes.subarray(0, frame.u32(S.InHeader.at.len)))
     return HANDED_ON
   }

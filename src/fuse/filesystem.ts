@@ -124,6 +124,12 @@ export interface DirSink {
   fits(name: string): boolean
 }
 
+/** Where a WRITE begins, and whether it is meant for the end of the file (O_APPEND), wherever that is. */
+export interface WriteAt {
+  readonly offset: number
+  readonly append: boolean
+}
+
 /** What INIT negotiated. */
 export interface Connection {
   readonly major: number
@@ -182,7 +188,7 @@ export interface FileSystem {
   ): { entry: Entry; open: OpenReply }
   release(nodeid: number, fh: number): void
   /** Makes the nodeid's backing file known to the data plane, so that the READ or WRITE can be served (see transport). */
-  prepareIo(nodeid: number, write: boolean): void
+  prepareIo(nodeid: number, write: boolean, at?: WriteAt): void
   fsync(nodeid: number, datasync: boolean): Maybe<void>
   fsyncdir(nodeid: number, datasync: boolean): Maybe<void>
   syncfs(): Maybe<void>
@@ -252,12 +258,20 @@ export interface AnsweredReal {
 }
 
 /** A file of a lower layer in a directory of which names are answered. */
-export interface LowerFile {
+export interface LowerFile extends Told {
   readonly nodeid: number
   /** Which of the directory's lower real ones has it. */
   readonly below: number
   readonly name: string
   readonly ino: number
+}
+
+/** What the kernel knows of a lower file. */
+export interface Told {
+  /** {@link Stat.stamp}. */
+  readonly stamp: number
+  /** The largest size that it may believe in. */
+  readonly most: number
 }
 
 /** An inode that the kernel was told of in an answer to LOOKUP, of a file or symlink of a lower layer. */
@@ -276,14 +290,20 @@ export interface Issued {
   readonly references: 0 | 1
   /** Where the journal of what is kept for a successor has it; 0 nowhere. */
   readonly slot: number
+  /** With the size that it was told. */
+  readonly stamp: number
+  readonly size: number
 }
 
 export interface KernelSide {
   /**
    * Hands `fd` (ownership passes) to the data plane for READ and WRITE of `nodeid`. `ino`: its st_ino, where all else that is shown of it
-   * is as the object behind `fd` has it; see {@link showFiles}.
+   * is as the object behind `fd` has it; see {@link showFiles}. `told`: of a lower file, READs of which come to prepareIo once it is no longer
+   * that. 'unknown': of an upper one, of which the kernel may not know where it ends; what is appended goes to its end.
    */
-  registerFile(nodeid: number, fd: number, writable: boolean, ino?: number): void
+  registerFile(nodeid: number, fd: number, writable: boolean, ino?: number, told?: Told | 'unknown'): void
+  /** A descriptor of the registered file, the caller's; undefined without one. */
+  fileOf(nodeid: number): number | undefined
   /**
    * GETATTR and STATX of files that are registered with their st_ino, and SETATTR of mode, owner and times of the writable ones, may be
    * answered without the filesystem from now on, with attributes that are valid for `timeout` seconds. GETATTR and STATX also of
@@ -319,8 +339,12 @@ export interface KernelSide {
   hasWork(on: boolean): void
   /** FUSE_NOTIFY_INVAL_INODE: attributes, and data from `offset` (-1: attributes only). */
   invalidateInode(nodeid: number, offset: number, length: number): void
+  /** The same; resolves when the kernel has done it. With data that is when no READ of it is waiting: so no READ may wait for it. */
+  afterInvalidating(nodeid: number, offset: number): Promise<void>
   /** FUSE_NOTIFY_INVAL_ENTRY. */
   invalidateEntry(parent: number, name: string): void
+  /** FUSE_NOTIFY_DELETE: the same, and watchers of the directory hear of it. Gone it is only where the kernel can let go of it. */
+  deleteEntry(parent: number, child: number, name: string): void
   /** FUSE_DEV_IOC_BACKING_OPEN / CLOSE; undefined where the kernel or the privileges lack it. */
   openBacking(fd: number): number | undefined
   closeBacking(id: number): void

@@ -33,12 +33,18 @@ function putName(out: Output, at: number, name: string): number {
   return name.length + 1
 }
 
-/** FUSE_NOTIFY_INVAL_ENTRY: the kernel looks the name up again. */
-export function invalidateEntry(parent: number, name: string): Buffer {
+const EXPIRE_ONLY = 1 << 0
+
+/**
+ * FUSE_NOTIFY_INVAL_ENTRY: the kernel looks the name up again. `expire`: it goes on with the same object if that is still what the name stands
+ * for, with what is mounted there (HAS_EXPIRE_ONLY).
+ */
+export function invalidateEntry(parent: number, name: string, expire = false): Buffer {
   const payload = NotifyInvalEntryOut.size + name.length + 1
   const out = message(payload, NOTIFY.INVAL_ENTRY)
   out.set64(PAYLOAD + NotifyInvalEntryOut.at.parent, parent)
   out.setU32(PAYLOAD + NotifyInvalEntryOut.at.namelen, name.length)
+  out.setU32(PAYLOAD + NotifyInvalEntryOut.at.flags, expire ? EXPIRE_ONLY : 0)
   putName(out, PAYLOAD + NotifyInvalEntryOut.size, name)
   return sized(out, payload)
 }

@@ -70,6 +70,11 @@ export class PathFiles implements KernelSide {
     sys.close(file.fd)
   }
 
+  fileOf(nodeid: number): number | undefined {
+    const file = this.#files.get(nodeid)
+    return file === undefined ? undefined : sys.dup(file.fd).release()
+  }
+
   registered(nodeid: number): 0 | 1 | 2 {
     const file = this.#files.get(nodeid)
     return file === undefined ? 0 : file.writable ? 2 : 1
@@ -108,6 +113,14 @@ export class PathFiles implements KernelSide {
 
   invalidateInode(): void {
     // fuse-native has no notifications.
+  }
+
+  afterInvalidating(): Promise<void> {
+    return Promise.resolve()
+  }
+
+  deleteEntry(): void {
+    // The same.
   }
 
   invalidateEntry(): void {

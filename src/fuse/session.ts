@@ -11,7 +11,7 @@ import { SysError } from '../base/sys-error.js'
 import type { Account } from '../sys/account.js'
 import { withDebug } from './debug.js'
 import { type DispatchOptions, Dispatcher } from './dispatch.js'
-import type { AnsweredDirectory, FileSystem, Issued, KernelSide, LowerFile } from './filesystem.js'
+import type { AnsweredDirectory, FileSystem, Issued, KernelSide, LowerFile, Told } from './filesystem.js'
 import type { NegotiatedConnection } from './init.js'
 import { OP_LIMIT, opName } from './opcodes.js'
 import { Output, PAYLOAD } from './output.js'
@@ -89,7 +89,9 @@ export class Session implements KernelSide {
   private dispatcher: Dispatcher | undefined
   private over = false
   private notifications = 0
-  private queue: Buffer[] = []
+  private queue: { message: Buffer; done?: () => void }[] = []
+  /** Who waits for the kernel to take the notification of that number. */
+  private untaken: { number: number; done: () => void }[] = []
   private flushing = false
   private resolveInit!: (connection: NegotiatedConnection) => void
   private rejectInit!: (error: SysError) => void
@@ -101,6 +103,7 @@ export class Session implements KernelSide {
     private readonly options: SessionOptions = {},
   ) {
     this.transport = withDebug(withTrace(transport))
+    this.transport.onNotified(number => this.taken(number))
     this.transport.keepFiles(options.maxOpenFiles ?? DEFAULT_MAX_OPEN_FILES)
     this.initialized = new Promise((resolve, reject) => {
       this.resolveInit = resolve
@@ -171,7 +174,7 @@ export class Session implements KernelSide {
   private finish(end: SessionEnd): void {
     if (this.over) return
     this.over = true
-    this.queue = []
+    this.letWaitersGo()
     this.dispatcher?.destroy()
     this.transport.close()
     this.rejectInit(new SysError(end.errno === 0 ? E.ECANCELED : end.errno, 'FUSE_INIT', undefined))
@@ -183,7 +186,7 @@ export class Session implements KernelSide {
    * first. Notifications under way are waited for, because the kernel may need an answer of ours to take them.
    */
   async close(): Promise<void> {
-    this.queue = []
+    this.letWaitersGo()
     const limit = Date.now() + NOTIFY_GRACE
     while (!this.over && this.transport.notifying() > 0 && Date.now() < limit) {
       await new Promise(resolve => setTimeout(resolve, NOTIFY_POLL))
@@ -193,8 +196,12 @@ export class Session implements KernelSide {
 
   // ---- KernelSide
 
-  registerFile(nodeid: number, fd: number, writable: boolean, ino?: number): void {
-    this.transport.registerFile(nodeid, fd, writable, ino)
+  registerFile(nodeid: number, fd: number, writable: boolean, ino?: number, told?: Told | 'unknown'): void {
+    this.transport.registerFile(nodeid, fd, writable, ino, told)
+  }
+
+  fileOf(nodeid: number): number | undefined {
+    return this.transport.fileOf(nodeid)
   }
 
   showFiles(timeout: number): void {
@@ -249,8 +256,15 @@ export class Session implements KernelSide {
     this.enqueue(invalidateInode(nodeid, offset, length))
   }
 
+  afterInvalidating(nodeid: number, offset: number): Promise<void> {
+    return new Promise(done => {
+      if (this.over) done()
+      else this.enqueue(invalidateInode(nodeid, offset, 0), done)
+    })
+  }
+
   invalidateEntry(parent: number, name: string): void {
-    this.enqueue(invalidateEntry(parent, name))
+    this.enqueue(invalidateEntry(parent, name, this.connection?.has('HAS_EXPIRE_ONLY') === true))
   }
 
   deleteEntry(parent: number, child: number, name: string): void {
@@ -275,18 +289,37 @@ export class Session implements KernelSide {
    * After the reply of the request being served, so that the caller sees the invalidation behind the answer it belongs
    * to; and then from a thread, see Transport.notify.
    */
-  private enqueue(message: Buffer): void {
+  private enqueue(message: Buffer, done?: () => void): void {
     if (this.over) return
     this.notifications++
-    this.queue.push(message)
+    this.queue.push(done === undefined ? { message } : { message, done })
     if (this.flushing) return
     this.flushing = true
     setImmediate(() => {
       this.flushing = false
       const messages = this.queue
       this.queue = []
-      for (const each of messages) this.transport.notify(each)
+      for (const { message, done } of messages) {
+        const number = this.transport.notify(message)
+        if (done === undefined) continue
+        if (number === 0) done()
+        else this.untaken.push({ number, done })
+      }
     })
+  }
+
+  private taken(number: number): void {
+    let count = 0
+    for (; count < this.untaken.length && (this.untaken[count]?.number ?? 0) <= number; count++)
+      this.untaken[count]?.done()
+    this.untaken.splice(0, count)
+  }
+
+  /** Nobody waits for what will not come any more. */
+  private letWaitersGo(): void {
+    for (const { done } of this.queue) done?.()
+    this.queue = []
+    this.taken(Infinity)
   }
 
   // ---- figures

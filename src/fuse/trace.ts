@@ -128,9 +128,9 @@ class TracingTransport extends TransportDecorator {
     return super.sendBuffer(message)
   }
 
-  override notify(message: Buffer): void {
+  override notify(message: Buffer): number {
     this.writer.write('notification', message)
-    super.notify(message)
+    return super.notify(message)
   }
 
   override resubmit(frame: Buffer): void {

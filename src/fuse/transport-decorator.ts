@@ -1,5 +1,5 @@
 import type { Account } from '../sys/account.js'
-import type { AnsweredDirectory, Issued, LowerFile } from './filesystem.js'
+import type { AnsweredDirectory, Issued, LowerFile, Told } from './filesystem.js'
 import type { Transport, TransportCounters } from './transport.js'
 
 /** A transport that passes everything on: the base of those that watch (trace.ts, debug.ts), and so see every request. */
@@ -24,8 +24,11 @@ export class TransportDecorator implements Transport {
   sendBuffer(message: Buffer): number {
     return this.inner.sendBuffer(message)
   }
-  notify(message: Buffer): void {
-    this.inner.notify(message)
+  notify(message: Buffer): number {
+    return this.inner.notify(message)
+  }
+  onNotified(callback: (number: number) => void): void {
+    this.inner.onNotified(callback)
   }
   notifying(): number {
     return this.inner.notifying()
@@ -33,8 +36,11 @@ export class TransportDecorator implements Transport {
   resubmit(frame: Buffer): void {
     this.inner.resubmit(frame)
   }
-  registerFile(nodeid: number, fd: number, writable: boolean, ino?: number): void {
-    this.inner.registerFile(nodeid, fd, writable, ino)
+  registerFile(nodeid: number, fd: number, writable: boolean, ino?: number, told?: Told | 'unknown'): void {
+    this.inner.registerFile(nodeid, fd, writable, ino, told)
+  }
+  fileOf(nodeid: number): number | undefined {
+    return this.inner.fileOf(nodeid)
   }
   showFiles(timeout: number): void {
     this.inner.showFiles(timeout)

@@ -6,7 +6,7 @@ import type { Account } from '../sys/account.js'
 import { addon, type AccountHandle } from '../sys/addon.js'
 import { SysError } from '../base/sys-error.js'
 import { OP_LIMIT } from './opcodes.js'
-import type { AnsweredDirectory, Issued, LowerFile } from './filesystem.js'
+import type { AnsweredDirectory, Issued, LowerFile, Told } from './filesystem.js'
 import { timeoutWords } from './output.js'
 import type { Transport, TransportCounters } from './transport.js'
 
@@ -17,10 +17,20 @@ export interface Channel {
   start(): number
   send(length: number): number
   sendBuffer(message: Uint8Array): number
-  notify(message: Uint8Array): void
+  notify(message: Uint8Array): number
+  onNotified(callback: (number: number) => void): void
   notifying(): number
   close(): void
-  registerFile(nodeid: number, fd: number, writable: boolean, ino?: number): void
+  registerFile(
+    nodeid: number,
+    fd: number,
+    writable: boolean,
+    ino?: number,
+    stamp?: number,
+    most?: number,
+    appends?: boolean,
+  ): void
+  fileOf(nodeid: number): number
   showFiles(seconds: number, nanoseconds: number): void
   limit(account: AccountHandle): void
   unregisterFile(nodeid: number): boolean
@@ -83,7 +93,7 @@ export interface KeptInput {
 /** Of the words that native/names.h writes: how many inodes, where the first one is, and how many words each has. */
 const ISSUED_COUNT = 1
 const ISSUED_FIRST = 2
-const ISSUED_WORDS = 8
+const ISSUED_WORDS = 10
 const NONE: readonly Issued[] = []
 
 export class DeviceTransport implements Transport {
@@ -134,8 +144,11 @@ export class DeviceTransport implements Transport {
   sendBuffer(message: Buffer): number {
     return this.channel.sendBuffer(message)
   }
-  notify(message: Buffer): void {
-    this.channel.notify(message)
+  notify(message: Buffer): number {
+    return this.channel.notify(message)
+  }
+  onNotified(callback: (number: number) => void): void {
+    this.channel.onNotified(callback)
   }
   notifying(): number {
     return this.channel.notifying()
@@ -143,8 +156,14 @@ export class DeviceTransport implements Transport {
   resubmit(frame: Buffer): void {
     this.channel.resubmit(frame)
   }
-  registerFile(nodeid: number, fd: number, writable: boolean, ino?: number): void {
-    this.channel.registerFile(nodeid, fd, writable, ino)
+  registerFile(nodeid: number, fd: number, writable: boolean, ino?: number, told?: Told | 'unknown'): void {
+    if (told === undefined) this.channel.registerFile(nodeid, fd, writable, ino)
+    else if (told === 'unknown') this.channel.registerFile(nodeid, fd, writable, ino, 0, 0, true)
+    else this.channel.registerFile(nodeid, fd, writable, ino, told.stamp, told.most)
+  }
+  fileOf(nodeid: number): number | undefined {
+    const fd = this.channel.fileOf(nodeid)
+    return fd < 0 ? undefined : fd
   }
   showFiles(timeout: number): void {
     const { seconds, nanoseconds } = timeoutWords(timeout)
@@ -183,7 +202,9 @@ export class DeviceTransport implements Transport {
   }
 
   tellFiles(directory: number, files: readonly LowerFile[]): void {
-    const words = new Float64Array(files.flatMap(({ nodeid, below, ino }) => [nodeid, below, ino]))
+    const words = new Float64Array(
+      files.flatMap(({ nodeid, below, ino, stamp, most }) => [nodeid, below, ino, stamp, most]),
+    )
     this.channel.tellFiles(
       directory,
       Buffer.from(words.buffer),
@@ -209,6 +230,8 @@ export class DeviceTransport implements Transport {
         type: issued[at + 5] as number,
         references: issued[at + 6] as 0 | 1,
         slot: issued[at + 7] as number,
+        stamp: issued[at + 8] as number,
+        size: issued[at + 9] as number,
       })
     }
     return taken

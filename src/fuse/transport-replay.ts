@@ -30,6 +30,7 @@ export class ReplayTransport implements Transport {
   private readonly files = new Map<number, { fd: number; writable: boolean; pinned: boolean }>()
   private readonly requests = new Float64Array(OP_LIMIT)
   private frames = 0
+  private notified: ((number: number) => void) | undefined
   private onFrame: ((length: number) => void) | undefined
   private onEnd: ((errno: number) => void) | undefined
 
@@ -74,8 +75,19 @@ export class ReplayTransport implements Transport {
     return this.sendResult
   }
 
-  notify(message: Buffer): void {
+  fileOf(): undefined {
+    return undefined
+  }
+
+  onNotified(callback: (number: number) => void): void {
+    this.notified = callback
+  }
+
+  notify(message: Buffer): number {
     this.notifications.push(Buffer.from(message))
+    const number = this.notifications.length
+    setImmediate(() => this.notified?.(number))
+    return number
   }
 
   notifying(): number {

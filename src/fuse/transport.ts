@@ -5,7 +5,7 @@
  */
 
 import type { Account } from '../sys/account.js'
-import type { AnsweredDirectory, Issued, LowerFile } from './filesystem.js'
+import type { AnsweredDirectory, Issued, LowerFile, Told } from './filesystem.js'
 
 export interface Transport {
   /** The frame of the present onFrame call, valid until that returns. The same memory for the transport's whole life. */
@@ -28,8 +28,12 @@ export interface Transport {
   /**
    * Sends a notification from a thread of its own, in order. The kernel may take the lock of the directory or page
    * concerned, which a request may hold that only this daemon can answer: a synchronous write would wait for itself.
+   * Those about inodes are in order, and so are those about names. Gives the number of one about an inode, 1 for the first; 0 of others,
+   * or where nothing can be sent.
    */
-  notify(message: Buffer): void
+  notify(message: Buffer): number
+  /** The callback is told the number, as {@link notify} gave it, of the last one that the kernel has taken. Once. */
+  onNotified(callback: (number: number) => void): void
 
   /** Notifications that are not sent yet. */
   notifying(): number
@@ -37,7 +41,9 @@ export interface Transport {
   /** Serves this READ or WRITE from the registered file of its nodeid; answers EIO where there is none. */
   resubmit(frame: Buffer): void
 
-  registerFile(nodeid: number, fd: number, writable: boolean, ino?: number): void
+  registerFile(nodeid: number, fd: number, writable: boolean, ino?: number, told?: Told | 'unknown'): void
+  /** See KernelSide.fileOf. */
+  fileOf(nodeid: number): number | undefined
   /** See KernelSide.showFiles. */
   showFiles(timeout: number): void
   /** WRITEs of files registered from here on are noted in the account, and get no more room than it has. */

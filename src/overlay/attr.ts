@@ -18,14 +18,14 @@ export function getattr(view: View, inode: Inode): AttrReply {
 }
 
 function attrReply(view: View, inode: Inode): AttrReply {
-  return { attrValid: view.options.timeout, attr: view.attr(inode, view.stat(inode)) }
+  return { attrValid: view.timeout(inode), attr: view.attr(inode, view.stat(inode)) }
 }
 
 /** Beyond fuse_attr a Linux user can ask for the time of birth and for file flags. */
 export function statx(view: View, inode: Inode): StatxReply {
   const stat = view.stat(inode)
   const reply: StatxReply = {
-    attrValid: view.options.timeout,
+    attrValid: view.timeout(inode),
     attr: view.attr(inode, stat),
     attributes: stat.attributes,
     attributesMask: stat.attributes,
@@ -41,6 +41,7 @@ export function statx(view: View, inode: Inode): StatxReply {
 export function setattr(view: View, inode: Inode, change: SetAttr, caller: Caller): AttrReply {
   // A file that is cut keeps only what lies before the cut.
   ensureUpper(view, inode, change.size ?? 'metadata')
+  view.changes.settled(inode)
   const at = view.at(inode)
   const capabilityTaken = view.capabilityTaken.get(inode) === caller.pid
   view.capabilityTaken.delete(inode)

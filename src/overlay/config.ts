@@ -21,6 +21,9 @@ export type RedirectDir = 'auto' | 'on' | 'off' | 'follow' | 'nofollow'
 /** How a deletion is written into upperdir. `auto`: character device 0:0 where mknod is allowed, else an xattr, else `.wh.`. */
 export type WhiteoutStyle = 'auto' | 'char' | 'xattr' | 'file'
 
+/** Whether lower layers change beneath the mount: compared when asked, watched, or promised not to. See changes.ts. */
+export type LowerMode = 'checked' | 'live' | 'frozen'
+
 /** Who reads and writes file contents: see docs/architecture/channel.md. */
 export type IoMode = 'auto' | 'cached' | 'passthrough'
 
@@ -63,6 +66,7 @@ export interface MountOptions {
   noacl: boolean
   whiteout: WhiteoutStyle
   io: IoMode
+  lower: LowerMode
   /** Bytes that upper may take; see limit.ts. */
   size?: number
 }
@@ -102,4 +106,5 @@ export const DEFAULT_OPTIONS: Readonly<MountOptions> = {
   noacl: false,
   whiteout: 'auto',
   io: 'auto',
+  lower: 'checked',
 }

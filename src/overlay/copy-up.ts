@@ -20,6 +20,7 @@ import { METACOPY_WITHOUT_DIGEST } from '../format/index.js'
 import { keepLinks, keepLinksByLower } from './hardlinks.js'
 import { rulesChanged } from './names.js'
 import { upperKey } from './lookup.js'
+import { openReal } from './io.js'
 import { renameNoReplace, TempFile } from './temp-file.js'
 import { chownReal, copyMetadata, copyTimes, keepingTimes } from './metadata.js'
 import { originRecord } from './origin-ino.js'
@@ -83,6 +84,7 @@ function beginCopyUp(view: View, inode: Inode, extent: Extent, above: boolean): 
 interface CopyUp {
   readonly inode: Inode
   readonly from: At
+  /** As it was before. */
   readonly stat: Stat
   readonly lower: Real
   /** The origin attribute's value; `undefined` where none is recorded. */
@@ -90,14 +92,12 @@ interface CopyUp {
 }
 
 function begin(view: View, inode: Inode): CopyUp {
+  const stat = inode.isDir() ? view.stat(inode) : view.changes.copying(inode)
   const lower = inode.lower
-  if (lower === null) throw new SysError(E.ESTALE, 'copy-up', inode.name)
-  const from: At =
-    lower.parent === null
-      ? { dirfd: lower.layer.rootFd.n, name: '' }
-      : { dirfd: view.fds.get(lower.parent), name: lower.name }
-  const stat = sys.statAt(from.dirfd, from.name)
-  if (stat === undefined) throw new SysError(E.ESTALE, 'copy-up', inode.name)
+  const isOther =
+    !view.changes.keepsTypes(inode) && stat !== undefined && (stat.mode & sys.S_IFMT) !== inode.type
+  if (stat === undefined || lower === null || isOther) throw new SysError(E.ESTALE, 'copy-up', inode.name)
+  const from = view.at(inode)
   // Without an index the names of a lower hard link become several files, which must not share its number: copy_up.c.
   const recorded = view.workdir().features.xattrs && (inode.isDir() || stat.nlink === 1 || inode.links > 0)
   const origin = recorded ? originRecord(lower.layer, from.dirfd, from.name) : undefined
@@ -201,6 +201,8 @@ function showOwnNumber(view: View, inode: Inode, parent: DirInode, dirfd: number
   view.journal?.renumbered(inode)
   parent.listing?.renumbered(inode.name, made.ino)
   view.attrChanged(inode)
+  // It has the number as well.
+  view.attrAndListingChanged(parent)
 }
 
 function copyUpDir(view: View, dir: DirInode): void {
@@ -274,7 +276,11 @@ async function completeMetacopy(view: View, inode: Inode, size: number): Promise
     name === '' ? sys.reopen(dirfd, sys.O_RDWR).release() : openBeneath(dirfd, name, sys.O_RDWR),
   )
   const before = sys.statFd(target.n)
+  const { stamp } = sys.statFd(source.n)
   await sys.copyData(source.n, target.n, Math.min(size, before.size))
+  // It still has the attribute: its data is not looked at.
+  if (sys.statFd(source.n).stamp !== stamp) return view.changes.torn(inode)
+  view.changes.whole(inode)
   copyTimes({ dirfd: target.n, name: '' }, before)
   await syncCopy(view, target)
   sys.fremovexattr(target.n, view.prefix + 'metacopy')
@@ -290,6 +296,7 @@ function copyUpFile(view: View, inode: Inode, size: number): Promise<void> | und
     const copied = building.copyNow(length)
     if (!copied || (length > 0 && view.syncs)) return finishSlowly(view, building, length, copied)
     building.dress(view)
+    if (!building.isWhole()) throw new Again(view.changes.torn(inode))
     place(view, building)
   } catch (error) {
     building[Symbol.dispose]()
@@ -303,6 +310,8 @@ async function finishSlowly(view: View, built: Building, length: number, copied:
   using building = built
   if (!copied) await building.copyData(length)
   building.dress(view)
+  // Whoever needs the copy comes again, and it is made anew.
+  if (!building.isWhole()) return view.changes.torn(building.copy.inode)
   if (length > 0) await syncCopy(view, building.temp.fd)
   view.fds.nextRequest()
   place(view, building)
@@ -311,6 +320,7 @@ async function finishSlowly(view: View, built: Building, length: number, copied:
 /** The finished copy becomes what the inode is. */
 function place(view: View, { copy, temp }: Building): void {
   const { inode } = copy
+  view.changes.whole(inode)
   if (inode.nameless) {
     view.hold(inode, temp.keepNameless())
   } else {
@@ -336,13 +346,14 @@ class Building implements Disposable {
   private readonly source: Fd
   private readonly original: Fd | null = null
   private readonly layer: Layer
+  private readonly before: Stat
 
   constructor(view: View, inode: Inode) {
     const copy = begin(view, inode)
     const data = inode.data ?? copy.lower
-    const dataDir = data.parent === null ? data.layer.rootFd.n : view.fds.get(data.parent)
     this.layer = data.layer
-    this.source = new Fd(openBeneath(dataDir, data.name, sys.O_RDONLY | sys.O_NOATIME))
+    this.source = new Fd(openReal(view, inode, sys.O_RDONLY | sys.O_NOATIME))
+    this.before = data === copy.lower ? copy.stat : sys.statFd(this.source.n)
     try {
       if (data !== copy.lower)
         this.original = new Fd(openBeneath(copy.from.dirfd, copy.from.name, sys.O_PATH))
@@ -370,6 +381,11 @@ class Building implements Disposable {
   async copyData(size: number): Promise<void> {
     const { method } = await sys.copyData(this.source.n, this.temp.fd.n, size)
     this.layer.copiedBy = method
+  }
+
+  /** Whether the file was one content from beginning to end, and is of what the copy is dressed as. */
+  isWhole(): boolean {
+    return sys.statFd(this.source.n).stamp === this.before.stamp
   }
 
   dress(view: View): void {

@@ -20,9 +20,10 @@ import type {
   SetAttr,
   StatFsReply,
   StatxReply,
+  WriteAt,
 } from '../fuse/filesystem.js'
 import * as attr from './attr.js'
-import type { MountOptions, OverlayConfig } from './config.js'
+import type { LowerMode, MountOptions, OverlayConfig } from './config.js'
 import * as create from './create.js'
 import { DirInode, type Inode, ROOT_ID } from './inode.js'
 import { InoMap } from './ino.js'
@@ -50,6 +51,7 @@ import { NOBODY, Restorer } from './recover.js'
 import { rmdir, unlink } from './remove.js'
 import { rename } from './rename.js'
 import { type Mountpoint, View } from './view.js'
+import { LowerWatch } from './watch.js'
 import * as xattr from './xattr.js'
 
 /** Listings are held for at most so many entries in all (about 100 bytes each). */
@@ -63,6 +65,17 @@ export interface OverlayFacts {
   readonly whiteout: string
   /** False where mounts below a layer show through. */
   readonly cloned: boolean
+  readonly lower: LowerFacts
+}
+
+/** How it stands with lower layers that change. */
+export interface LowerFacts {
+  readonly mode: LowerMode
+  /** Changes of lower files that were noticed. */
+  readonly noticed: number
+  /** With lower=live: directories that are watched, how many are not, and why. */
+  readonly watched?: number
+  readonly outside?: { directories: number; why: string }
 }
 
 export class Overlay implements FileSystem {
@@ -86,20 +99,25 @@ export class Overlay implements FileSystem {
     return overlay
   }
 
-  /** Over a predecessor's layers, none of which is asked anything; restore() comes next, and sweep() when upper answers. */
+  /**
+   * Over a predecessor's layers, none of which is asked anything; restore() comes next, and sweep() when upper answers. `since`: when the
+   * mount began, milliseconds since 1970.
+   */
   static takeOver(
     config: OverlayConfig,
     handed: HandedLayers,
     generation: number,
     mountpoint: Mountpoint | null,
+    since: number,
   ): Overlay {
-    return Overlay.over(config, takeOverLayers(config, handed, generation), () => mountpoint)
+    return Overlay.over(config, takeOverLayers(config, handed, generation), () => mountpoint, since)
   }
 
   private static over(
     config: OverlayConfig,
     layers: OpenedLayers,
     mountpoint: () => Mountpoint | null,
+    since = Date.now(),
   ): Overlay {
     const options = possibleOptions(layers, config.options)
     const all = [layers.upper, ...layers.lowers].filter(layer => layer !== null)
@@ -127,6 +145,7 @@ export class Overlay implements FileSystem {
       options,
       layers.prefix,
       root,
+      since,
     )
     if (options.size !== undefined && layers.upper !== null) {
       view.limit = new Limit(openAccount(options.size, layers.upper.rootFd.n), view)
@@ -213,7 +232,21 @@ export class Overlay implements FileSystem {
   attach(kernel: KernelSide): void {
     this.view.kernel = kernel
     this.view.table.countIn(kernel.newest)
+    if (this.view.options.lower === 'live') {
+      this.view.watch = new LowerWatch(this.view)
+      this.view.watch.add(this.view.table.root)
+    }
     if (this.view.limit !== null) kernel.limit(this.view.limit.account)
+  }
+
+  /** After a takeover, between requests: nobody watched the lower layers in between. */
+  watchAgain(): void {
+    this.view.watch?.everything()
+  }
+
+  /** The first change of a lower file that is noticed. */
+  onLowerChanged(callback: (path: string) => void): void {
+    this.view.changes.onNoticed = callback
   }
 
   /** Nothing is looked up before it is asked for: a layer may take long to answer. */
@@ -260,6 +293,7 @@ export class Overlay implements FileSystem {
       xattrPrefix: this.view.prefix,
       whiteout: this.layers.work?.features.whiteout ?? 'none',
       cloned: this.layers.cloned,
+      lower: lowerFacts(this.view),
     }
   }
 
@@ -401,8 +435,8 @@ export class Overlay implements FileSystem {
     if (inode !== undefined) this.opens?.release(inode, fh)
   }
 
-  prepareIo(nodeid: number, write: boolean): void {
-    io.prepareIo(this.view, this.inode(nodeid), write)
+  prepareIo(nodeid: number, write: boolean, at?: WriteAt): void {
+    io.prepareIo(this.view, this.inode(nodeid), write, at)
   }
 
   fsync(nodeid: number, datasync: boolean): Maybe<void> {
@@ -481,6 +515,13 @@ export class Overlay implements FileSystem {
   removexattr(nodeid: number, name: string, caller: Caller): void {
     xattr.removexattr(this.view, this.inode(nodeid), name, caller)
   }
+}
+
+function lowerFacts({ options, changes, watch }: View): LowerFacts {
+  const facts = { mode: options.lower, noticed: changes.noticed }
+  if (watch === null) return facts
+  const outside = watch.outside()
+  return { ...facts, watched: watch.watches, ...(outside !== undefined && { outside }) }
 }
 
 /** The directory entry behind a path, before anything is mounted on it. */

@@ -40,6 +40,13 @@ export class Inode {
   links = 0
   /** Where the data is while the topmost object has metadata only (metacopy); null where it has its own. */
   data: Real | null = null
+  /** What the kernel was told of a lower file, 0 nothing yet, and the largest size that it may believe in: changes.ts. */
+  stamp = 0
+  most = 0
+  /** A lower file that its name stands for no longer, while the kernel may use it. */
+  held: Fd | null = null
+  /** The kernel may not know where the file ends: it had changed. */
+  endless = false
   /** Where the journal has it; 0: nowhere. */
   slot = 0
   /** Known from a predecessor's journal alone: its real objects are not looked up yet (recover.ts). */
@@ -74,6 +81,8 @@ export class DirInode extends Inode {
   listing: Listing | null = null
   /** Attributes of what was looked up in here before it was asked for; read-ahead.ts says when they are true. */
   ahead: Map<string, Stat> | null = null
+  /** The watches on its lower directories (lower=live). */
+  watches: number[] | null = null
   /** How many names in here were asked for, and how many files below opened to be read; see names.ts. */
   asked = 0
   opened = 0

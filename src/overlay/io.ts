@@ -6,7 +6,7 @@ import * as sys from '../sys/index.js'
 import { E } from '../base/errno.js'
 import { SysError } from '../base/sys-error.js'
 import { Fd } from '../base/fd.js'
-import type { Maybe } from '../fuse/filesystem.js'
+import type { Maybe, WriteAt } from '../fuse/filesystem.js'
 import { ensureUpper } from './copy-up.js'
 import type { Inode } from './inode.js'
 import { openBeneath } from './layer.js'
@@ -18,32 +18,61 @@ import type { View } from './view.js'
  * @throws SysError EACCES, ELOOP (no longer what it was), EMFILE, EIO
  */
 export function openReal(view: View, inode: Inode, flags: number): number {
-  if (inode.orphan !== null && inode.data === null) return sys.reopen(inode.orphan.n, flags).release()
+  const held = inode.orphan ?? (inode.upper === null ? inode.held : null)
+  if (held !== null && inode.data === null) return sys.reopen(held.n, flags).release()
   const real = inode.data ?? inode.upper ?? inode.lower
   if (real?.parent == null) throw new SysError(E.ESTALE, 'open', inode.name)
   return openBeneath(view.fds.get(real.parent), real.name, flags)
 }
 
 /** Makes the inode's file known to the data plane. A file that is only below is copied up before the first write. */
-export function prepareIo(view: View, inode: Inode, write: boolean): void {
+export function prepareIo(view: View, inode: Inode, write: boolean, at?: WriteAt): void {
   if (inode.type !== sys.S_IFREG) throw new SysError(inode.isDir() ? E.EISDIR : E.EINVAL, 'io', inode.name)
   if (write) ensureUpper(view, inode)
   const changeable = inode.data === null && (inode.upper !== null || inode.orphan !== null)
   if (!changeable) {
-    // Without a name it is shown without links, which the object below has.
-    const ino = inode.data === null && !inode.nameless ? inode.ino : undefined
-    view.kernel.registerFile(inode.nodeid, openReal(view, inode, sys.O_RDONLY | sys.O_NOATIME), false, ino)
+    registerBelow(view, inode)
     if (inode.parent !== null) openedBelow(view, inode.parent)
     return
   }
+  if (at?.append === false) refuseBehindEnd(view, inode, at.offset)
+  const told = inode.endless ? 'unknown' : undefined
+  const ino = view.changes.isTelling(inode) ? undefined : inode.ino
   try {
-    view.kernel.registerFile(inode.nodeid, openReal(view, inode, sys.O_RDWR), true, inode.ino)
+    view.kernel.registerFile(inode.nodeid, openReal(view, inode, sys.O_RDWR), true, ino, told)
   } catch (error) {
     // A file of an ordinary user's that its mode lets nobody write can still be read.
     if (write || !(error instanceof SysError) || (error.errno !== E.EACCES && error.errno !== E.ETXTBSY))
       throw error
-    view.kernel.registerFile(inode.nodeid, openReal(view, inode, sys.O_RDONLY), false, inode.ino)
+    view.kernel.registerFile(inode.nodeid, openReal(view, inode, sys.O_RDONLY), false, ino)
   }
+}
+
+/** @throws Again, see changes.ts */
+function registerBelow(view: View, inode: Inode): void {
+  using file = new Fd(openBelow(view, inode))
+  const stat = sys.statFd(file.n)
+  view.changes.reading(inode, stat)
+  // Without a name it is shown without links, which the object below has. What is being told is shown when it is.
+  const unwatched = inode.parent !== null && view.watch?.isUnwatched(inode.parent) === true
+  const shown = inode.data === null && !inode.nameless && !unwatched && !view.changes.isTelling(inode)
+  const told = { stamp: inode.stamp, most: inode.most }
+  view.kernel.registerFile(inode.nodeid, file.release(), false, shown ? inode.ino : undefined, told)
+}
+
+/** The inode's lower file, or what is held of it where its name stands for it no longer. */
+function openBelow(view: View, inode: Inode): number {
+  if (inode.data === null && !inode.nameless) view.statIfThere(inode)
+  return openReal(view, inode, sys.O_RDONLY | sys.O_NOATIME)
+}
+
+/**
+ * Whoever writes behind the end of a file that has changed beneath him means the end that it had: there would be a hole that nobody made.
+ * @throws SysError ESTALE
+ */
+function refuseBehindEnd(view: View, inode: Inode, offset: number): void {
+  if (view.changes.isTelling(inode) && offset > view.stat(inode).size && offset <= inode.most)
+    throw new SysError(E.ESTALE, 'write', inode.name)
 }
 
 /** fsync(2): only what was changed has anything to write back. */

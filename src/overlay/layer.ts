@@ -72,6 +72,13 @@ export class DirReal extends Real {
   /** Whether an entry may carry an origin (the `impure` attribute); upper directories only. */
   impure = false
 
+  /** Marker files came, perhaps. */
+  markersChanged(): void {
+    this.markers = true
+    this.looked = false
+    this.markersAsked = 0
+  }
+
   /** The directory behind `dirfd` is looked through, once. Gives {@link markers}. */
   lookForMarkers(dirfd: number): boolean {
     if (this.markers && !this.looked) {

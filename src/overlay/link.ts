@@ -18,6 +18,7 @@ export function link(view: View, inode: Inode, parent: DirInode, name: string): 
   if (inode.isDir()) throw new SysError(E.EPERM, 'link', name)
   prepareParent(view, parent, name)
   ensureUpper(view, inode, 'metadata')
+  view.changes.settled(inode)
   if (inode.data !== null) setRedirect(view, inode, false)
   keepLinks(view, inode)
   markImpureFor(view, inode, parent, inode.parent)

@@ -45,10 +45,11 @@ export interface Resolved {
 
 /** The whole answer to LOOKUP. */
 export function lookup(view: View, parent: DirInode, name: string): Entry | NegativeEntry {
+  if (view.watch?.isUnwatched(parent) === true) view.watch.compare(parent)
   const found = lookupChild(view, parent, name)
   lookedUp(view, parent)
   return found === undefined
-    ? { nodeid: 0, entryValid: view.options.timeout }
+    ? { nodeid: 0, entryValid: view.timeout(parent) }
     : view.entry(found.inode, found.stat)
 }
 
@@ -60,7 +61,14 @@ export function lookupChild(
 ): { inode: Inode; stat: Stat } | undefined {
   if (name.length > 255) throw new SysError(E.ENAMETOOLONG, 'lookup', name)
   const known = knownChild(view, parent, name)
-  if (known !== undefined) return { inode: known, stat: view.stat(known) }
+  if (known !== undefined) {
+    const stat = view.statIfThere(known)
+    if (parent.children.get(name) === known) {
+      if (stat === undefined) throw new SysError(E.ESTALE, 'lookup', name)
+      return { inode: known, stat }
+    }
+    // It was another file: this name stands for something else by now.
+  }
   const resolved = resolve(view, parent, name)
   if (resolved === undefined) return undefined
   const inode = instantiate(view, parent, name, resolved)
@@ -108,6 +116,7 @@ function giveReals(
     if (found.upper instanceof DirReal) inode.upper = found.upper
     inode.lowers = found.lowers
     inode.lower = found.lowers[0] ?? null
+    view.watch?.add(inode)
   } else {
     inode.upper = shared?.indexed ?? found.upper
     inode.lower = found.lower
@@ -123,6 +132,7 @@ export function findAgain(view: View, inode: Inode, parent: DirInode, name: stri
   const shared = inode.isDir() ? undefined : sharedObject(view, found)
   giveReals(view, inode, parent, found, shared)
   if (shared !== undefined) view.table.setLink(inode, shared.key)
+  if (inode.type === sys.S_IFREG && inode.upper === null) view.changes.recovered(inode, found.stat)
   return true
 }
 
@@ -179,7 +189,7 @@ export function upperKey(stat: Stat): string {
   return `${stat.dev}:${stat.inoHi}:${stat.inoLo}`
 }
 
-function shownIno(view: View, parent: DirInode, name: string, found: Resolved): number {
+export function shownIno(view: View, parent: DirInode, name: string, found: Resolved): number {
   if (found.upper === null) return view.inos.shown(found.stat)
   if (found.lowerStat !== null) return view.inos.shown(found.lowerStat)
   return originIno(view, parent, name, found) ?? view.inos.shown(found.stat)

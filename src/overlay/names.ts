@@ -47,11 +47,14 @@ export function openedBelow(view: View, dir: DirInode): void {
     return
   answerIfReached(view, dir)
   const files: LowerFile[] = []
-  for (const [name, { nodeid, ino, type, upper, lower, links }] of dir.children) {
+  for (const [name, inode] of dir.children) {
+    const { nodeid, ino, type, upper, lower, links } = inode
     // One of several names may be copied up under another.
     if (type !== sys.S_IFREG || upper !== null || lower?.parent == null || links > 0) continue
     const below = dir.lowers.indexOf(lower.parent)
-    if (below >= 0 && lower.name === name) files.push({ nodeid, below, name, ino })
+    const told = view.changes.told(inode)
+    if (below >= 0 && lower.name === name && told !== undefined)
+      files.push({ nodeid, below, name, ino, ...told })
   }
   view.kernel.tellFiles(dir.nodeid, files)
 }
@@ -66,6 +69,7 @@ function isPlain(view: View, dir: DirInode): boolean {
     mountpoint === null &&
     (!dir.nameless || dir === view.table.root) &&
     dir.ahead === null &&
+    view.watch?.isUnwatched(dir) !== true &&
     dir.lowers.length + (dir.upper === null ? 0 : 1) <= MOST_REALS &&
     !dir.lowers.some(real => real.xwhiteouts) &&
     dir.upper?.xwhiteouts !== true
@@ -109,7 +113,11 @@ export function adoptIssued(view: View): void {
     if (isNew) {
       inode.upper = own
       view.listings.created(dir, issued.name, issued.type, issued.ownIno)
-    } else inode.lower = own
+    } else {
+      inode.lower = own
+      inode.stamp = issued.stamp
+      inode.most = issued.size
+    }
     view.table.dropIfUnused(inode)
   }
 }

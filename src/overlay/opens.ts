@@ -72,6 +72,7 @@ export class Opens {
     const state = this.open.get(inode) ?? { cached: 0, passthrough: 0, writers: 0, backingId: 0 }
     if ((flags & EXEC) !== 0) this.checkSetuid(inode, state)
     const writes = (flags & sys.O_ACCMODE) !== sys.O_RDONLY
+    this.compare(inode)
     if (state.passthrough > 0) return this.passthrough(inode, state, writes)
     if (state.cached === 0) {
       if (writes) ensureUpper(this.view, inode, (flags & sys.O_TRUNC) === 0 ? Infinity : 0)
@@ -140,6 +141,12 @@ export class Opens {
     }
     if (this.view.toBeTold.has(inode)) throw new SysError(E.ESTALE, 'open', inode.name)
     this.suspect(inode, undefined)
+  }
+
+  /** @throws Again until the kernel has let go of what a lower file was before */
+  private compare(inode: Inode): void {
+    if (inode.type === sys.S_IFREG && inode.upper === null && inode.orphan === null)
+      this.view.changes.attributes(inode, this.view.stat(inode))
   }
 
   private eligible(inode: Inode): boolean {

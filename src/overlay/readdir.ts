@@ -5,6 +5,7 @@
  * layers' names are kept in a map, whiteouts among them.
  */
 import * as sys from '../sys/index.js'
+import type { Stat } from '../sys/index.js'
 import {
   hasWhiteoutXattr,
   hiddenByMarker,
@@ -12,7 +13,7 @@ import {
   isCharWhiteout,
   mayBeXattrWhiteout,
 } from '../format/index.js'
-import type { DirSink } from '../fuse/filesystem.js'
+import { Again, type DirSink, type Entry } from '../fuse/filesystem.js'
 import type { DirInode, Inode } from './inode.js'
 import { type DirReal, openBeneath } from './layer.js'
 import { Listing } from './listing.js'
@@ -87,8 +88,18 @@ function addPlus(
     return sink.addPlus(name, cookie, type, undefined, 0)
   }
   if (found === undefined) return true
-  const entry = view.entry(found.inode, found.stat)
+  const entry = entryOf(view, found.inode, found.stat)
   return sink.addPlus(name, cookie, found.inode.type >>> 12, entry, found.inode.ino)
+}
+
+/** Undefined while the kernel has to be told first that the file has changed: it asks for it by name. */
+function entryOf(view: View, inode: Inode, stat: Stat): Entry | undefined {
+  try {
+    return view.entry(inode, stat)
+  } catch (error) {
+    if (!(error instanceof Again)) throw error
+    return undefined
+  }
 }
 
 /** Whether the kernel has the entry, for good: it was asked for by name, as git does before it lists. */

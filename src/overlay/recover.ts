@@ -25,6 +25,7 @@ export const NOBODY: KernelSide = {
   showFiles: () => undefined,
   tellFiles: () => undefined,
   limit: () => undefined,
+  fileOf: () => undefined,
   unregisterFile: () => undefined,
   followAttributes: () => undefined,
   answerNames: () => undefined,
@@ -35,7 +36,9 @@ export const NOBODY: KernelSide = {
   registered: () => 0,
   pin: () => undefined,
   invalidateInode: () => undefined,
+  afterInvalidating: () => Promise.resolve(),
   invalidateEntry: () => undefined,
+  deleteEntry: () => undefined,
   openBacking: () => undefined,
   closeBacking: () => undefined,
 }

@@ -8,6 +8,7 @@ import { SysError } from '../base/sys-error.js'
 import type { Fd } from '../base/fd.js'
 import type { Attr, Entry, KernelSide } from '../fuse/filesystem.js'
 import type { OverlayPrefix } from '../format/index.js'
+import { Changes } from './changes.js'
 import type { MountOptions } from './config.js'
 import type { HardlinkIndex } from './hardlinks.js'
 import { type DirInode, type Inode, InodeTable } from './inode.js'
@@ -20,6 +21,7 @@ import { type Follows, follows } from './marks.js'
 import type { Ownership } from './ownership.js'
 import { ReadAhead } from './read-ahead.js'
 import { materialise } from './recover.js'
+import { type LowerWatch, UNWATCHED } from './watch.js'
 import type { WorkDir } from './workdir.js'
 
 /** A directory entry on which the view is mounted: the directory that holds it, and its name. */
@@ -41,6 +43,9 @@ export class View {
   /** Where the view itself is mounted, while a layer could lead there; see {@link isOwnMountpoint}. */
   mountpoint: Mountpoint | null = null
   readonly ahead = new ReadAhead(this)
+  readonly changes: Changes
+  /** Present with lower=live. */
+  watch: LowerWatch | null = null
   /** Present with size=. */
   limit: Limit | null = null
   /** From which files security.capability was removed last, by which thread: the kernel does it for a write, and says no more. */
@@ -67,8 +72,11 @@ export class View {
     /** The namespace of the overlay's own attributes. */
     readonly prefix: OverlayPrefix,
     root: DirInode,
+    /** When the mount began, milliseconds since 1970. */
+    since: number,
   ) {
     this.follows = follows(options, prefix)
+    this.changes = new Changes(this, since)
     this.table = new InodeTable(root, inode => this.dropped(inode))
   }
 
@@ -88,7 +96,8 @@ export class View {
 
   /** Where the object that holds an inode's attributes is: orphan, upper, or else the topmost lower. */
   at(inode: Inode): At {
-    if (inode.orphan !== null) return { dirfd: inode.orphan.n, name: '' }
+    const held = inode.orphan ?? (inode.upper === null ? inode.held : null)
+    if (held !== null) return { dirfd: held.n, name: '' }
     const real = inode.upper ?? inode.lower
     if (real === null) throw new SysError(E.ESTALE, 'inode', inode.name)
     if (real.parent === null) return { dirfd: real.layer.rootFd.n, name: '' }
@@ -112,14 +121,22 @@ export class View {
   }
 
   stat(inode: Inode): Stat {
-    const { dirfd, name } = this.at(inode)
-    const stat = sys.statAt(dirfd, name)
+    const stat = this.statIfThere(inode)
     if (stat === undefined) throw new SysError(E.ESTALE, 'statx', inode.name)
     return stat
   }
 
-  /** fuse_attr of an inode whose real object's attributes are `stat`. */
+  /** Undefined where the object is gone from its layer. The inode may have lost its name. */
+  statIfThere(inode: Inode): Stat | undefined {
+    if (inode.upper === null && inode.orphan === null) return this.changes.stat(inode)
+    const { dirfd, name } = this.at(inode)
+    return sys.statAt(dirfd, name)
+  }
+
+  /** fuse_attr of an inode whose real object's attributes are `stat`. @throws Again: see changes.ts */
   attr(inode: Inode, stat: Stat): Attr {
+    if (!inode.isDir()) this.changes.attributes(inode, stat)
+    else if (this.watch?.isUnwatched(inode) === true) this.watch.compare(inode)
     if (this.toBeTold.size > 0) this.toBeTold.delete(inode)
     const shown = this.owner.shown(stat, inode, this)
     return {
@@ -160,18 +177,22 @@ export class View {
     return merged || this.options.staticNlink
   }
 
-  /** The answer that makes the kernel hold one more reference. */
+  /** The answer that makes the kernel hold one more reference. @throws Again before it does: see changes.ts */
   entry(inode: Inode, stat: Stat): Entry {
+    const attr = this.attr(inode, stat)
     inode.nlookup++
     this.table.journal?.counted(inode)
-    const valid = this.options.timeout
-    return {
-      nodeid: inode.nodeid,
-      generation: 0,
-      entryValid: valid,
-      attrValid: valid,
-      attr: this.attr(inode, stat),
-    }
+    const attrValid = this.timeout(inode)
+    const entryValid = inode.parent === null ? attrValid : this.timeout(inode.parent)
+    return { nodeid: inode.nodeid, generation: 0, entryValid, attrValid, attr }
+  }
+
+  /** Seconds for which the kernel may believe in an object's attributes, or in the names of a directory. */
+  timeout(inode: Inode): number {
+    const { timeout } = this.options
+    if (this.watch === null) return timeout
+    const dir = inode.isDir() ? inode : inode.parent
+    return dir !== null && this.watch.isUnwatched(dir) ? Math.min(UNWATCHED, timeout) : timeout
   }
 
   /** The directory's upper real, where the caller made sure that there is one. */
@@ -203,6 +224,14 @@ export class View {
     this.kernel.invalidateInode(inode.nodeid, -1, 0)
   }
 
+  /** The kernel's listing of a directory, and its attributes, are no longer true. */
+  attrAndListingChanged(dir: DirInode): void {
+    if (dir.nlookup === 0) return
+    this.table.journal?.notified(dir.nodeid)
+    this.kernel.answersChanged(dir.nodeid)
+    this.kernel.invalidateInode(dir.nodeid, 0, 0)
+  }
+
   get journal(): Journal | null {
     return this.table.journal
   }
@@ -226,10 +255,12 @@ export class View {
     this.toBeTold.delete(inode)
     this.kernel.unregisterFile(inode.nodeid)
     this.limit?.dropped(inode)
+    this.changes.dropped(inode)
     this.unhold(inode)
     if (inode.lower !== null && inode.nameless) this.fds.dropPassages(inode.lower)
     if (inode.data !== null) this.fds.dropPassages(inode.data)
     if (inode.isDir()) {
+      this.watch?.remove(inode)
       this.ahead.drop(inode)
       this.listings.drop(inode)
       if (inode.upper !== null) this.fds.drop(inode.upper)
@@ -241,7 +272,10 @@ export class View {
   }
 
   close(): void {
-    for (const inode of this.table.asked()) inode.orphan?.close()
+    for (const inode of this.table.asked()) {
+      inode.orphan?.close()
+      inode.held?.close()
+    }
     this.fds.closeAll()
     for (const layer of [this.upper, ...this.lowers, ...this.dataOnly]) layer?.rootFd.close()
     this.index?.layer.rootFd.close()

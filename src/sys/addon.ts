@@ -213,6 +213,12 @@ export interface Addon {
   // native/map.cc
   mapFile(fd: number, length: number): ArrayBuffer | number
 
+  // native/watch.cc
+  watchOpen(callback: () => void): number
+  watchAdd(fd: number, dirfd: number): number
+  watchRemove(fd: number, watch: number): number
+  watchRead(fd: number): (number | string)[] | undefined
+
   // native/abi.cc
   abi(): Record<string, { size: number; fields: Record<string, [offset: number, size: number]> }>
   constants(): Record<string, number>

@@ -34,6 +34,8 @@ export interface Stat {
   mntId: number
   /** STATX_* of what is valid here. */
   mask: number
+  /** Tells one file, or content of a file, from another; see {@link sameContent}. */
+  stamp: number
 }
 
 /** What statfs(2) says. `blocks`, `bfree` and `bavail` are in units of `frsize`. */
@@ -84,7 +86,16 @@ function read(from: Float64Array, at: number): Stat {
     attributes: from[at + 20]!,
     mntId: from[at + 21]!,
     mask: from[at + 22]!,
+    stamp: from[at + 23]!,
   }
+}
+
+/** Of a stamp (native/stamp.h): what the inode's time of change makes of it. */
+const CHANGE = 2 ** 26
+
+/** Whether two stamps are of one file that was not written in between, as far as its size and time say. Others may be so as well. */
+export function sameContent(a: number, b: number): boolean {
+  return Math.floor(a / CHANGE) === Math.floor(b / CHANGE)
 }
 
 /**

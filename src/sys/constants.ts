@@ -289,3 +289,20 @@ export const encodeDev = (dev: number): number => {
 /** `new_decode_dev`. */
 export const decodeDev = (encoded: number): number =>
   makedev((encoded & 0xfff00) >>> 8, (encoded & 0xff) | ((encoded >>> 12) & 0xfff00))
+
+/** Filesystems whose answers come from elsewhere: f_type of statfs(2). */
+export const REMOTE_FILESYSTEMS: ReadonlySet<number> = new Set([
+  FUSE_SUPER_MAGIC,
+  NFS_SUPER_MAGIC,
+  0x517b, // smb
+  0xff534d42, // cifs
+  0xfe534d42, // smb2 and 3
+  0x01021997, // 9p
+  0x00c36400, // ceph
+  0x5346414f, // afs, OpenAFS
+  0x6b414653, // afs, the kernel's
+  0x73757245, // coda
+  0x0bd00bd0, // lustre
+  0x19830326, // BeeGFS
+  0x47504653, // GPFS
+])

@@ -86,7 +86,7 @@ t.test('notifications leave after the reply, byte for byte', async t => {
   t.strictSame(hex, [
     word(40) + word(2) + long(0n) + long(5n) + long(-1n) + long(0n),
     word(40) + word(2) + long(0n) + long(5n) + long(0n) + long(-1n),
-    word(35) + word(3) + long(0n) + long(2n ** 33n) + word(2) + word(0) + 'ff7800',
+    word(35) + word(3) + long(0n) + long(2n ** 33n) + word(2) + word(1) + 'ff7800',
     word(45) +
       word(6) +
       long(0n) +

@@ -86,7 +86,7 @@ export class Succession implements Disposable {
     const layers = this.layers()
     // An overlay leaves this one to the end of its process.
     this.work = layers.upper?.workdir ?? null
-    this.overlay = Overlay.takeOver(this.config, layers, ++this.generation, null)
+    this.overlay = Overlay.takeOver(this.config, layers, ++this.generation, null, Infinity)
     const { journal, closing } = recoverOverlay(this.memory, this.shelf(), this.overlay)
     this.journal = journal
     this.overlay.sweep()

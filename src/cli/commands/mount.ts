@@ -142,7 +142,18 @@ Examples:
       const requests = Object.entries(stats.requests).sort(([, a], [, b]) => b - a)
       print(table(['REQUEST', 'COUNT'], requests))
       print('')
-      const { requests: _requests, dataPlane, errors, waits, ahead, io, deaths, silent, ...rest } = stats
+      const {
+        requests: _requests,
+        dataPlane,
+        errors,
+        waits,
+        ahead,
+        io,
+        deaths,
+        silent,
+        lower,
+        ...rest
+      } = stats
       const named = (prefix: string, counts: Record<string, number>): [string, number][] =>
         Object.entries(counts).map(([name, count]) => [`${prefix}${name}`, count])
       const counters = [
@@ -156,6 +167,10 @@ Examples:
       print(`I/O mode: ${io.mode} (${io.why})`)
       const last = deaths?.last === undefined ? '' : `, the last at ${deaths.last.time}: ${deaths.last.cause}`
       if (deaths !== undefined) print(`Daemons that died: ${deaths.count}${last}`)
+      const watched = lower.watched === undefined ? '' : `, ${lower.watched} directories watched`
+      print(`Lower layers: ${lower.mode} (${lower.noticed} changes noticed${watched})`)
+      if (lower.outside !== undefined)
+        print(`Not watched: ${lower.outside.directories} directories (${lower.outside.why})`)
       for (const { layers, since } of silent)
         print(`Does not answer since ${new Date(since).toISOString()}: ${layers.join(', ')}`)
     })

@@ -150,7 +150,13 @@ export class KeptMount {
   ): { kept: KeptMount; overlay: Overlay } {
     const generation = memory.u32(AT.generation) + 1
     memory.setU32(AT.generation, generation)
-    const overlay = Overlay.takeOver(spec.overlay, layers, generation, written.mountpoint)
+    const overlay = Overlay.takeOver(
+      spec.overlay,
+      layers,
+      generation,
+      written.mountpoint,
+      Date.parse(written.record.since),
+    )
     const shelf = new Shelf(link.shelves, new HeldTable(memory))
     const { journal, closing } = recoverOverlay(memory, shelf, overlay)
     return { kept: new KeptMount(link, memory, journal, closing), overlay }

@@ -2,6 +2,7 @@
 #include "channel.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -170,6 +171,9 @@ void Channel::tell_notified() {
   const uint64_t number = notified_->load(std::memory_order_acquire);
   if (closed_ || on_notified_ == nullptr || number == told_notified_) return;
   told_notified_ = number;
+  // Who waited for it goes on now, and must not be taken for somebody who began before.
+  pollfd device = {device_->fd(), POLLIN, 0};
+  if (poll(&device, 1, 0) == 0) plane_->told(number);
   Entered entered;
   napi_value on_notified = nullptr;
   if (enter(&entered) && napi_get_reference_value(env_, on_notified_, &on_notified) == napi_ok) {

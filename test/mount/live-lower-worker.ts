@@ -16,15 +16,17 @@ let done = 0
 process.stdin.resume().on('end', () => (running = false))
 
 /** What may happen to whoever uses names that others remove; EINTR is what a file that was cut while it was read may give. */
-const EXPECTED = new Set(['ENOENT', 'ENOTDIR', 'ENOTEMPTY', 'EEXIST', 'EISDIR'])
+const EXPECTED = new Set(['ENOENT', 'ENOTDIR', 'ENOTEMPTY', 'EEXIST', 'EISDIR', 'EINTR'])
+/** Of a file that was removed before the daemon had opened it, by who had. Node has no name for it. */
+const ESTALE = 116
 
 function attempt(what: string, act: () => void): void {
   try {
     act()
     done++
   } catch (error) {
-    const { code = '', message } = error as NodeJS.ErrnoException
-    if (!EXPECTED.has(code) && code !== 'EINTR') say(`${role}: ${what}: ${message}`)
+    const { code = '', errno, message } = error as NodeJS.ErrnoException
+    if (!EXPECTED.has(code) && errno !== -ESTALE) say(`${role}: ${what}: ${message}`)
   }
 }
 
@@ -34,7 +36,9 @@ function say(line: string): void {
 
 /** What was read between two moments in which the file rested is one content, whole. NUL bytes were never written. */
 function check(index: number, what: string, content: Buffer, before: number): void {
-  const found = wrong(content, changes.rested(index, before))
+  // What the editor has added.
+  const added = content.subarray(-9).toString('latin1') === 'appended\n' ? 9 : 0
+  const found = wrong(content.subarray(0, content.length - added), changes.rested(index, before))
   if (found !== undefined)
     say(`${role}: ${what}: ${found}: ${JSON.stringify(content.toString('latin1').slice(0, 80))}`)
 }

@@ -37,6 +37,7 @@ export function prepareIo(view: View, inode: Inode, write: boolean, at?: WriteAt
   }
   if (at?.append === false) refuseBehindEnd(view, inode, at.offset)
   const told = inode.endless ? 'unknown' : undefined
+  if (write && inode.endless) forgetWritten(view, inode)
   const ino = view.changes.isTelling(inode) ? undefined : inode.ino
   try {
     view.kernel.registerFile(inode.nodeid, openReal(view, inode, sys.O_RDWR), true, ino, told)
@@ -46,6 +47,14 @@ export function prepareIo(view: View, inode: Inode, write: boolean, at?: WriteAt
       throw error
     view.kernel.registerFile(inode.nodeid, openReal(view, inode, sys.O_RDONLY), false, ino)
   }
+}
+
+/** What is appended may lie elsewhere than the kernel has put it in its own pages: these go once it is written, and each WRITE comes here. */
+function forgetWritten(view: View, inode: Inode): void {
+  setImmediate(() => {
+    view.kernel.unregisterFile(inode.nodeid)
+    if (inode.nlookup > 0) view.kernel.invalidateInode(inode.nodeid, 0, 0)
+  })
 }
 
 /** @throws Again, see changes.ts */

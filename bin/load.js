@@ -45,8 +45,7 @@ exports.load = async function load(name) {
   const [file] = [`${name}.${command}`, name]
     .map(bundle => join(dist, 'src', `${bundle}.bundle.cjs`))
     .filter(bundle => age(bundle) > 0)
-  if (file === undefined || age(file) < age(join(dist, '.compiled')))
-    return import(`../dist/src/${name}.js`)
+  if (file === undefined || age(file) < age(join(dist, '.compiled'))) return import(`../dist/src/${name}.js`)
   const source = readFileSync(file, 'latin1')
   const digest = /^\/\/ ([0-9a-f]{64})\n/.exec(source.slice(0, 80))?.[1]
   const kept =

@@ -33,7 +33,10 @@ const words: [args: string[], said: RegExp][] = [
     ['container', 'create', '--tmpfs', '/y:nosiud', '--', 'none'],
     /'nosiud' is not an option here \(did you mean nosuid\?\)/,
   ],
-  [['container', 'create', '--storage-driver', 'btrsf'], /no such storage driver: btrsf \(did you mean btrfs\?\)/],
+  [
+    ['container', 'create', '--storage-driver', 'btrsf'],
+    /no such storage driver: btrsf \(did you mean btrfs\?\)/,
+  ],
 ]
 for (const [args, said] of words) {
   t.test(`lamina ${args.join(' ')}`, async t => {

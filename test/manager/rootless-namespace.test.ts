@@ -102,7 +102,10 @@ if (missing !== undefined) {
     await lamina(user, 'unshare', 'sh', '-c', `echo x > ${merged}/written`)
     for (const each of machine.pidsNamed('lamina-holder')) kill(String(each))
     // The state file now names a pid that somebody else could have.
-    t.equal(await lamina(user, 'container', 'ls', '-a', '--format', '{{.name}} {{.mountpoint}}'), 'kept \ngone')
+    t.equal(
+      await lamina(user, 'container', 'ls', '-a', '--format', '{{.name}} {{.mountpoint}}'),
+      'kept \ngone',
+    )
     t.not((await state())[0], pid)
     t.equal(await lamina(user, 'system', 'check'), 'Nothing is wrong.')
     t.equal(await lamina(user, 'container', 'diff', 'gone'), 'A /written')

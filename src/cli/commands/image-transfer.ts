@@ -125,15 +125,19 @@ export function register(image: Command): void {
         const { packTree } = await import('../../manager/layer-tar.js')
         const { parsePlatform } = await import('../../oci/platform.js')
         using bars = new ProgressBars()
-        const made = await importRootfs(store, isDir ? packTree(file, store.ownership, signal) : openInput(from), {
-          signal,
-          onBytes: done => bars.update('import', 'importing', done, from.total),
-          ...(name === undefined ? {} : { name }),
-          ...(options.change === undefined ? {} : { changes: options.change }),
-          ...(options.message === undefined ? {} : { comment: options.message }),
-          ...(options.author === undefined ? {} : { author: options.author }),
-          ...(options.platform === undefined ? {} : { platform: parsePlatform(options.platform) }),
-        })
+        const made = await importRootfs(
+          store,
+          isDir ? packTree(file, store.ownership, signal) : openInput(from),
+          {
+            signal,
+            onBytes: done => bars.update('import', 'importing', done, from.total),
+            ...(name === undefined ? {} : { name }),
+            ...(options.change === undefined ? {} : { changes: options.change }),
+            ...(options.message === undefined ? {} : { comment: options.message }),
+            ...(options.author === undefined ? {} : { author: options.author }),
+            ...(options.platform === undefined ? {} : { platform: parsePlatform(options.platform) }),
+          },
+        )
         print(made.id)
       })
     })

@@ -185,7 +185,11 @@ async function createLayer(
   const { parseDigest } = await import('../../oci/digest.js')
   const { packTree } = await import('../../manager/layer-tar.js')
   const isDir = source !== '-' && statSync(source).isDirectory()
-  const bytes = isDir ? packTree(source, store.ownership, signal) : source === '-' ? process.stdin : createReadStream(source)
+  const bytes = isDir
+    ? packTree(source, store.ownership, signal)
+    : source === '-'
+      ? process.stdin
+      : createReadStream(source)
   const total = source === '-' || isDir ? undefined : statSync(source).size
   const parent = options.parent === undefined ? undefined : store.layers.find(options.parent).chainId
   using lease = store.lease()

@@ -54,11 +54,7 @@ export async function runDetached(
     const said = await exchange(monitor, JSON.stringify(request))
     signal.throwIfAborted()
     if (said === '') {
-      throw new StoreError(
-        'failed',
-        'what was to look after the container has died',
-        "see 'lamina ps'",
-      )
+      throw new StoreError('failed', 'what was to look after the container has died', "see 'lamina ps'")
     }
     const reply = JSON.parse(said) as MonitorReply
     if ('id' in reply) return reply.id

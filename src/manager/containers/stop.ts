@@ -43,11 +43,7 @@ export function killContainer(store: Store, ref: string, signal: number): void {
   const container = store.containers.find(ref)
   const running = runningIn(store, container.id).find(one => one.kind !== 'starting')
   if (running === undefined) {
-    throw new StoreError(
-      'invalid',
-      `nothing runs in container ${container.name}`,
-      "see 'lamina ps'",
-    )
+    throw new StoreError('invalid', `nothing runs in container ${container.name}`, "see 'lamina ps'")
   }
   send(container, running, signal)
 }

@@ -358,7 +358,11 @@ t.test(
     }
     t.equal(modeAfter(0o6777), '0100777')
     t.equal(modeAfter(0o4766), '0100766')
-    t.equal(modeAfter(0o2766), '0102766', 'setgid without group execution is no privilege')
+    t.equal(
+      modeAfter(0o2766),
+      '0100766',
+      'setgid without group execution as well, of who is not in the group',
+    )
     fs.chmodSync(mount.in('suid'), 0o6777)
     fs.appendFileSync(mount.in('suid'), 'root')
     t.equal(fs.statSync(mount.in('suid')).mode, 0o106777)

@@ -9,8 +9,8 @@ import { ReadStream, isatty } from 'node:tty'
 import { type Fd } from '../base/fd.js'
 import * as sys from '../sys/index.js'
 
-/** Source: asm-generic/ioctls.h */
-const TIOCSWINSZ = 0x5414
+/** Source: asm-generic/ioctls.h, asm-generic/termbits.h */
+const [TCGETS, TCSETS, TIOCSWINSZ, OPOST] = [0x5401, 0x5402, 0x5414, 1]
 
 /** How long what still holds the output may take when the command has ended, milliseconds. */
 const LINGER = 1000
@@ -100,17 +100,19 @@ function release(input?: NodeJS.WritableStream): void {
 export async function passTerminal(child: ChildProcess, socket: Fd): Promise<void> {
   const master = await received(child, socket)
   if (master === undefined) return
+  const { stdin, stdout } = process
+  const fd = master.release()
+  const terminal = new ReadStream(fd)
   const resize = (): void => {
-    const { rows = 0, columns = 0 } = process.stdout
-    const size = Buffer.from(Uint16Array.of(rows, columns, 0, 0).buffer)
-    sys.ioctlNumber(master.n, TIOCSWINSZ, size)
+    if (terminal.destroyed) return
+    const { rows = 0, columns = 0 } = stdout
+    sys.ioctlNumber(fd, TIOCSWINSZ, Buffer.from(Uint16Array.of(rows, columns, 0, 0).buffer))
   }
   resize()
-  sys.sendFd(socket.n, [])
-  const terminal = new ReadStream(master.release())
-  const { stdin, stdout } = process
-  // Its own end of the line is the container's business.
+  // Before the command starts, which the byte does: the ends of its lines are the container's business.
   stdin.setRawMode(true)
+  passOutputAsItIs()
+  sys.sendFd(socket.n, [])
   stdin.pipe(terminal)
   stdout.on('resize', resize)
   terminal.pipe(stdout, { end: false })
@@ -123,6 +125,16 @@ export async function passTerminal(child: ChildProcess, socket: Fd): Promise<voi
   stdin.setRawMode(false)
   release(terminal)
   terminal.destroy()
+}
+
+/** Node's raw mode leaves newlines to be changed, a second time after the container's terminal. Ends as the raw mode ends. */
+function passOutputAsItIs(): void {
+  // struct termios: words of flags for input and output, of which this is the second.
+  const termios = new Uint32Array(16)
+  const bytes = new Uint8Array(termios.buffer)
+  if (sys.ioctlNumber(process.stdin.fd, TCGETS, bytes) < 0) return
+  termios[1] = (termios[1] ?? 0) & ~OPOST
+  sys.ioctlNumber(process.stdin.fd, TCSETS, bytes)
 }
 
 /** Nothing where the child has ended before it had a terminal. */

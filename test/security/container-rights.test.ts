@@ -186,11 +186,15 @@ for (const { name, env } of runtimes()) {
   )
 }
 
-/** A terminal whose input is looked at when the command has ended. Prints what came out and what was typed into it. */
+/** A terminal, whose input is looked at when the command has ended. Prints what came out, and whether anything was typed into it. */
 const TERMINAL = `
 import pty, os, sys, select, termios, time
 pid, fd = pty.fork()
-if pid == 0: os.execvp(sys.argv[1], sys.argv[1:])
+if pid == 0:
+  if os.fork(): os.wait()
+  else: os.execvp(sys.argv[1], sys.argv[1:])
+  print('typed' if select.select([0], [], [], 0)[0] else 'quiet', flush=True)
+  os._exit(0)
 out = b''
 while True:
   try: part = os.read(fd, 4096)
@@ -244,7 +248,10 @@ int main(void) {
       const said = under(...options, 'evil', '/bin/attack')
       t.match(
         said,
-        options[0] === '-it' ? /\/dev\/pts\/0 sid 1\|session -1\|$/ : /^pipe:\[\d+\] sid 1\|session -1\|$/,
+        options[0] === '-it'
+          ? // Into the container's own it may.
+            /\/dev\/pts\/0 sid 1\|session -1\|quiet\|$/
+          : /^pipe:\[\d+\] sid 1\|session -1\|quiet\|$/,
         options.join(' '),
       )
     }

@@ -18,7 +18,6 @@ const PAIRS: readonly [Overlay, Overlay][] = [
 /** Debian's fuse-overlayfs 1.10, on any upperdir: st_nlink of a lower hard link, and which names are one inode. */
 const PECULIAR: CompareOptions = { allow: (_path, field) => field === 'nlink' || field === 'inode' }
 
-t.setTimeout(200_000)
 for (const [writer, reader] of PAIRS) {
   const skip = unavailable(writer) ?? unavailable(reader) ?? false
   t.test(`what ${writer} wrote is the same tree under ${reader}, twice over`, { skip }, child => {

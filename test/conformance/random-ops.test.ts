@@ -8,7 +8,6 @@ const SEEDS =
   process.env['LAMINA_SEED'] === undefined ? [1, 2, 3, 4, 5] : [Number(process.env['LAMINA_SEED'])]
 const OPERATIONS = 1000
 
-t.setTimeout(280_000)
 const reason = unavailable('kernel') ?? unavailable('lamina')
 for (const seed of SEEDS)
   t.test(

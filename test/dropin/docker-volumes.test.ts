@@ -6,7 +6,6 @@ import { busyboxRoot, Machine, unavailable } from './machine.js'
 /** A real dockerd with the volumes of a Lamina store: `docker volume create -d lamina`, `docker run -v`. */
 
 const missing = unavailable('dockerd', 'docker', 'containerd', 'runc', 'busybox')
-t.setTimeout(200_000)
 const LAMINA = path.resolve(path.dirname(fileURLToPath(import.meta.url)), '../../../bin/lamina.js')
 
 if (missing !== undefined) {

@@ -11,7 +11,6 @@ import { busyboxRoot, Machine, unavailable, which } from './machine.js'
 
 const missing = unavailable('dockerd', 'docker', 'containerd', 'runc', 'busybox')
 const peer = which('fuse-overlayfs')
-t.setTimeout(390_000)
 
 const DOCKERFILE = `FROM base
 RUN mkdir /data && echo a > /data/a && ln /data/a /data/b && rm -rf /var && mkdir /var && echo v > /var/v

@@ -6,7 +6,6 @@ import { Machine, unavailable, USER, type Ran, type RunOptions } from './machine
 /** Every way in which tools start the mount program, and what they see of it. */
 
 const missing = unavailable('mount.fuse3')
-t.setTimeout(180_000)
 
 /** One overlay in a directory of its own: `l1` over `l2`, `u`, `w`, `m`. */
 class Place {

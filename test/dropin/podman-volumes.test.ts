@@ -7,7 +7,6 @@ import { Store } from './store.js'
 /** Podman with the volumes of a Lamina store, named in containers.conf: `podman volume create --driver lamina`, `podman run -v`. */
 
 const missing = unavailable('podman', 'crun', 'busybox')
-t.setTimeout(150_000)
 const LAMINA = path.resolve(path.dirname(fileURLToPath(import.meta.url)), '../../../bin/lamina.js')
 
 if (missing !== undefined) {

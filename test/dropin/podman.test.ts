@@ -44,8 +44,6 @@ const programs = ['podman', 'buildah', 'runc', 'crun', 'busybox', 'newuidmap', '
 const missing = unavailable(...programs)
 const peer = which('fuse-overlayfs')
 
-t.setTimeout(300_000)
-
 if (missing !== undefined) {
   t.test('podman and buildah', { skip: missing }, () => undefined)
 } else {

@@ -10,7 +10,6 @@ import { lacking, leftovers, PROJECT, run, type Bench } from './fixture.js'
 /** RUN of `lamina build`: what its mounts show, heredocs, caches, secrets, agents. */
 
 const skip = skipBox
-t.setTimeout(280_000)
 
 const RUNTIMES = ['crun', 'runc', 'none'].filter(name => name === 'none' || lacking(name) === undefined)
 

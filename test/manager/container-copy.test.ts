@@ -15,7 +15,6 @@ import { Bench, isRoot, leftovers } from './fixture.js'
 
 /** docker cp, rule by rule; and what a hostile image does with symlinks. */
 
-t.setTimeout(120_000)
 const skip = isRoot ? false : 'needs root'
 
 function withContainer(t: Test, files: Record<string, string>, links: Record<string, string> = {}): Bench {

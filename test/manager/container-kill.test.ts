@@ -22,8 +22,6 @@ const RUNNING = 7
 /** Milliseconds from the beginning of a step. */
 const LONGEST = 500
 
-t.setTimeout(Math.max(120, ROUNDS * 20) * 1000)
-
 /** Says a number when the files of that number are on disk, in all three places. */
 const WRITE =
   'cd "$1" && mkdir -p root || exit 1; i=0; while [ $i -lt 30 ]; do i=$((i+1)); for d in root data limited; do ' +

@@ -7,7 +7,6 @@ import { packTree } from '../../src/manager/layer-tar.js'
 import { Bench, isRoot, leftovers } from './fixture.js'
 import { InProcess } from './in-process.js'
 
-t.setTimeout(120_000)
 const skip = isRoot ? false : 'needs root'
 
 /** A store with one image, `base`, made of a tree that `more` may add to. */

@@ -15,8 +15,6 @@ const skip = skipBox || lacking('docker-registry') || false
 /** Kilobytes left, besides the reserve of 2,048; a layer here takes 4,800. */
 const LEFT = [0, 900, 2900]
 
-t.setTimeout(60_000 + ROUNDS * 180_000)
-
 /** Fills the store's disk but for some kilobytes. */
 function fill(bench: Bench, kilobytes: number): () => void {
   const ballast = `${bench.root}/../ballast`

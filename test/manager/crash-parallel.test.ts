@@ -14,8 +14,6 @@ import { startRegistry } from './oci-tools.js'
 const skip = skipBox || lacking('docker-registry') || false
 const ROUNDS = Number(process.env['LAMINA_ROUNDS'] ?? '5')
 
-t.setTimeout(60_000 + ROUNDS * 30_000)
-
 void t.test('pulls, removals and builds at once, killed at random', { skip }, async t => {
   const seed = await withBox(t)
   const registry = await startRegistry(seed.path('registry'))

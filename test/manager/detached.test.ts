@@ -8,8 +8,6 @@ import { InProcess } from './in-process.js'
 
 /** `run -d`, `start`, `stop`, `kill`, `wait`, `logs`: containers that run on by themselves. */
 
-t.setTimeout(180_000)
-
 const TRAP = 'trap "echo bye; exit 5" TERM; echo started; echo wrong >&2; while :; do sleep 0.1; done'
 
 /** Until the container says so: it may not have its trap yet. */

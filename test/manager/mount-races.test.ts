@@ -5,7 +5,6 @@ import { Bench, isRoot, leftovers, run } from './fixture.js'
 
 /** Mounts in a rootfs that somebody changes meanwhile; what is mounted below a bind source; propagation. */
 
-t.setTimeout(120_000)
 const skip = isRoot ? false : 'needs root'
 
 t.test(

@@ -9,7 +9,6 @@ import { busyboxRoot, Machine, PLAIN, unavailable, USER, type RunOptions } from 
  */
 
 const missing = unavailable('newuidmap', 'busybox', 'crun')
-t.setTimeout(280_000)
 
 if (missing !== undefined) {
   t.test('user namespaces', { skip: missing }, () => undefined)

@@ -9,7 +9,6 @@ import { busyboxRoot, Machine, unavailable, USER } from '../dropin/machine.js'
  */
 
 const missing = unavailable('newuidmap', 'busybox', 'crun', 'runc', 'mkfs.btrfs')
-t.setTimeout(280_000)
 
 if (missing !== undefined) {
   t.test('rootless', { skip: missing }, () => undefined)

@@ -7,7 +7,6 @@ import { packTree } from '../../src/manager/layer-tar.js'
 import { skipBox, withBox } from './box-image.js'
 import { Bench, lacking, leftovers, PROJECT } from './fixture.js'
 
-t.setTimeout(180_000)
 const skip = skipBox
 
 for (const runtime of ['', 'none']) {

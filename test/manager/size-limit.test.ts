@@ -22,7 +22,6 @@ import { Bench, isRoot, leftovers, PROJECT, run } from './fixture.js'
 
 /** Limits that the daemon keeps: nothing goes beyond, and what it says is used is what du counts. */
 
-t.setTimeout(180_000)
 const skip = isRoot ? false : 'needs root'
 const MB = 1 << 20
 

@@ -20,7 +20,6 @@ import { Bench, isRoot, lacking, leftovers, manifest, run } from './fixture.js'
 
 /** Snapshots, incremental backups, and what takes them away. */
 
-t.setTimeout(180_000)
 const skip = isRoot ? false : 'needs root'
 
 function dataOf(bench: Bench, name: string): string {

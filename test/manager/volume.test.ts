@@ -6,7 +6,6 @@ import { Bench, isRoot, leftovers, manifest } from './fixture.js'
 import { InProcess } from './in-process.js'
 
 // A loaded machine starts mount(8) and zstd in its own time.
-t.setTimeout(120_000)
 
 const skip = isRoot ? false : 'needs root'
 

@@ -23,7 +23,6 @@ import { mountTmpfs, Scratch, umount, unavailable } from './fixture.js'
 
 /** What the daemon answers without asking JavaScript (native/answers.h) is what JavaScript would have said. */
 
-t.setTimeout(120_000)
 const skip = unavailable('lamina') ?? false
 const CAPABILITY = 'security.capability'
 /** cap_net_raw=p, as setcap(8) writes it. */

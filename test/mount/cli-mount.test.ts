@@ -76,7 +76,7 @@ t.test(
     fs.writeFileSync(path.join(lower, 'a'), 'below')
     lamina('mount', '--lower', lower, '--upper', upper, '--work', work, '--name', 'thing', mnt)
     t.equal(fs.readFileSync(path.join(mnt, 'a'), 'utf8'), 'below')
-    t.match(mountLine(mnt), /^thing \S+ fuse\.lamina rw,noatime,/)
+    t.match(mountLine(mnt), /^thing \S+ fuse\.lamina rw,nodev,noatime,/)
     const mount = listed(mnt)
     t.match(mount, { mountpoint: mnt, upper, readOnly: false, source: 'thing', lower: [{ path: lower }] })
     t.match(mount?.io, /^(cached|passthrough)$/)

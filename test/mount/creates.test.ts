@@ -29,7 +29,6 @@ import { mountTmpfs, pause, Scratch, umount, unavailable, type Mount } from './f
 
 /** Regular files are made in upper without JavaScript (native/names.h), as the kernel's overlayfs makes them. */
 
-t.setTimeout(120_000)
 const skip = unavailable('lamina') ?? unavailable('kernel') ?? false
 // The keeper does not give up.
 process.env['LAMINA_KEEPER_DEATHS'] = '0'

@@ -11,7 +11,6 @@ import { Scratch, unavailable } from './fixture.js'
 const skip = unavailable('lamina') ?? false
 const DEPTH = 5000
 const DESCRIPTORS = 1024
-t.setTimeout(120_000)
 
 /** What a node process prints that goes down from `top`, by name, and then does `work`. */
 function below(top: string, work: string, each = ''): string {

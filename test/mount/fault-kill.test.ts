@@ -38,8 +38,6 @@ const DEAD_ERRNOS = new Map([
 const skip = unavailable('lamina') ?? false
 const kernel = unavailable('kernel') === undefined
 
-t.setTimeout(Math.max(180, KILLS * 5) * 1000)
-
 for (const [i, options] of [
   [],
   ['redirect_dir=on'],

@@ -20,7 +20,6 @@ import { pause, Scratch, unavailable } from './fixture.js'
 
 /** Mode, owner and times of upper files are changed without JavaScript (native/file-attributes.h), as the kernel's overlayfs does it. */
 
-t.setTimeout(120_000)
 const skip = unavailable('lamina') ?? false
 
 const MODES = [0o600, 0o4755, 0o2755, 0o2644, 0o6711, 0o1777, 0o0]

@@ -10,7 +10,6 @@ import { Far, fillFar, fillUpper, later, mountOver, nearLayer, run, type Command
  */
 
 const skip = unavailable('lamina') ?? false
-t.setTimeout(300_000)
 
 /** Longer than finding out takes: a look every 2 s, and 5 s of sleep. */
 const FOUND_OUT = 15_000

@@ -8,7 +8,6 @@ import { Scratch, unavailable } from './fixture.js'
 /** What upper's and the work directory's filesystem would add by themselves, and is not to be seen. */
 
 const skip = unavailable('lamina') ?? false
-t.setTimeout(170_000)
 
 /** user::rwx, user 1000 rwx, group::---, mask rwx, other::--- */
 const ACL = Buffer.from(

@@ -21,7 +21,6 @@ const ROUND = 60
 const LONGEST = 300
 
 const skip = unavailable('lamina') ?? false
-t.setTimeout(Math.max(160, KILLS * 2) * 1000)
 t.jobs = 2
 
 process.env['LAMINA_KEEPER_DEATHS'] = '0'

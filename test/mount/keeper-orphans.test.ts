@@ -7,7 +7,6 @@ import { isOrphanHolder, lamina, Scratch, unavailable, type Mount } from './fixt
 /** What is unlinked and open outlives the daemon: listed for another process at first, on the shelf later (src/daemon/recovery/shelf.ts). */
 
 const skip = unavailable('lamina') ?? false
-t.setTimeout(120_000)
 
 class Kept implements Disposable {
   private readonly scratch: Scratch

@@ -6,8 +6,6 @@ import { runAsNobody, Scratch, unavailable } from './fixture.js'
 
 const skip = unavailable('lamina') ?? (fs.existsSync('/usr/bin/fusermount3') ? false : 'no fusermount3')
 
-t.setTimeout(90_000)
-
 t.test("an ordinary user's daemon is killed, and nobody notices", { skip }, async t => {
   using scratch = new Scratch('keeper-user')
   const done = runAsNobody(

@@ -7,7 +7,6 @@ import { childOf, lamina, PROJECT, Scratch, umount, unavailable, type Mount } fr
 /** The life of a mount with a keeper: who ends when, and who may end whom. keeper-kill.test.ts has the deaths under load. */
 
 const skip = unavailable('lamina') ?? false
-t.setTimeout(170_000)
 
 interface Kept {
   scratch: Scratch

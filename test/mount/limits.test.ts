@@ -7,7 +7,6 @@ import { Scratch, unavailable, type Mount } from './fixture.js'
 /** Limits of the kernel's and of the process: reaching one is slower, or an errno, and never the daemon's end that anybody notices. */
 
 const skip = unavailable('lamina') ?? false
-t.setTimeout(90_000)
 
 interface Limited extends Disposable {
   mount: Mount

@@ -21,7 +21,6 @@ const LIFE = 150
 const SEEN_MS = 5000
 
 const skip = unavailable('lamina') ?? false
-t.setTimeout((600 + 6 * CHANGES) * 1000)
 process.env['LAMINA_KEEPER_DEATHS'] = '0'
 
 function seen(child: Test, what: string, is: () => boolean): void {

@@ -26,7 +26,6 @@ import { pause, Scratch, unavailable } from './fixture.js'
 
 /** Names that are answered without JavaScript (native/names.h) are those that JavaScript would have answered, and stay so. */
 
-t.setTimeout(120_000)
 const skip = unavailable('lamina') ?? false
 const COUNT = 60
 const NAMES = Array.from({ length: COUNT }, (_, i) => `n${i}`)

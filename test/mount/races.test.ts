@@ -19,7 +19,6 @@ const SEED = Number(process.env['LAMINA_SEED'] ?? Date.now() % 1_000_000)
 const LATEST = 5000
 
 const skip = unavailable('lamina') ?? unavailable('kernel') ?? false
-t.setTimeout(Math.max(100, ROUNDS * 60) * 1000)
 
 class Pair implements AsyncDisposable {
   private readonly shared = new SharedArrayBuffer(8)

@@ -6,7 +6,6 @@ import { pause, Scratch, unavailable, type Mount } from './fixture.js'
 
 /** What lies in the directory that a walk comes to next is looked up before it is asked for, and what changes meanwhile is seen. */
 
-t.setTimeout(120_000)
 const skip = unavailable('lamina') ?? false
 const DIRS = 12
 const FILES = 30

@@ -20,7 +20,6 @@ import { Scratch, unavailable, type Mount } from './fixture.js'
 
 /** A round trip is the cost: what the kernel knows already must not be asked again. */
 
-t.setTimeout(175_000)
 const skip = unavailable('lamina') ?? false
 const SYMLINKS = 3
 

@@ -10,7 +10,6 @@ import * as sys from '../../src/sys/index.js'
  */
 
 const missing = unavailable('fusermount3', 'newuidmap', 'setfattr')
-t.setTimeout(170_000)
 
 /** Changes of every kind, for a shell in the mount's root. What it prints is compared. */
 const CHANGES = `

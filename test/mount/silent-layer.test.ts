@@ -8,7 +8,6 @@ import { Far, fillFar, fillUpper, type Kind, later, mountOver, nearLayer, run } 
 /** A layer that does not answer: whoever needs it waits, and nobody else. */
 
 const skip = unavailable('lamina') ?? false
-t.setTimeout(300_000)
 
 const ways: readonly [Kind, string][] = [
   ['server', 'keeper=0'],

@@ -8,7 +8,6 @@ import { lamina, PROJECT, runAsNobody, Scratch, unavailable } from './fixture.js
 
 const skip = unavailable('lamina') ?? false
 const LAMINA = path.join(PROJECT, 'bin/lamina.js')
-t.setTimeout(170_000)
 
 /** A mount of lower, upper and work at `name`, in a mount namespace of its own that ends with the script. */
 function mountApart(scratch: Scratch, options = '', then = ''): ChildProcess | undefined {

@@ -9,7 +9,6 @@ import { busyboxRoot, Machine, unavailable, PLAIN, USER } from '../dropin/machin
  */
 
 const missing = unavailable('newuidmap', 'busybox')
-t.setTimeout(280_000)
 
 if (missing !== undefined) {
   t.test('rootless', { skip: missing }, () => undefined)

@@ -8,8 +8,6 @@ import { lacking, leftovers, type Bench } from '../manager/fixture.js'
  * CVE-2024-1753, CVE-2024-9407, CVE-2024-9675, CVE-2024-11218 (Buildah), CVE-2024-23651 to 23653 (BuildKit).
  */
 
-t.setTimeout(280_000)
-
 /** A directory of the host that nothing in a build may reach, and the file in it. */
 function hostDir(bench: Bench): { dir: string; untouched: () => boolean } {
   const dir = bench.path('host')

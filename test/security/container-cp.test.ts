@@ -18,7 +18,6 @@ import { Bench, isRoot, lacking, leftovers, PROJECT } from '../manager/fixture.j
 
 /** `container cp` against a container that is hostile, and lives meanwhile. */
 
-t.setTimeout(120_000)
 const skip = isRoot ? false : 'needs root'
 
 function withContainer(t: Test, make: (root: string) => void): { bench: Bench; root: string } {

@@ -19,7 +19,6 @@ import { runtimes } from './runtimes.js'
 
 /** What a process in a container can do to the host: devices, system calls, capabilities, descriptors, the program that started it. */
 
-t.setTimeout(240_000)
 const skip = skipBox
 /** A device of the host's that anybody may open, and no container: /dev/fuse. */
 const FUSE = 'c 10 229'

@@ -24,7 +24,6 @@ const FORGED = {
 }
 const MARKS = { 'trusted.overlay.redirect': '/etc', 'user.overlay.metacopy': '' }
 const ALL = { ...FORGED, ...MARKS, 'security.capability': CAPABILITY, 'user.kept': 'yes' }
-t.setTimeout(170_000)
 
 const schily = (attrs: Record<string, string | Buffer>): Record<string, string | Buffer> =>
   Object.fromEntries(Object.entries(attrs).map(([name, value]) => [`SCHILY.xattr.${name}`, value]))

@@ -7,8 +7,6 @@ import { skipBox, withBox } from '../manager/box-image.js'
 import { Bench, leftovers } from '../manager/fixture.js'
 import { runtimes } from './runtimes.js'
 
-t.setTimeout(120_000)
-
 for (const { name, env } of runtimes()) {
   t.test(`CVE-2022-23648: VOLUME paths of an image stay in its root, ${name}`, { skip: skipBox }, async t => {
     const bench = await withBox(t)

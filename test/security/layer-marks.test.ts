@@ -29,7 +29,6 @@ const OVERRIDES = [
   'security.fuseoverlayfs.override_stat',
 ]
 const isOverride = (attr: string): boolean => OVERRIDES.includes(attr)
-t.setTimeout(240_000)
 
 const asOwner = <T>(fn: () => T): T => asUser(OWNER, OWNER, fn)
 

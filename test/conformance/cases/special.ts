@@ -37,6 +37,8 @@ export const special: Cases = {
   },
 
   'a device of the layers opens as that device': {
+    alone: true,
+    laminaOptions: ['dev'],
     lowers: [
       dir => (
         mknod(join(dir, 'null'), sys.S_IFCHR | 0o666, sys.makedev(1, 3)),

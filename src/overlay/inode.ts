@@ -116,6 +116,8 @@ export class InodeTable {
   private readonly byId = new Map<number, Inode>()
   /** Upper objects with several links, by real inode number: their names are one inode. */
   private readonly byLink = new Map<string, Inode>()
+  /** Who shows a number that is not its object's own, by that number. */
+  private readonly borrowers = new Map<number, Inode>()
   /** The number of the newest inode; once the kernel is there, it counts on, too. */
   private newest: Float64Array = Float64Array.of(ROOT_ID)
   /** Who keeps what is here for a successor, if anybody. */
@@ -248,6 +250,15 @@ export class InodeTable {
     this.dropIfUnused(parent)
   }
 
+  isBorrowed(ino: number): boolean {
+    return this.borrowers.has(ino)
+  }
+
+  /** `inode` shows the number of another object, as long as it is known. */
+  borrow(inode: Inode): void {
+    this.borrowers.set(inode.ino, inode)
+  }
+
   findLink(key: string): Inode | undefined {
     return this.byLink.get(key)
   }
@@ -283,6 +294,7 @@ export class InodeTable {
       if (!this.byId.delete(at.nodeid)) return
       this.journal?.dropped(at)
       this.clearLink(at)
+      if (this.borrowers.size > 0 && this.borrowers.get(at.ino) === at) this.borrowers.delete(at.ino)
       const parent: DirInode | null = at.parent
       if (parent !== null && parent.children.get(at.name) === at) parent.children.delete(at.name)
       const others = at.aliases

@@ -93,7 +93,7 @@ function instantiate(view: View, parent: DirInode, name: string, found: Resolved
   const shared = type === sys.S_IFDIR ? undefined : sharedObject(view, found)
   const linked = shared === undefined ? undefined : view.table.findLink(shared.key)
   if (linked !== undefined) return addLinkedName(view, linked, parent, name, found)
-  const inode = view.table.create(type, shownIno(view, parent, name, found))
+  const inode = createInode(view, type, parent, name, found)
   try {
     giveReals(view, inode, parent, found, shared)
   } catch (error) {
@@ -187,6 +187,20 @@ function indexEntryOf(
 
 export function upperKey(stat: Stat): string {
   return `${stat.dev}:${stat.inoHi}:${stat.inoLo}`
+}
+
+/**
+ * A copy shows the number of the lower object. Where upper has several (somebody copied one there, attributes and all), it is
+ * shown by the one that is looked up first: with the same number they would be taken for links of one file.
+ */
+function createInode(view: View, type: number, parent: DirInode, name: string, found: Resolved): Inode {
+  const ino = shownIno(view, parent, name, found)
+  const own = found.upper === null ? ino : view.inos.shown(found.stat)
+  if (ino === own) return view.table.create(type, ino)
+  if (view.table.isBorrowed(ino)) return view.table.create(type, own)
+  const inode = view.table.create(type, ino)
+  view.table.borrow(inode)
+  return inode
 }
 
 export function shownIno(view: View, parent: DirInode, name: string, found: Resolved): number {

@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict'
+import { E } from '../../../src/base/errno.js'
 import * as sys from '../../../src/sys/index.js'
 import { join, mkdir, open, stat, text, write } from '../posix.js'
 import type { Cases, Context } from '../run.js'
@@ -8,6 +9,7 @@ import type { Cases, Context } from '../run.js'
 const NODUMP = 0x40
 const SYNC = 0x08
 const FITRIM = 0xc0185879
+const FIEMAP = 0xc020660b
 const UNKNOWN = 0xc0187a34
 
 function flagsOf(path: string): number {
@@ -64,6 +66,19 @@ export const fileFlags: Cases = {
         assert.ok(ctime(path) > before, name)
       }
     },
+  },
+  FIEMAP: {
+    on: ['kernel', 'lamina'],
+    run: c => {
+      write(join(c.dir, 'f'), 'x')
+      using fd = open(join(c.dir, 'f'), sys.O_RDWR)
+      // struct fiemap, all of the file, counting extents only.
+      const question = Buffer.alloc(32)
+      question.fill(0xff, 8, 16)
+      assert.equal(sys.ioctlNumber(fd.n, FIEMAP, question), c.subject === 'kernel' ? 0 : -E.EOPNOTSUPP)
+    },
+    differs:
+      'FIEMAP is answered in the kernel, by filesystems that say where their blocks are; FUSE has no request for it',
   },
   'FITRIM, and what nobody knows': {
     on: ['kernel', 'lamina'],

@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict'
+import { execFileSync } from 'node:child_process'
 import * as sys from '../../../src/sys/index.js'
 import {
   append,
@@ -15,6 +16,7 @@ import {
   rmdir,
   stat,
   symlink,
+  text,
   truncate,
   unlink,
   write,
@@ -24,6 +26,32 @@ import type { Cases } from '../run.js'
 const id = (path: string): string => `${stat(path).dev}:${stat(path).inoHi}:${stat(path).inoLo}`
 
 export const inodes: Cases = {
+  'copies of one lower object that somebody made in upper have numbers of their own': {
+    on: ['lamina'], // The kernel shows one of them, and ESTALE for the others while that is known.
+    lowers: [
+      dir => (write(join(dir, 'f'), 'content'), mkdir(join(dir, 'd')), write(join(dir, 'd', 'g'), 'x')),
+    ],
+    options: ['redirect_dir=on'],
+    run: c => {
+      const ino = (name: string): string => id(join(c.dir, name)).replace(/^\d+:/, '') // st_dev is another after a remount
+      const before = { f: ino('f'), d: ino('d') }
+      for (const name of ['f', 'd']) rename(join(c.dir, name), join(c.dir, `${name}1`))
+      append(join(c.dir, 'd1', 'g'), 'y')
+      for (const name of ['f', 'd'])
+        execFileSync('cp', ['-a', join(c.upper, `${name}1`), join(c.upper, `${name}2`)])
+      c.remount()
+      for (const name of ['f1', 'd1', join('d1', 'g')]) {
+        const copy = name.replace('1', '2')
+        const [one, other] = [ino(name), ino(copy)]
+        assert.notEqual(one, other, name)
+        assert.deepEqual([ino(name), ino(copy)], [one, other])
+      }
+      assert.deepEqual({ f: ino('f1'), d: ino('d1') }, before)
+      unlink(join(c.dir, 'f1'))
+      assert.equal(text(join(c.dir, 'f2')), 'content')
+    },
+  },
+
   'st_ino and st_dev stay the same across every kind of copy-up': {
     lowers: [
       dir => {

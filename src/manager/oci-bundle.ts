@@ -4,6 +4,8 @@
  */
 import { existsSync, mkdirSync, readdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { fromUtf8 } from '../base/bytes.js'
+import * as sys from '../sys/index.js'
 import type { ContainerUser } from './container-user.js'
 import type { IdMaps, IdRange } from './drivers/driver.js'
 import { hasOneId, inUserNamespace } from './rootless/standing.js'
@@ -93,7 +95,7 @@ const HOST_SYS = {
   destination: '/sys',
   type: 'bind',
   source: '/sys',
-  options: ['rbind', 'rprivate', 'nosuid', 'noexec', 'nodev', 'ro'],
+  options: ['rbind', 'rprivate', 'nosuid', 'noexec', 'nodev', 'ro', 'rro'],
 }
 
 /** The `process` of config.json, which is also what `exec` takes. */
@@ -204,8 +206,25 @@ export function refuseLimited(devices: readonly DeviceNode[]): void {
   )
 }
 
+/**
+ * Where the system mounts go, a rootfs has directories or nothing. runc 1.1 makes /dev/fd and others on the host where /dev is a symlink.
+ * @throws StoreError invalid
+ */
+export function refuseElsewhere(rootfs: string): void {
+  using root = sys.openat(sys.AT_FDCWD, fromUtf8(rootfs), sys.O_PATH | sys.O_DIRECTORY)
+  for (const name of ['proc', 'sys', 'dev']) {
+    const stat = sys.statAt(root.n, name)
+    if (stat === undefined || sys.S_ISDIR(stat.mode)) continue
+    throw new StoreError(
+      'invalid',
+      `/${name} of the image is not a directory, so nothing can be mounted on it`,
+    )
+  }
+}
+
 /** Writes DIR/config.json. */
 export function writeBundle(dir: string, options: BundleOptions): void {
+  refuseElsewhere(options.rootfs)
   mkdirSync(dir, { recursive: true, mode: 0o700 })
   writeFileSync(join(dir, 'config.json'), JSON.stringify(runtimeConfig(options), undefined, 2))
 }

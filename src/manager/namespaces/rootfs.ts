@@ -12,8 +12,14 @@ import { hasOneId, inUserNamespace } from '../rootless/standing.js'
 import { attach, cloneTree, makeTmpfs } from '../mounts/mount-tree.js'
 import { makeInRoot } from '../mounts/target.js'
 import { deviceNodes, type DeviceNode } from '../security/devices.js'
-import { StoreError } from '../store-error.js'
-import { maskedPaths, READ_ONLY, refuseLimited, type BundleMount, type BundleOptions } from '../oci-bundle.js'
+import {
+  maskedPaths,
+  READ_ONLY,
+  refuseElsewhere,
+  refuseLimited,
+  type BundleMount,
+  type BundleOptions,
+} from '../oci-bundle.js'
 
 const DIR = sys.O_PATH | sys.O_DIRECTORY | sys.O_NOFOLLOW
 const SAFE = sys.MOUNT_ATTR_NOSUID | sys.MOUNT_ATTR_NODEV | sys.MOUNT_ATTR_NOEXEC
@@ -30,6 +36,7 @@ const LINKS: readonly (readonly [name: string, target: string])[] = [
 export function enterNewRoot(bundle: BundleOptions): void {
   const devices = deviceNodes(bundle.security?.devices ?? [])
   refuseLimited(devices)
+  refuseElsewhere(bundle.rootfs)
   const masked = maskedPaths()
   using root = cloneTree(sys.AT_FDCWD, fromUtf8(bundle.rootfs), { recursive: true, readOnly: false })
   // No device cgroup guards what an image or a volume holds.
@@ -53,17 +60,8 @@ export function enterNewRoot(bundle: BundleOptions): void {
   process.chdir('/')
 }
 
-/**
- * Attaches a mount at a name in the rootfs. As runtimes do, it takes a directory or makes one: a system mount that lies elsewhere would
- * leave what looks like one in its place.
- */
+/** Attaches a mount at a path of the rootfs. */
 function on(root: Fd, path: string, mount: Fd): Fd {
-  const stat = sys.statAt(root.n, path)
-  if (stat !== undefined && !sys.S_ISDIR(stat.mode))
-    throw new StoreError(
-      'invalid',
-      `/${path} of the image is not a directory, and nothing can be mounted on it`,
-    )
   using target = makeInRoot(root.n, path, 'directory')
   attach(mount.n, target.n)
   return mount

@@ -111,6 +111,7 @@ class RunningMount {
     const link = KeeperLink.fromEnvironment()
     const overlay = openOverlay(spec)
     try {
+      if (spec.nosuidOfLayers && isNosuid(overlay.handOver().layers)) spec.flags.push('nosuid')
       const device = spec.transport === 'fuse-native' ? undefined : await mountFuse(spec, config.mountpoint)
       try {
         const kept = link === undefined || device === undefined ? undefined : KeptMount.begin(link, overlay)
@@ -369,6 +370,12 @@ function openOverlay(spec: MountSpec): Overlay {
     }
     throw new CheckError(`cannot open the layers: ${error.message}`)
   }
+}
+
+/** A setuid program or a file capability that a mount of its layer does not honour must not become one by the view. */
+function isNosuid({ upper, lowers, dataOnly }: HandedLayers): boolean {
+  const roots = [...lowers, ...dataOnly, ...(upper === null ? [] : [upper])]
+  return roots.some(({ rootFd }) => (sys.fstatfs(rootFd.n).flags & sys.ST_NOSUID) !== 0)
 }
 
 function whiteoutAsked({ overlay }: MountSpec): string {

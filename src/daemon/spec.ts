@@ -15,6 +15,8 @@ export interface MountSpec {
   /** The type in /proc/mounts is `fuse.` and this. */
   subtype: string
   flags: MountFlag[]
+  /** Whether the view is nosuid where a layer's mount is. */
+  nosuidOfLayers: boolean
   propagation?: Propagation
   /** Undefined: yes as root, no otherwise. */
   allowOther?: boolean
@@ -40,18 +42,20 @@ export interface Defaults {
   source: string
   subtype: string
   flags: readonly MountFlag[]
+  nosuidOfLayers: boolean
   exclusive: boolean
   keeper: boolean
 }
 
 /**
- * `lamina mount`: what the kernel's overlayfs does, except that reading does not write access times, and that devices of layers, whoever made
- * those, are not opened unless `dev` asks for it.
+ * `lamina mount`: what the kernel's overlayfs does, except that reading does not write access times, and that what layers hold, whoever made
+ * those, gains nothing by the view: devices are not opened unless `dev` asks for it, and setuid files of a nosuid mount stay that unless `suid` does.
  */
 export const LAMINA_DEFAULTS: Defaults = {
   source: 'lamina',
   subtype: 'lamina',
   flags: ['noatime', 'nodev'],
+  nosuidOfLayers: true,
   exclusive: true,
   keeper: false,
 }
@@ -61,6 +65,7 @@ export const DROP_IN_DEFAULTS: Defaults = {
   source: 'fuse-lamina',
   subtype: 'fuse-lamina',
   flags: ['noatime', 'nodev'],
+  nosuidOfLayers: false,
   exclusive: false,
   keeper: false,
 }
@@ -117,6 +122,7 @@ export function mountSpec(
     source: parsed.fsname ?? defaults.source,
     subtype: parsed.subtype ?? defaults.subtype,
     flags: [...flags],
+    nosuidOfLayers: defaults.nosuidOfLayers && !parsed.namedFlags.has('nosuid'),
     exclusive: defaults.exclusive,
     debug: parsed.debug,
     keeper: parsed.keeper ?? defaults.keeper,

@@ -176,6 +176,9 @@ export const XATTR_LIST_MAX = 65536
 export const NAME_MAX = 255
 export const PATH_MAX = 4096
 
+// linux/statfs.h
+export const ST_NOSUID = 2
+
 // linux/mount.h
 export const MS_RDONLY = 1
 export const MS_NOSUID = 2

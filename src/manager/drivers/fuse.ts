@@ -60,6 +60,8 @@ export class FuseDriver implements Driver {
     const options = [`upperdir=${escapePath(upperOf(box))}`, `workdir=${escapePath(workOf(box))}`]
     // What a container may do with devices is its runtime's to say; an image's alone are never opened.
     options.push('redirect_dir=off', 'metacopy=off', 'dev')
+    // Nor are setuid programs the host's: the layers are the store's own, on whatever mount it lies (`/home` often is nosuid).
+    options.push('suid')
     if (request.readOnly === true) options.push('ro')
     if (request.size !== undefined) options.push(`size=${request.size}`)
     if (request.ids !== undefined) {

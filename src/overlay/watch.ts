@@ -13,7 +13,7 @@ import { SysError } from '../base/sys-error.js'
 import { hiddenByMarker, isMarkerName } from '../format/index.js'
 import { relist } from './changes.js'
 import type { DirInode, Inode } from './inode.js'
-import type { DirReal, Layer } from './layer.js'
+import { DirReal, type Layer } from './layer.js'
 import { resolve, type Resolved, shownIno } from './lookup.js'
 import { adoptIssued, rulesChanged } from './names.js'
 import { listingOf } from './readdir.js'
@@ -235,6 +235,22 @@ export class LowerWatch {
     }
     if (known.orphan !== null || (known.upper !== null && !known.isDir())) return
     const found = resolve(view, dir, name)
+    try {
+      this.compareWith(dir, name, known, found)
+    } finally {
+      if (found !== undefined) this.letGo(known, found)
+    }
+  }
+
+  /** Closes the directories that were opened to look, but for those that are the inode's own by now. */
+  private letGo(known: Inode, { upper, lowers }: Resolved): void {
+    const own: readonly unknown[] = known.isDir() ? [known.upper, ...known.lowers] : []
+    for (const real of [upper, ...lowers])
+      if (real instanceof DirReal && !own.includes(real)) this.view.fds.drop(real)
+  }
+
+  private compareWith(dir: DirInode, name: string, known: Inode, found: Resolved | undefined): void {
+    const { view } = this
     if (found === undefined || view.owner.type(found.stat, found, view) !== known.type)
       this.gone(dir, name, known, found === undefined)
     else if (known.isDir()) this.directory(known, found)

@@ -2,7 +2,7 @@ import * as sys from '../../src/sys/index.js'
 
 import { exists, outcome } from '../conformance/posix.js'
 import { compare, walk, type Tree } from '../conformance/tree.js'
-import { Scratch, type Mount, type Subject } from '../mount/fixture.js'
+import { isOurs, Scratch, type Mount, type Subject } from '../mount/fixture.js'
 import { AT_COMPLETION, NOT_YET_COPIED, reasonFor, type Facts } from './differences.js'
 import { nextOperation, type Known } from './generate.js'
 import { fillLayer, namesUpTo } from './layers.js'
@@ -104,7 +104,8 @@ class Session {
         upper: scratch.mkdir(`${name}u`),
         work: scratch.mkdir(`${name}w`),
         mountpoint: scratch.mkdir(name),
-        options,
+        // The kernel's overlayfs opens devices of its layers, too.
+        options: isOurs(subject) ? ['dev', ...options] : options,
       })
     this.metacopy = [...plan.leftOptions, ...plan.rightOptions].includes('metacopy=on')
     this.mounts = [mount(plan.left, 'left', plan.leftOptions), mount(plan.right, 'right', plan.rightOptions)]

@@ -87,6 +87,7 @@ export function mountSpec(
     throw new OptionError('upperdir needs a workdir on the same filesystem: -o workdir=DIR')
   }
   checkSize(parsed)
+  checkLive(parsed)
   for (const path of [
     ...parsed.lower,
     ...parsed.dataOnly,
@@ -144,6 +145,12 @@ function checkSize({ options, upper, keeper }: ParsedOptions): void {
   if (options.writeback) throw new OptionError('size= does not go with writeback=1: leave one out')
   if (keeper === true) throw new OptionError('size= does not go with keeper=1: leave one out')
   if (options.index === true) throw new OptionError('size= does not go with index=on: leave one out')
+}
+
+/** What changes in a lower layer while no daemon watches it is not yet all seen by the next one. */
+function checkLive({ options, keeper }: ParsedOptions): void {
+  if (options.lower === 'live' && keeper === true)
+    throw new OptionError('lower=live does not go with keeper=1: leave one out')
 }
 
 /** As one line of JSON. JSON has no Infinity, which is the usual timeout: it travels as null. */

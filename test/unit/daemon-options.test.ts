@@ -140,6 +140,14 @@ t.test('relative paths are made absolute from the caller’s directory', async t
   t.equal(mountSpec(parseOptions(['lowerdir=l']), 'm', '/', LAMINA_DEFAULTS).overlay.mountpoint, '/m')
 })
 
+t.test('lower=live is refused with a keeper', async t => {
+  const live = parseOptions(['lowerdir=/l,lower=live,keeper=1'])
+  t.throws(
+    () => mountSpec(live, '/m', '/', LAMINA_DEFAULTS),
+    /^lower=live does not go with keeper=1: leave one out$/,
+  )
+})
+
 t.test('without an upperdir the mount is read-only, whatever else was asked', async t => {
   t.ok(mountSpec(parseOptions(['lowerdir=/l,rw']), '/m', '/', LAMINA_DEFAULTS).flags.includes('ro'))
   const writable = mountSpec(parseOptions(['lowerdir=/l,upperdir=/u,workdir=/w']), '/m', '/', LAMINA_DEFAULTS)

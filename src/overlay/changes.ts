@@ -30,7 +30,7 @@ const TRIES = 12
 const PAUSE = 5
 
 /** Milliseconds by which a file's time may lie before that of the clock: it is taken from one that stands still in between. */
-const SLACK = 1000
+const SLACK = 20
 
 export class Changes {
   /** How many differences were noticed. */

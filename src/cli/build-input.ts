@@ -1,6 +1,5 @@
 /** What `lamina build` reads: a directory, an archive or a Containerfile on standard input, named contexts. */
 import { existsSync, mkdirSync, readFileSync, statSync } from 'node:fs'
-import { join } from 'node:path'
 import { fromUtf8 } from '../base/bytes.js'
 import { E } from '../base/errno.js'
 import { SysError } from '../base/sys-error.js'
@@ -48,18 +47,20 @@ export async function readInput(
   if (statSync(context, { throwIfNoEntry: false })?.isDirectory() !== true) {
     throw new CliError(`the build context ${context} is no directory`)
   }
-  const names = file === undefined ? NAMES.map(name => join(context, name)) : [file]
-  const path = file === '-' ? '-' : names.find(name => existsSync(name))
-  if (path === undefined) {
+  using root = sys.openat(sys.AT_FDCWD, fromUtf8(context), sys.O_RDONLY | sys.O_DIRECTORY)
+  const inside = (name: string): string | undefined => readInside(root.n, name)
+  // What -f names is the caller's word; what the context has is whoever made the context's.
+  const name = file ?? NAMES.find(each => inside(each) !== undefined)
+  if (name === undefined || (file !== undefined && file !== '-' && !existsSync(file))) {
     const where = file === undefined ? `in ${context}` : `at ${file}`
     throw new CliError(`no Containerfile or Dockerfile ${where}: name one with -f`)
   }
-  const text = path === '-' ? readFileSync(0, 'utf8') : readFileSync(path, 'utf8')
-  const ignoreFile = [
-    ...(path === '-' ? [] : [`${path}.dockerignore`]),
-    ...IGNORE.map(name => join(context, name)),
-  ].find(name => existsSync(name))
-  return { text, context, ...(ignoreFile === undefined ? {} : { ignore: readFileSync(ignoreFile, 'utf8') }) }
+  const text = file === undefined ? (inside(name) ?? '') : readFileSync(file === '-' ? 0 : file, 'utf8')
+  const beside = `${name}.dockerignore`
+  const own =
+    file === undefined ? inside(beside) : existsSync(beside) ? readFileSync(beside, 'utf8') : undefined
+  const ignore = own ?? IGNORE.map(inside).find(each => each !== undefined)
+  return { text, context, ...(ignore === undefined ? {} : { ignore }) }
 }
 
 async function readStandardInput(
@@ -167,9 +168,7 @@ async function namedContext(
     )
   if (statSync(value, { throwIfNoEntry: false })?.isDirectory() !== true)
     throw new CliError(`--build-context ${word}: ${value} is no directory`)
-  const ignore = IGNORE.map(name => join(value, name)).find(name => existsSync(name))
-  return {
-    dir: value,
-    ...(ignore === undefined ? {} : { ignore: parseDockerignore(readFileSync(ignore, 'utf8')) }),
-  }
+  using root = sys.openat(sys.AT_FDCWD, fromUtf8(value), sys.O_RDONLY | sys.O_DIRECTORY)
+  const ignore = IGNORE.map(name => readInside(root.n, name)).find(each => each !== undefined)
+  return { dir: value, ...(ignore === undefined ? {} : { ignore: parseDockerignore(ignore) }) }
 }
